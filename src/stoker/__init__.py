@@ -1,0 +1,1 @@
+"""Programmable compute for machine learning, on hardware you own."""

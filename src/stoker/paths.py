@@ -1,0 +1,75 @@
+"""Where Stoker keeps things, for client, agent and server alike.
+
+``home`` holds what is shared by every run of this user and survives reboots: environments, blobs, the persistent
+server's store and logs. ``runtime`` holds sockets and the directories of embedded runs, one each. ``segments`` is
+shared memory. Every directory is made with mode 0700. Both roots can be set: ``STOKER_HOME``, ``STOKER_RUNTIME_DIR``.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from stoker.errors import StokerError
+
+SHM_ROOT = Path("/dev/shm")
+
+
+def home() -> Path:
+    """Return the directory that outlives runs (``$STOKER_HOME``, else ``$XDG_DATA_HOME/stoker``)."""
+    if chosen := os.environ.get("STOKER_HOME"):
+        return private_dir(Path(chosen))
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return private_dir(Path(base) / "stoker")
+
+
+def runtime() -> Path:
+    """Return the directory of sockets and runs. Kept short: a Unix socket's path has at most 107 bytes."""
+    if chosen := os.environ.get("STOKER_RUNTIME_DIR"):
+        return private_dir(Path(chosen))
+    if base := os.environ.get("XDG_RUNTIME_DIR"):
+        return private_dir(Path(base) / "stoker")
+    return private_dir(Path(tempfile.gettempdir()) / f"stoker-{os.getuid()}")
+
+
+def environments() -> Path:
+    return private_dir(home() / "environments")
+
+
+def blobs() -> Path:
+    return private_dir(home() / "blobs")
+
+
+def bundles() -> Path:
+    """Unpacked bundles, by digest."""
+    return private_dir(home() / "bundles")
+
+
+def server_home() -> Path:
+    """What the persistent server keeps: its store and its logs."""
+    return private_dir(home() / "server")
+
+
+def server_runtime() -> Path:
+    """The persistent server's sockets."""
+    return private_dir(runtime() / "server")
+
+
+def runs() -> Path:
+    """The directories of embedded runs, one each, held by a lock file while their owner lives."""
+    return private_dir(runtime() / "runs")
+
+
+def private_dir(path: Path) -> Path:
+    """Make a directory of mode 0700 and return it.
+
+    Raises:
+        StokerError: it is somebody else's, so that what is put there could be read or replaced.
+    """
+    if not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+    if path.stat().st_uid != os.getuid():
+        raise StokerError(f"{path} belongs to another user. Set STOKER_RUNTIME_DIR or STOKER_HOME to one of your own.")
+    return path

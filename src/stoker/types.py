@@ -1,0 +1,194 @@
+"""The vocabulary, as small frozen dataclasses that travel as JSON.
+
+Only the standard library is imported here: these are the same classes in a client, a worker and the server. Durations
+are seconds, sizes are bytes, CPUs are cores. A change makes a new object (``dataclasses.replace``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class CallState(str, Enum):
+    """Where a call is. The last four are settled: no transition leaves them."""
+
+    ACCEPTING = "accepting"  # detached only: not yet committed
+    QUEUED = "queued"
+    LEASED = "leased"  # handed to a worker; `running` in what users read
+    BACKOFF = "backoff"  # waits for its next attempt
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REFUSED = "refused"
+
+    @property
+    def settled(self) -> bool:
+        return self in _SETTLED
+
+
+_SETTLED = frozenset({CallState.SUCCEEDED, CallState.FAILED, CallState.CANCELLED, CallState.REFUSED})
+
+
+class Outcome(int, Enum):
+    """How one attempt ended, as its worker reports it."""
+
+    VALUE = 0  # the payload is the value (for a generator: empty, after its last item)
+    ERROR = 1  # the payload is the user's exception
+    CANCELLED = 2  # the attempt took its cancellation
+    TIMEOUT = 3  # over `timeout`, ended in the worker
+    UNSENDABLE = 4  # the value could not be encoded; `ErrorInfo` says which object
+    MEMORY = 5  # a MemoryError, or the limit was met, inside the worker
+
+
+@dataclass(frozen=True)
+class ErrorInfo:
+    """What a person needs to know of an error, without opening its pickle.
+
+    ``type_name`` is qualified (``sklearn.exceptions.NotFittedError``); ``mro`` lists the qualified names of its bases,
+    itself first, for ``Retries(on=...)``; ``fields`` holds a Stoker error's own fields.
+    """
+
+    type_name: str
+    message: str
+    traceback: str = ""
+    mro: list[str] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PayloadRef:
+    """Where one call's bytes are: ``data`` in the frame, or a shared-memory segment of ``size`` bytes by name."""
+
+    data: bytes = b""
+    segment: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class RetrySpec:
+    """When a failed attempt is followed by another: the n-th retry waits ``initial_delay * backoff ** (n - 1)``."""
+
+    max_retries: int = 0
+    initial_delay: float = 1.0
+    backoff: float = 2.0
+    max_delay: float = 60.0
+    on: list[str] = field(default_factory=list)  # qualified type names; empty: every exception
+
+
+@dataclass(frozen=True)
+class OptionsSpec:
+    """A function's options, resolved: what `stoker.client.options.FunctionOptions` becomes on the wire."""
+
+    cpu: float = 1.0
+    memory: int | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    workdir: str = ""
+    timeout: float = 3600.0
+    startup_timeout: float = 600.0
+    retries: RetrySpec = field(default_factory=RetrySpec)
+    lost_retries: int = 2
+    min_workers: int = 0
+    max_workers: int | None = None
+    buffer_workers: int = 0
+    idle_timeout: float = 60.0
+    concurrency: int = 1
+    max_pending: int = 100_000
+    deadline: float | None = None
+    recycle_after: int | None = None
+    priority: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LocalPython:
+    """The caller's own environment, for `Image.local()`: checked by ``fingerprint`` at each start of a worker."""
+
+    executable: str
+    sys_path: list[str]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ImageStep:
+    """One step of a recipe.
+
+    ``kind`` and ``args``: ``pip_install`` {requirements, index_url, extra_index_url, find_links} · ``requirements``
+    {text, name} · ``uv_sync`` {pyproject, lock, name} · ``env`` {vars} · ``run_commands`` {commands} · ``run_function``
+    {module, qualname, bundle, by_value, name} · ``add_local`` {blob, target, name} · ``add_python`` {blob, name} ·
+    ``apt_install`` {packages}.
+    """
+
+    kind: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """A recipe: either the caller's own environment, or a Python version and what is installed on it.
+
+    ``python`` is ``"3.12"``, a full version, or a path; with ``local`` set, it is the version of the caller's Python.
+    """
+
+    python: str
+    local: LocalPython | None = None
+    steps: list[ImageStep] = field(default_factory=list)
+
+    @property
+    def digest(self) -> str:
+        return digest_of(asdict(self))
+
+
+@dataclass(frozen=True)
+class CodeRef:
+    """Where a function's code is: a module of a bundle, or a cloudpickle.
+
+    ``bundle`` and ``by_value`` are blob digests or empty. ``main_alias`` is set when the client runs this module as
+    ``__main__``: the worker then answers to both names.
+    """
+
+    module: str = ""
+    qualname: str = ""
+    bundle: str = ""
+    by_value: str = ""
+    main_alias: bool = False
+    python: str = ""  # "3.11": what `by_value` needs; empty when it is imported
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """A versioned definition: code + image + resources + policies.
+
+    ``kind``: ``function`` · ``generator``; ``is_async`` tells coroutines and async generators. ``run_id`` is empty for
+    a deployed app; an ephemeral app is (name, run_id). ``version`` is given by the server at deploy.
+    """
+
+    app: str
+    name: str
+    code: CodeRef
+    image: ImageSpec
+    options: OptionsSpec = field(default_factory=OptionsSpec)
+    kind: str = "function"
+    is_async: bool = False
+    run_id: str = ""
+    version: int = 0
+    cwd: str = ""  # the client's working directory; the worker's, where it exists and no `workdir` is set
+
+    @property
+    def key(self) -> str:
+        """The pool's key: equal specs share a pool, any change makes another."""
+        return digest_of(asdict(self))[:24]
+
+    @property
+    def label(self) -> str:
+        """What users read: ``digits.accuracy``."""
+        return f"{self.app}.{self.name}"
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256, as hex, of a JSON-ready value in its canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -54,7 +54,7 @@ def parse_duration(value: str | float | timedelta, *, option: str, zero: bool = 
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = float(value)
     elif isinstance(value, str):
-        parts = [m for m in re.finditer(_DURATION, value)]
+        parts = list(_DURATION.finditer(value))
         if parts and "".join(m[0] for m in parts) == value and all(m[2] in _SECONDS for m in parts):
             seconds = sum(float(m[1]) * _SECONDS[m[2]] for m in parts)
     if math.isfinite(seconds) and (seconds > 0 or (zero and seconds == 0)):

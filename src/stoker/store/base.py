@@ -1,0 +1,150 @@
+"""The `Store` seam: rows that outlive the server, behind verbs of the domain.
+
+A store is synchronous and used by one writer thread of the server (and by readers through their own connection). Every
+write names the server's epoch; a lower one than the store has seen is refused with `Fenced`. `write` is one
+transaction, durable when it returns: the server groups what arrived meanwhile into the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from stoker.types import CallState, ErrorInfo, FunctionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedRow:
+    """A detached call as it is accepted. ``seq`` is given by the server, ascending, and orders the queue.
+
+    ``payload`` holds small arguments; bigger ones are a payload file named ``payload_blob``. Times are Unix seconds.
+    """
+
+    seq: int
+    id: str
+    function: str  # the pool's key
+    client: str  # who asked: fairness is between these
+    priority: int
+    created: float
+    deadline: float | None = None
+    payload: bytes = b""
+    payload_blob: str = ""
+    parent: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SettledRow:
+    """How a detached call ended. The first one written for a call wins; later ones change nothing."""
+
+    seq: int
+    id: str
+    state: CallState
+    finished: float
+    attempts: int
+    payload: bytes = b""
+    payload_blob: str = ""
+    error: ErrorInfo | None = None
+    timeline: str = ""  # JSON
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressRow:
+    """Attempts used so far, so that a restart does not grant them again."""
+
+    seq: int
+    failures: int
+    losses: int
+    not_before: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRow:
+    """A call to be queued again after a restart."""
+
+    call: AcceptedRow
+    failures: int = 0
+    losses: int = 0
+    not_before: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """All that is kept of one detached call; ``settled`` is None while it is pending."""
+
+    call: AcceptedRow
+    failures: int
+    losses: int
+    settled: SettledRow | None = None
+    expired: bool = False  # it was settled, and its result is gone: kept for the stated time
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One version of a deployed app. Exactly one version of each app is current."""
+
+    app: str
+    version: int
+    created: float
+    functions: tuple[FunctionSpec, ...]
+    current: bool
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+Write = AcceptedRow | SettledRow | ProgressRow
+
+
+class Store(Protocol):
+    """See the module. Every method may raise `StoreError`; writes may raise `Fenced`."""
+
+    def begin_term(self) -> int:
+        """Start a new epoch, durable, and return it. All stores opened before are fenced from now on."""
+
+    def write(self, epoch: int, rows: Sequence[Write]) -> None:
+        """Write all rows or none, durable on return. An accepted row whose id is there already is left as it is."""
+
+    def pending(self, *, after_seq: int, limit: int) -> list[PendingRow]:
+        """Return unsettled calls with a greater seq, by seq."""
+
+    def last_seq(self) -> int:
+        """Return the greatest seq ever given, 0 for a new store."""
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that have a row."""
+
+    def call(self, call_id: str) -> CallRecord | None:
+        """Return what is kept of a call."""
+
+    def calls(self, *, function: str = "", state: CallState | None = None, limit: int = 100) -> list[CallRecord]:
+        """Return the newest calls first; without their payloads."""
+
+    def pending_count(self) -> int:
+        """Return the number of unsettled calls."""
+
+    def expire(self, epoch: int, *, finished_before: float) -> list[str]:
+        """Drop the results of calls settled before then; return the payload blobs to delete.
+
+        The row itself is kept (its id answers `ResultExpired`) for as long again, then forgotten.
+        """
+
+    def put_function(self, epoch: int, spec: FunctionSpec) -> None:
+        """Keep a spec by its key, so that a restarted server knows the pools of what still runs."""
+
+    def function(self, key: str) -> FunctionSpec | None:
+        """Return a spec by its key."""
+
+    def functions(self) -> list[FunctionSpec]:
+        """Return every spec kept."""
+
+    def deploy(self, epoch: int, app: str, functions: Sequence[FunctionSpec], *, now: float) -> Deployment:
+        """Make a new current version of an app; its functions carry ``version`` and no ``run_id``."""
+
+    def undeploy(self, epoch: int, app: str) -> bool:
+        """Leave the app without a current version; say whether there was one."""
+
+    def deployments(self, *, app: str = "") -> list[Deployment]:
+        """Return all versions, newest first."""
+
+    def close(self) -> None:
+        """Release files and connections."""

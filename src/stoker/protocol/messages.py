@@ -1,0 +1,441 @@
+"""Every message of every link, as flat dataclasses in columns.
+
+What is said of many calls at once stands in parallel lists (``ids[i]``, ``sizes[i]``, …), so that a batch of a thousand
+is one JSON document that the standard library reads and writes at C speed, and msgspec faster still.
+
+Payloads: ``sizes[i]`` bytes of the body belong to ``ids[i]``; where a payload lies in a shared-memory segment its size
+here is 0 and ``segments[str(i)]`` is ``[name, size]``.
+
+    client ── Hello, Submit, Watch, Cancel, StreamCredit, Ack, PutBlob, Request ──► server
+    client ◄── Welcome | Rejected, Accepted, RefusedCalls, Results, Items, Window, Notice, Reply ── server
+    server ── Lease, StreamCredit, Ack ──► worker, its lease socket
+    server ◄── Hello, Held, Results, Items ── worker, its lease socket
+    server ── CancelAttempts, Revoke, Drain ──► worker, its control socket
+    server ◄── Hello, Revoked ── worker, its control socket
+    server ── StartWorker, StopWorker, BuildImage, FlushLogs, Request ──► agent
+    server ◄── Hello, NodeState, WorkerStarted, StartFailed, WorkerExited, Phase, LogLines, Usage,
+           LogsFlushed, Reply ── agent
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from stoker.types import ErrorInfo, FunctionSpec, ImageSpec
+
+Segments = dict[str, list[str | int]]
+
+
+@dataclass(frozen=True)
+class Hello:
+    """The first frame of every connection. ``role``: client · worker · control · agent.
+
+    ``name`` is the client's session id, the worker's id (both its sockets) or the node's id. ``term`` is the epoch that
+    an agent obeyed last, 0 for none.
+    """
+
+    role: str
+    name: str
+    version: str
+    token: str = ""
+    pid: int = 0
+    python: str = ""
+    term: int = 0
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """The server's answer. ``segments`` and ``spill`` are directories for payload segments, empty on another machine.
+
+    ``server`` names this server's state; it stays the same over restarts, while ``term`` rises.
+    """
+
+    version: str
+    server: str
+    term: int
+    segments: str = ""
+    spill: str = ""
+    grace: float = 60.0  # seconds for which the server keeps what a client that went away is owed
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The server's other answer; it closes the connection after it. ``type_name`` is one of `stoker.errors`."""
+
+    type_name: str
+    message: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Calls of one function. ``kind``: ``call`` (single) · ``map`` (within a window) · ``stream``.
+
+    ``deadline`` is in seconds from now, None for the function's own. ``acked`` is the sequence number of the last
+    `Results` frame that the client has dealt with. ``parent`` is the call that makes these.
+    """
+
+    function: str
+    ids: list[str]
+    sizes: list[int]
+    segments: Segments = field(default_factory=dict)
+    kind: str = "call"
+    detached: bool = False
+    deadline: float | None = None
+    priority: int = 0
+    parent: str = ""
+    acked: int = 0
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Detached calls that are committed."""
+
+    ids: list[str]
+
+
+@dataclass(frozen=True)
+class RefusedCalls:
+    """Calls that were not accepted, all for one reason."""
+
+    ids: list[str]
+    error: ErrorInfo
+
+
+@dataclass(frozen=True)
+class Results:
+    """Settled calls (server to client) or finished attempts (worker to server).
+
+    ``outcomes`` are `stoker.types.Outcome`; ``errors[str(i)]`` belongs to ``ids[i]``. An error made by Stoker itself
+    (``WorkerLost``, …) has a name without a dot and no payload. ``seconds`` is how long each ran, by the
+    worker's clock. The receiver answers with `Ack` of ``seq``; until then the sender keeps the frame and sends it again after a
+    reconnect.
+    """
+
+    seq: int
+    ids: list[str]
+    outcomes: list[int]
+    sizes: list[int]
+    attempts: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    segments: Segments = field(default_factory=dict)
+    errors: dict[str, ErrorInfo] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ack:
+    """Everything up to this `Results.seq` is safe with the receiver and may be forgotten by the sender."""
+
+    seq: int
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a generator yielded: items ``first``, ``first + 1``, … of one call's attempt."""
+
+    id: str
+    attempt: int
+    first: int
+    sizes: list[int]
+    segments: Segments = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StreamCredit:
+    """The reader of a stream has room up to item number ``upto`` (exclusive)."""
+
+    id: str
+    upto: int
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Send the results of these detached calls to me, as they come or at once."""
+
+    ids: list[str]
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Cancel calls. ``force`` skips the grace. ``reason``: ``user`` · ``closed`` (a stream's reader) · ``sibling``."""
+
+    ids: list[str]
+    reason: str = "user"
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Window:
+    """How many calls of one function a client's maps may have outstanding or unread."""
+
+    function: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Notice:
+    """News for people: ``kind`` is ``log`` · ``phase`` · ``warning``; see `stoker.server.notices`."""
+
+    kind: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PutBlob:
+    """The body is the blob of this SHA-256. Answered by `Reply` with the same ``id``."""
+
+    id: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that is not on the hot path: a verb and its parameters. Answered by `Reply`."""
+
+    id: int
+    verb: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to a `Request`: a result, or one of `stoker.errors`. The body, if any, belongs to the verb."""
+
+    id: int
+    result: Any = None
+    error: ErrorInfo | None = None
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Attempts for a worker to run, in order. ``attempts`` start at 1. ``kinds`` as in `Submit`.
+
+    ``clients[i]`` is who asked. ``credits[i]`` is the first `StreamCredit.upto` of a stream, 0 for others. The function
+    is the worker's own.
+    """
+
+    ids: list[str]
+    attempts: list[int]
+    sizes: list[int]
+    segments: Segments = field(default_factory=dict)
+    credits: list[int] = field(default_factory=list)
+    acked: int = 0
+
+
+@dataclass(frozen=True)
+class Held:
+    """A worker's first words after `Hello` on its lease socket: the attempts it has leased and not yet reported.
+
+    Its unacknowledged `Results` follow. ``fresh`` means that it has just started and can run now.
+    """
+
+    ids: list[str]
+    attempts: list[int]
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class CancelAttempts:
+    """Cancel attempts, running or leased. After ``grace`` seconds the worker may be killed."""
+
+    ids: list[str]
+    attempts: list[int]
+    grace: float
+    reason: str = "user"
+
+
+@dataclass(frozen=True)
+class Revoke:
+    """Give back those of these attempts that have not been started."""
+
+    ids: list[str]
+    attempts: list[int]
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """The attempts given back: they will never run here."""
+
+    ids: list[str]
+    attempts: list[int]
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Take no more leases; finish what runs, run exit hooks, exit."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """An agent's first words after `Hello`, and again when they change: the node, and the workers that run on it.
+
+    ``cpus`` and ``memory`` are what the node has; ``cpus_free`` and ``memory_free`` are what other Stoker programs
+    on it leave. ``workers``, ``functions``, ``pids`` and ``held_memory`` are parallel.
+    """
+
+    cpus: float
+    memory: int
+    cpus_free: float
+    memory_free: int
+    labels: dict[str, str] = field(default_factory=dict)
+    workers: list[str] = field(default_factory=list)
+    functions: list[str] = field(default_factory=list)
+    pids: list[int] = field(default_factory=list)
+    cpus_held: list[float] = field(default_factory=list)
+    memory_held: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StartWorker:
+    """Start a worker on its grant: ``cpus`` cores and ``memory`` bytes (0: unlimited). ``token`` is the worker's own.
+
+    An order of a lower ``term`` than the agent has seen is refused.
+    """
+
+    term: int
+    worker: str
+    function: FunctionSpec
+    token: str
+    cpus: float
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class StopWorker:
+    """End a worker: terminate, and after ``grace`` seconds kill it and all it started."""
+
+    term: int
+    worker: str
+    grace: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerStarted:
+    """A worker process runs. ``how``: ``fork`` · ``fresh``. ``seconds``: how long each phase of starting it took."""
+
+    worker: str
+    pid: int
+    how: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StartFailed:
+    """A worker could not be started. With ``retry`` it may work later (the capacity is held by another program)."""
+
+    worker: str
+    error: ErrorInfo
+    retry: bool = False
+
+
+@dataclass(frozen=True)
+class WorkerExited:
+    """A worker process is gone, with everything it started.
+
+    ``cause``: ``exit`` · ``signal`` · ``memory`` · ``stopped`` · ``unknown`` (an earlier agent was its parent).
+    ``detail`` is a sentence for people ("exit status 3", "killed by signal 11 (segmentation fault)").
+    """
+
+    worker: str
+    cause: str
+    detail: str
+    cpu_seconds: float = 0.0
+    peak_memory: int = 0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a starting worker is waiting for: ``phase`` is ``building`` · ``starting``; ``detail`` for people."""
+
+    worker: str
+    phase: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class LogLines:
+    """Output of one worker: ``calls[i]`` is the call that printed ``texts[i]``, empty for native output."""
+
+    worker: str
+    function: str
+    calls: list[str]
+    streams: list[str]  # stdout · stderr · stoker
+    times: list[float]
+    texts: list[str]
+
+
+@dataclass(frozen=True)
+class FlushLogs:
+    """Send all output written so far, then `LogsFlushed`."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class LogsFlushed:
+    id: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What workers use now: seconds of CPU so far, bytes resident."""
+
+    workers: list[str]
+    cpu_seconds: list[float]
+    memory: list[int]
+
+
+@dataclass(frozen=True)
+class BuildImage:
+    """Have an environment built on this node. Answered by `Reply`; progress comes as `Phase` with this ``worker``."""
+
+    term: int
+    id: int
+    image: ImageSpec
+    worker: str = ""
+
+
+KINDS: dict[int, type[Any]] = {
+    1: Hello,
+    2: Welcome,
+    3: Rejected,
+    10: Submit,
+    11: Accepted,
+    12: RefusedCalls,
+    13: Results,
+    14: Ack,
+    15: Items,
+    16: StreamCredit,
+    17: Watch,
+    18: Cancel,
+    19: Window,
+    20: Notice,
+    21: PutBlob,
+    22: Request,
+    23: Reply,
+    30: Lease,
+    31: Held,
+    32: CancelAttempts,
+    33: Revoke,
+    34: Revoked,
+    35: Drain,
+    40: NodeState,
+    41: StartWorker,
+    42: StopWorker,
+    43: WorkerStarted,
+    44: StartFailed,
+    45: WorkerExited,
+    46: Phase,
+    47: LogLines,
+    48: FlushLogs,
+    49: LogsFlushed,
+    50: Usage,
+    51: BuildImage,
+}
+"""The kind on the wire of each message. A number is never used again for another."""
+
+KIND_OF: dict[type[Any], int] = {cls: kind for kind, cls in KINDS.items()}

@@ -1,0 +1,162 @@
+"""A blocking socket that carries frames, for clients, workers and zygotes: standard library only.
+
+One thread may receive while others send; each direction has its own lock-free path but for `send`, which takes a lock so
+that frames of several threads never mix.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from stoker._version import PROTOCOL_VERSION, __version__
+from stoker.errors import ConnectionFailed, ProtocolError, VersionMismatch, from_wire
+from stoker.protocol.frames import Buffer, Frame, FrameReader, encode_prefix, split_body
+from stoker.protocol.messages import Hello, Rejected, Welcome
+from stoker.protocol.structure import decode_header, encode_header
+
+RECEIVE_BYTES = 256 << 10  # a batch of a thousand small results in one system call
+IOV_MAX = 512  # below Linux's 1024 buffers a call
+
+
+class Received(NamedTuple):
+    """A message and the bytes that came with it."""
+
+    message: Any
+    body: Buffer
+
+    def parts(self) -> list[memoryview]:
+        """Return the body cut by the message's ``sizes``."""
+        return split_body(self.body, self.message.sizes)
+
+
+class FrameSocket:
+    """Frames over a connected stream socket. Every method may raise `ConnectionFailed`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader = FrameReader()
+        self._ready: deque[Frame] = deque()
+        self._send_lock = threading.Lock()
+        self._chunk = bytearray(RECEIVE_BYTES)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    @property
+    def has_buffered(self) -> bool:
+        """Tell whether `receive` would return without reading the socket."""
+        return bool(self._ready)
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Bound each wait of `receive` and `send`; a wait that is over raises `TimeoutError`."""
+        self._sock.settimeout(seconds)
+
+    def send(self, message: Any, parts: Sequence[Buffer] = ()) -> None:
+        """Send one message whose body is the concatenated parts; nothing is copied on the way but small headers."""
+        kind, header = encode_header(message)
+        size = sum(map(len, parts)) if parts else 0
+        self.send_frame(encode_prefix(kind, len(header), size) + header, parts)
+
+    def send_frame(self, head: bytes, parts: Sequence[Buffer] = ()) -> None:
+        """Send a frame whose prefix and header are encoded already."""
+        try:
+            with self._send_lock:
+                if not parts:
+                    self._sock.sendall(head)
+                elif len(parts) < IOV_MAX and sum(map(len, parts)) < RECEIVE_BYTES:
+                    self._sock.sendall(b"".join([head, *parts]))
+                else:
+                    self._send_vectors([head, *parts])
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise ConnectionFailed(f"The connection broke while sending: {error}") from error
+
+    def _send_vectors(self, buffers: list[Buffer]) -> None:
+        views = deque(memoryview(b).cast("B") for b in buffers if len(b))
+        while views:
+            batch = [views[i] for i in range(min(IOV_MAX, len(views)))]
+            sent = self._sock.sendmsg(batch)
+            while views and sent >= len(views[0]):
+                sent -= len(views.popleft())
+            if sent:
+                views[0] = views[0][sent:]
+
+    def receive(self) -> Received:
+        """Return the next message.
+
+        Raises:
+            ConnectionFailed: the peer closed, or the connection broke.
+            ProtocolError: what came is no frame.
+        """
+        while not self._ready:
+            self._fill()
+        kind, header, body = self._ready.popleft()
+        return Received(decode_header(kind, header), body)
+
+    def _fill(self) -> None:
+        try:
+            count = self._sock.recv_into(self._chunk)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise ConnectionFailed(f"The connection broke while receiving: {error}") from error
+        if not count:
+            if self._reader.pending:
+                raise ConnectionFailed("The peer closed the connection in the middle of a frame.")
+            raise ConnectionFailed("The peer closed the connection.")
+        self._ready.extend(self._reader.feed(bytes(memoryview(self._chunk)[:count])))
+
+    def shutdown(self) -> None:
+        """Wake whoever waits in `receive`, which then raises; safe from any thread."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # closed already, or never connected: nobody waits
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def connect_unix(path: str, *, timeout: float | None = None) -> FrameSocket:
+    """Connect to a Unix socket.
+
+    Raises:
+        ConnectionFailed: nobody listens there, or the path is longer than the system allows.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock.settimeout(timeout)
+    try:
+        sock.connect(path)
+    except OSError as error:
+        sock.close()
+        raise ConnectionFailed(f"No server answers at {path}: {error}") from error
+    return FrameSocket(sock)
+
+
+def greet(link: FrameSocket, *, role: str, name: str, token: str = "", term: int = 0, python: str = "") -> Welcome:
+    """Say who we are and return the server's welcome.
+
+    Raises:
+        VersionMismatch: the server speaks another protocol; the message names both versions.
+        StokerError: whatever the server rejected us with.
+    """
+    hello = Hello(role=role, name=name, version=__version__, token=token, pid=os.getpid(), term=term, python=python)
+    try:
+        link.send(hello)
+        answer = link.receive().message
+    except ProtocolError as error:
+        raise VersionMismatch(
+            f"The server does not speak this client's protocol ({error}) This is Stoker {__version__}, protocol "
+            f"{PROTOCOL_VERSION}: install the server's version here, or restart the server with this one."
+        ) from error
+    if isinstance(answer, Rejected):
+        raise from_wire(answer.type_name, answer.message, answer.fields)
+    if not isinstance(answer, Welcome):
+        raise ProtocolError(f"The server answered a greeting with {type(answer).__name__}.")
+    return answer

@@ -1,7 +1,7 @@
 """A blocking socket that carries frames, for clients, workers and zygotes: standard library only.
 
-One thread may receive while others send; each direction has its own lock-free path but for `send`, which takes a lock so
-that frames of several threads never mix.
+One thread may receive while others send. `send` takes a lock, so that frames of several threads never mix; `receive`
+takes none.
 """
 
 from __future__ import annotations

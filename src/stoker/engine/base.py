@@ -1,0 +1,203 @@
+"""The `Engine` seam: where grants and workers come from. It knows nothing of calls.
+
+Everything here is called on the server's event loop and returns at once, but the coroutines; what comes of an order
+arrives later as an event, in the order in which it happened on its node. Events are delivered on the same loop, never
+from inside the call that caused them.
+
+What holds for every implementation (``tests/engine/contract.py`` runs on each):
+
+- `reserve` gives all bundles a grant or none, and never promises more of a node than it has.
+- After `start` there is exactly one `WorkerUp` or `StartRefused`; after `WorkerUp` exactly one `WorkerDown`, which
+  comes when everything that the worker started is gone. A `stop` before `WorkerUp` ends in `StartRefused`.
+- A grant outlives its worker: only `release` gives it back, so the server may start another worker on it.
+- After `NodeLost` none of the node's workers has a further event, unless the node joins again and names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from stoker.protocol.messages import LogLines
+from stoker.types import ErrorInfo, FunctionSpec, ImageSpec
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What one worker needs. ``labels`` must all be among the node's. ``memory`` 0 asks for no bytes of its own."""
+
+    cpus: float = 1.0
+    memory: int = 0
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A reserved slice of a node, held until `Engine.release`."""
+
+    id: str
+    node: str
+    cpus: float
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """A machine: what it has, what other programs leave of that, and what this server's grants leave of it in turn."""
+
+    node: str
+    cpus: float
+    memory: int
+    cpus_free: float
+    memory_free: int
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """A worker to be started. ``token`` is the one with which it will greet the server."""
+
+    worker: str
+    function: FunctionSpec
+    token: str
+
+
+@dataclass(frozen=True)
+class RunningWorker:
+    """A worker that a node already runs, from before this server; ``function`` is its `FunctionSpec.key`."""
+
+    worker: str
+    function: str
+    pid: int
+    grant: Grant
+
+
+@dataclass(frozen=True)
+class NodeJoined:
+    """A node is there, for the first time or again, and runs these workers."""
+
+    node: NodeInfo
+    workers: list[RunningWorker] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class NodeChanged:
+    """A node's capacity is another now, because other programs took or gave back some."""
+
+    node: NodeInfo
+
+
+@dataclass(frozen=True)
+class NodeLost:
+    """A node went away; its workers may still run."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class WorkerUp:
+    """A worker process runs. ``how``: ``fork`` · ``fresh``. ``seconds``: how long each phase of its start took."""
+
+    worker: str
+    pid: int
+    how: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WorkerDown:
+    """A worker and all that it started are gone. ``cause`` and ``detail`` as in `WorkerExited`."""
+
+    worker: str
+    cause: str
+    detail: str
+    cpu_seconds: float = 0.0
+    peak_memory: int = 0
+
+
+@dataclass(frozen=True)
+class StartRefused:
+    """A worker did not come up. With ``retry`` it may later: the capacity is held by another program just now."""
+
+    worker: str
+    error: ErrorInfo
+    retry: bool = False
+
+
+@dataclass(frozen=True)
+class PhaseChanged:
+    """What a starting worker waits for: ``phase`` is ``building`` · ``starting``; ``detail`` is for people."""
+
+    worker: str
+    phase: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class UsageReported:
+    """What workers use now: seconds of CPU so far, bytes resident; parallel columns."""
+
+    workers: list[str]
+    cpu_seconds: list[float]
+    memory: list[int]
+
+
+Event: TypeAlias = (
+    NodeJoined | NodeChanged | NodeLost | WorkerUp | WorkerDown | StartRefused | PhaseChanged | LogLines | UsageReported
+)
+"""`LogLines` is the message itself: output is passed on, not copied."""
+
+Listener: TypeAlias = Callable[[Event], None]
+
+
+class Engine(Protocol):
+    """See the module."""
+
+    name: str
+
+    def set_listener(self, listener: Listener) -> None:
+        """Deliver events to this callback from now on; set once, before `start_up`."""
+
+    async def start_up(self) -> None:
+        """Bring the nodes up; each joins with an event of its own."""
+
+    async def shut_down(self, *, grace: float = 5.0) -> None:
+        """End every worker and everything else that this engine started; returns when it is gone."""
+
+    def nodes(self) -> list[NodeInfo]:
+        """Return the nodes that are there now."""
+
+    def reserve(self, bundles: list[Bundle]) -> list[Grant] | None:
+        """Return a grant for each bundle, in order, or None when they do not all fit now."""
+
+    def release(self, grant: Grant) -> None:
+        """Give a grant back; one that was given back already is no error."""
+
+    def start(self, grant: Grant, spec: WorkerSpec) -> None:
+        """Start a worker on a grant."""
+
+    def stop(self, worker: str, *, grace: float, reason: str = "") -> None:
+        """End a worker, or its start: terminate, and kill it and all it started after ``grace`` seconds.
+
+        A worker that is not there is no error.
+        """
+
+    async def flush_logs(self) -> None:
+        """Return when all output written so far has been delivered as events."""
+
+    async def build(self, image: ImageSpec, *, worker: str = "") -> dict[str, Any]:
+        """Build an environment where workers will need it; progress comes as `PhaseChanged` of ``worker``.
+
+        Raises:
+            ImageBuildError: it cannot be built.
+        """
+
+    async def ask(self, verb: str, params: dict[str, Any] | None = None) -> Any:
+        """Ask the nodes something that is not about capacity: ``images`` · ``image_lock`` · ``image_prune`` · ``logs`` ·
+        ``inventory``. The answers of several nodes are merged by the verb's own rule.
+
+        Raises:
+            StokerError: what the node answered; `ConnectionFailed` when none is there.
+        """

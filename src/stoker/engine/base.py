@@ -195,7 +195,7 @@ class Engine(Protocol):
         """
 
     async def ask(self, verb: str, params: dict[str, Any] | None = None) -> Any:
-        """Ask the nodes something that is not about capacity: ``images`` · ``image_lock`` · ``image_prune`` · ``logs`` ·
+        """Ask the nodes something beside capacity: ``images`` · ``image_lock`` · ``image_prune`` · ``logs`` ·
         ``inventory``. The answers of several nodes are merged by the verb's own rule.
 
         Raises:

@@ -1,0 +1,237 @@
+"""What happens to the core: each event is one fact, carrying many calls where there are many.
+
+Times are seconds of one monotonic clock, given with `CallPlane.handle`; the core reads no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stoker.core.calls import Payload, Result
+from stoker.core.placement import Capacity
+from stoker.types import ErrorInfo, FunctionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionDeclared:
+    """A function may be called from now on. ``key`` is its pool's."""
+
+    spec: FunctionSpec
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionRetired:
+    """No new calls will come (an app ended, or a newer version is current): the pool drains and goes."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A client wants calls made. ``deadline`` is an absolute time. ``kind``: call · map · stream."""
+
+    client: str
+    function: str
+    ids: Sequence[str]
+    payloads: Sequence[Payload]
+    kind: str = "call"
+    detached: bool = False
+    deadline: float | None = None
+    priority: int = 0
+    parent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A detached call of an earlier term."""
+
+    id: str
+    seq: int
+    function: str
+    client: str
+    payload: Payload
+    created: float
+    priority: int
+    deadline: float | None
+    parent: str
+    failures: int
+    losses: int
+    not_before: float
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """The writes of these tokens are durable."""
+
+    tokens: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class PersistFailed:
+    """The writes of these tokens were refused by the store; nothing of them is there."""
+
+    tokens: Sequence[int]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    ids: Sequence[str]
+    reason: str = "user"
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCame:
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLeft:
+    """``final``: it said goodbye, or its process is known to be gone; otherwise it may come back within the grace."""
+
+    client: str
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRead:
+    """A stream's reader has room up to item ``upto``."""
+
+    id: str
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class ItemsCame:
+    """A worker's generator yielded ``payloads``, numbered from ``first``."""
+
+    worker: str
+    id: str
+    attempt: int
+    first: int
+    payloads: Sequence[Payload]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptsEnded:
+    """A worker reports attempts, in the order in which they ended."""
+
+    worker: str
+    ids: Sequence[str]
+    attempts: Sequence[int]
+    results: Sequence[Result]
+
+
+@dataclass(frozen=True, slots=True)
+class LeasesRevoked:
+    """A worker gives back attempts that it had not started."""
+
+    worker: str
+    ids: Sequence[str]
+    attempts: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReported:
+    """A node is there, with its capacity and the workers that run on it (worker id, pool key, capacity held).
+
+    ``anew``: its agent has just connected, so that orders to an agent before it may have been lost.
+    """
+
+    node: str
+    total: Capacity
+    free_of_others: Capacity
+    workers: Sequence[tuple[str, str, Capacity]] = ()
+    anew: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLost:
+    """A node's agent is past its lease, or gone: its workers are lost."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConnected:
+    """A worker's lease socket is open. ``held`` are the attempts that it has and has not reported."""
+
+    worker: str
+    held: Sequence[tuple[str, int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDisconnected:
+    """A worker's lease socket closed: it has ended, which its agent will say, or it will connect again."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProgress:
+    """What a starting worker is doing: ``building`` · ``starting`` · ``started``."""
+
+    worker: str
+    phase: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRefused:
+    """A worker could not be started. With ``retry``, only not now (another program holds the capacity)."""
+
+    worker: str
+    error: ErrorInfo
+    retry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGone:
+    """A worker's process has ended. ``cause``: exit · signal · memory · stopped · unknown."""
+
+    worker: str
+    cause: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryBegan:
+    """An earlier term's workers may be out there: lease nothing until these nodes have reported, or ``until``."""
+
+    nodes: Sequence[str]
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed; nothing else."""
+
+
+Event = (
+    FunctionDeclared
+    | FunctionRetired
+    | Submitted
+    | Restored
+    | Persisted
+    | PersistFailed
+    | CancelAsked
+    | ClientCame
+    | ClientLeft
+    | StreamRead
+    | ItemsCame
+    | AttemptsEnded
+    | LeasesRevoked
+    | NodeReported
+    | NodeLost
+    | WorkerConnected
+    | WorkerDisconnected
+    | WorkerProgress
+    | WorkerRefused
+    | WorkerGone
+    | RecoveryBegan
+    | Tick
+)

@@ -1,0 +1,327 @@
+"""Workers and nodes: when workers are started, drained and stopped, and what follows when they end."""
+
+from __future__ import annotations
+
+from stoker.core import commands as c
+from stoker.core import events as e
+from stoker.core import leasing, recovery, settling
+from stoker.core.autoscaler import desired_workers
+from stoker.core.calls import Call, Result
+from stoker.core.intake import unschedulable
+from stoker.core.placement import Capacity, Node, place, why_never
+from stoker.core.pools import Pool, Worker, WorkerState
+from stoker.core.state import State
+from stoker.types import CallState, ErrorInfo, Outcome
+
+START_BACKOFF_MAX_SECONDS = 30.0
+START_RETRY_SECONDS = 0.5  # another program holds the capacity: ask again
+BAD_STARTS_MAX = 4  # one death at the start may be anybody's kill; four in a row are the function's
+STEAL_AFTER_SECONDS = 0.25  # for which a pool without any worker waits before it takes one from a pool that has several
+
+
+def scale(st: State, pool: Pool) -> None:
+    """Start workers that would help; let go of the pool when it is retired and empty."""
+    if st.recovering_until is not None or (pool.retired and _is_over(st, pool)):
+        return
+    demand = pool.demand(st.now)
+    have = demand.workers + demand.starting
+    wanted = desired_workers(demand, pool.options)
+    if pool.retired and not demand.queued:
+        wanted = 0
+    if wanted <= have:
+        pool.wanted_since = 0.0
+        pool.waiting = "for a worker to start" if demand.starting and demand.queued else ""
+        return
+    if st.now < pool.start_after:
+        pool.waiting = f"{pool.start_after - st.now:.1f} s, after workers that could not start"
+        return
+    for _ in range(wanted - have):
+        if not _start_one(st, pool):
+            break
+
+
+def _is_over(st: State, pool: Pool) -> bool:
+    for worker in list(pool.workers.values()):
+        if worker.idle and not len(pool.queue):
+            drain(st, worker, "its app has ended or was replaced")
+    if pool.workers or len(pool.queue) or pool.backoff or pool.accepting or pool.clients:
+        return False
+    st.pools.pop(pool.key, None)
+    return True
+
+
+def _start_one(st: State, pool: Pool) -> bool:
+    node = place(st.nodes.values(), pool.needs)
+    if node is None:
+        _wait_for_room(st, pool)
+        return False
+    st.worker_seq += 1
+    worker = Worker(f"{st.prefix}{st.worker_seq}", pool, node=node.id, capacity=pool.needs, now=st.now)
+    _add_worker(st, worker, node)
+    pool.wanted_since = 0.0
+    pool.waiting = "for a worker to start"
+    st.emit(c.StartWorker(worker.id, pool.key, pool.spec, node.id, worker.capacity))
+    return True
+
+
+def _add_worker(st: State, worker: Worker, node: Node) -> None:
+    st.workers[worker.id] = worker
+    worker.pool.workers[worker.id] = worker
+    node.held[worker.id] = worker.capacity
+
+
+def _wait_for_room(st: State, pool: Pool) -> None:
+    """Say what the pool waits for; make room by ending workers that others do not need, or have too many of."""
+    if not st.nodes:
+        pool.waiting = "for a node to join"
+        return
+    reason = "" if st.elastic else why_never(st.nodes.values(), pool.needs)
+    if reason:
+        _fail_queue(st, pool, unschedulable(pool, reason), final=True)
+        return
+    wants = pool.needs
+    memory = f" with {wants.memory >> 20} MiB" if wants.memory else ""
+    pool.waiting = f"for {wants.cpus:g} CPUs{memory} to be free"
+    if not pool.wanted_since:
+        pool.wanted_since = st.now
+    if not _make_room(st, pool) and not any(w.state is not WorkerState.STOPPING for w in pool.workers.values()):
+        _steal(st, pool)
+
+
+def _leaving(st: State, node: Node) -> Capacity:
+    """Return what workers on their way out will free."""
+    free = Capacity(0.0, 0)
+    for worker_id, held in node.held.items():
+        worker = st.workers.get(worker_id)
+        if worker is not None and worker.state in {WorkerState.DRAINING, WorkerState.STOPPING}:
+            free = free + held
+    return free
+
+
+def _make_room(st: State, pool: Pool) -> bool:
+    """Drain idle workers of other pools, longest idle first, where that makes the pool fit."""
+    for node in st.nodes.values():
+        room = node.free() + _leaving(st, node)
+        if pool.needs.fits(room):
+            return True
+        idle = [w for w in st.workers.values() if w.node == node.id and w.idle and _may_go(w, pool)]
+        chosen = []
+        for worker in sorted(idle, key=lambda w: w.idle_since):
+            chosen.append(worker)
+            room = room + worker.capacity
+            if pool.needs.fits(room):
+                for leaving in chosen:
+                    drain(st, leaving, f"{pool.spec.label} needs its place")
+                return True
+    return False
+
+
+def _may_go(worker: Worker, pool: Pool) -> bool:
+    other = worker.pool
+    return other is not pool and not len(other.queue) and len(other.workers) > other.options.min_workers
+
+
+def _steal(st: State, pool: Pool) -> None:
+    """Have the pool with the most workers give one up after what it runs: none starves behind another's long queue."""
+    if st.now - pool.wanted_since < STEAL_AFTER_SECONDS:
+        return
+    donors = [p for p in st.pools.values() if p is not pool and _live(p) > max(p.options.min_workers, 0)]
+    for donor in sorted(donors, key=_live, reverse=True):
+        for worker in donor.workers.values():
+            if worker.state is WorkerState.READY and pool.needs.fits(st.nodes[worker.node].free() + worker.capacity):
+                drain(st, worker, f"{pool.spec.label} has waited for a place")
+                pool.wanted_since = st.now
+                return
+
+
+def _live(pool: Pool) -> int:
+    return sum(1 for w in pool.workers.values() if w.state in {WorkerState.READY, WorkerState.STARTING})
+
+
+def drain(st: State, worker: Worker, reason: str) -> None:
+    """Lease a worker nothing more; end it when it has nothing left."""
+    worker.state = WorkerState.DRAINING
+    worker.stop_reason = reason
+    waiting = [] if worker.pool.options.concurrency > 1 else list(worker.leased.values())[1:]
+    if waiting and not worker.revoking:
+        worker.revoking = True
+        st.emit(c.RevokeLeases(worker.id, [x.id for x in waiting], [x.attempt for x in waiting]))
+    st.emit(c.DrainWorker(worker.id, reason))
+    since = st.now
+
+    def stop_if_stuck() -> None:
+        if st.workers.get(worker.id) is worker and worker.state is WorkerState.DRAINING and not worker.leased:
+            worker.state = WorkerState.STOPPING
+            st.emit(c.StopWorker(worker.id, 0.0, f"it did not end within {st.now - since:.0f} s of being asked"))
+
+    st.at(st.now + st.limits.stop_grace, stop_if_stuck)
+
+
+def release_idle(st: State, pool: Pool) -> None:
+    """Drain workers that have been idle for their function's ``idle_timeout``, the longest idle first."""
+    options = pool.options
+    keep = options.min_workers + (options.buffer_workers if pool.running or len(pool.queue) else 0)
+    idle = sorted((w for w in pool.workers.values() if w.idle), key=lambda w: w.idle_since)
+    spare = _live(pool) - keep
+    for worker in idle:
+        if spare <= 0 or st.now - worker.idle_since < options.idle_timeout:
+            break
+        drain(st, worker, f"it was idle for {options.idle_timeout:g} s")
+        spare -= 1
+
+
+def worker_connected(st: State, event: e.WorkerConnected) -> None:
+    worker = st.workers.get(event.worker)
+    if worker is None:
+        st.emit(c.DrainWorker(event.worker, "this server does not know the worker"))
+        return
+    if worker.state is WorkerState.STARTING:
+        seconds = st.now - worker.began
+        pool = worker.pool
+        pool.start_seconds = seconds if pool.start_seconds is None else (pool.start_seconds + seconds) / 2
+        worker.phase = "running"
+        st.emit(c.TellPhase(pool.key, "running", ""))
+    if worker.state in {WorkerState.STARTING, WorkerState.AWAY}:
+        worker.state = WorkerState.READY
+    worker.idle_since = worker.head_since = st.now
+    recovery.reconcile(st, worker, dict(event.held))
+    st.touch(worker.pool)
+
+
+def worker_disconnected(st: State, event: e.WorkerDisconnected) -> None:
+    worker = st.workers.get(event.worker)
+    if worker is not None and worker.state is WorkerState.READY:
+        worker.state = WorkerState.AWAY
+
+
+def worker_progress(st: State, event: e.WorkerProgress) -> None:
+    worker = st.workers.get(event.worker)
+    if worker is None or worker.state is not WorkerState.STARTING:
+        return
+    if event.phase != worker.phase:
+        worker.began = st.now  # building does not count as starting: it is not done again
+    worker.phase = event.phase
+    st.emit(c.TellPhase(worker.pool.key, event.phase, event.detail))
+
+
+def worker_refused(st: State, event: e.WorkerRefused) -> None:
+    worker = _remove(st, event.worker)
+    if worker is None:
+        return
+    pool = worker.pool
+    st.touch(pool)
+    if event.retry:
+        pool.start_after = st.now + START_RETRY_SECONDS
+        pool.waiting = event.error.message
+        st.at(pool.start_after, lambda: st.touch(pool))
+        return
+    _punish(st, pool)
+    st.emit(c.TellPhase(pool.key, "failed", event.error.message))
+    if not any(w.state in {WorkerState.READY, WorkerState.AWAY} for w in pool.workers.values()):
+        _fail_queue(st, pool, event.error)
+
+
+def _punish(st: State, pool: Pool) -> None:
+    """Let the next start wait, longer with each that failed in a row."""
+    pool.bad_starts += 1
+    pause = 0.0 if pool.bad_starts == 1 else min(START_BACKOFF_MAX_SECONDS, 0.25 * 2.0 ** (pool.bad_starts - 2))
+    pool.start_after = st.now + pause
+    st.at(pool.start_after, lambda: st.touch(pool))
+
+
+def _fail_queue(st: State, pool: Pool, error: ErrorInfo, *, final: bool = False) -> None:
+    """Fail what waits: it could not have been run. Counts as a failed attempt, so retries apply unless it is final."""
+    for call in pool.queue.waiting():
+        if call.state is not CallState.QUEUED:
+            continue
+        pool.queue.discard(call)
+        call.attempt += 1
+        if final:
+            pool.failed += 1
+            settling.settle(st, call, CallState.FAILED, Result(Outcome.ERROR, error=error))
+        else:
+            settling.fail(st, call, Result(Outcome.ERROR, error=error))
+
+
+def worker_gone(st: State, event: e.WorkerGone) -> None:
+    """A worker's process has ended: run again what it was running, queue again what it had not started."""
+    worker = _remove(st, event.worker)
+    if worker is None:
+        return
+    pool = worker.pool
+    running = worker.running
+    started = {call.id for call in running}
+    waiting = [call for call in worker.leased.values() if call.id not in started]
+    for call in reversed(waiting):
+        if call.state is CallState.LEASED:
+            leasing.requeue(st, call)
+    for call in reversed(running):
+        if call.state is CallState.LEASED:
+            _end_under(st, worker, call, event)
+    if not worker.done and worker.state not in {WorkerState.DRAINING, WorkerState.STOPPING}:
+        _punish(st, pool)
+        if pool.bad_starts >= BAD_STARTS_MAX and worker.state is WorkerState.STARTING:
+            message = (
+                f"{pool.bad_starts} workers of {pool.spec.label} in a row ended before they could take a call; the last "
+                f"one: {event.detail}. `stoker logs` has their output."
+            )
+            _fail_queue(st, pool, ErrorInfo("StartupError", message, mro=["StartupError"]))
+    for other in st.pools.values():
+        if len(other.queue) or other is pool:
+            st.touch(other)
+
+
+def _end_under(st: State, worker: Worker, call: Call, event: e.WorkerGone) -> None:
+    if worker.stop_reason == "timeout" and _is_overdue(st, worker, call):
+        settling.timed_out(st, call)
+    else:
+        settling.lost(st, call, cause=event.cause, detail=event.detail)
+
+
+def _is_overdue(st: State, worker: Worker, call: Call) -> bool:
+    return st.now - call.leased_at >= worker.pool.options.timeout
+
+
+def _remove(st: State, worker_id: str) -> Worker | None:
+    worker = st.workers.pop(worker_id, None)
+    if worker is None:
+        return None
+    worker.pool.workers.pop(worker_id, None)
+    node = st.nodes.get(worker.node)
+    if node is not None:
+        node.held.pop(worker_id, None)
+        node.lent.pop(worker_id, None)
+    recovery.node_settled(st)
+    return worker
+
+
+def node_reported(st: State, event: e.NodeReported) -> None:
+    """Take in a node and the workers that run there; those we thought were there and are not have ended."""
+    node = st.nodes.get(event.node)
+    if node is None:
+        node = st.nodes[event.node] = Node(event.node, event.total, event.free_of_others)
+    node.total, node.free_of_others = event.total, event.free_of_others
+    reported = {worker_id for worker_id, _, _ in event.workers}
+    for worker_id, key, capacity in event.workers:
+        pool = st.pools.get(key)
+        if worker_id in st.workers:
+            continue
+        if pool is None:
+            st.emit(c.StopWorker(worker_id, st.limits.stop_grace, "its function is not known to this server"))
+            continue
+        worker = Worker(worker_id, pool, node=node.id, capacity=capacity, now=st.now)
+        worker.state = WorkerState.AWAY
+        _add_worker(st, worker, node)
+    for worker in [w for w in st.workers.values() if w.node == node.id and w.id not in reported]:
+        if event.anew or worker.state is not WorkerState.STARTING:
+            worker_gone(st, e.WorkerGone(worker.id, "unknown", "it was gone when its node reported again"))
+    st.recovering_nodes.discard(event.node)
+    recovery.node_settled(st)
+    for pool in st.pools.values():
+        st.touch(pool)
+
+
+def node_lost(st: State, event: e.NodeLost) -> None:
+    for worker in [w for w in st.workers.values() if w.node == event.node]:
+        worker_gone(st, e.WorkerGone(worker.id, "unknown", event.reason))
+    st.nodes.pop(event.node, None)

@@ -1,0 +1,323 @@
+"""How calls come in: admission, acceptance, cancellation, and clients that leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stoker.core import admission, recovery, settling
+from stoker.core import commands as c
+from stoker.core import events as e
+from stoker.core.calls import Call, Payload, Result, stoker_error
+from stoker.core.placement import why_never
+from stoker.core.pools import Pool, WorkerState
+from stoker.core.state import State
+from stoker.types import CallState, ErrorInfo, Outcome
+
+STREAM_WINDOW_ITEMS = 64  # items a generator may be ahead of its reader
+
+
+def declare(st: State, event: e.FunctionDeclared) -> None:
+    pool = st.pools.get(event.key)
+    if pool is None:
+        pool = st.pools[event.key] = Pool(event.key, event.spec)
+    pool.retired = False
+    st.touch(pool)
+
+
+def retire(st: State, event: e.FunctionRetired) -> None:
+    pool = st.pools.get(event.key)
+    if pool is not None:
+        pool.retired = True
+        st.touch(pool)
+
+
+def submit(st: State, event: e.Submitted) -> None:
+    """Take calls in, as many as there is room for; the rest are refused with the reason."""
+    ids, payloads = _unknown_only(st, event)
+    if not ids:
+        return
+    pool = st.pools.get(event.function)
+    if pool is None:
+        message = "This server does not know the function. Run or deploy its app again."
+        _refuse(st, event, ids, payloads, stoker_error("NotFound", message))
+        return
+    if refusal := _impossible(st, pool) or _too_late(st, pool, event):
+        _refuse(st, event, ids, payloads, refusal)
+        return
+    count = min(len(ids), admission.room(pool.load(), max_pending=pool.options.max_pending, kind=_kind(event)))
+    if count < len(ids):
+        _refuse(st, event, ids[count:], payloads[count:], _overloaded(pool))
+    if count:
+        _take(st, pool, event, ids[:count], payloads[:count])
+
+
+def _kind(event: e.Submitted) -> str:
+    return "call" if event.detached else event.kind
+
+
+def _unknown_only(st: State, event: e.Submitted) -> tuple[Sequence[str], Sequence[Payload]]:
+    """Return what was not submitted before: a client that reconnects sends all that is open again."""
+    calls = st.calls
+    if calls.keys().isdisjoint(event.ids):
+        return event.ids, event.payloads
+    ids, payloads = [], []
+    for call_id, payload in zip(event.ids, event.payloads, strict=True):
+        known = calls.get(call_id)
+        if known is None:
+            ids.append(call_id)
+            payloads.append(payload)
+            continue
+        if payload != known.payload:
+            st.discard(payload)
+        if known.detached and known.state is not CallState.ACCEPTING:
+            st.emit(c.TellAccepted(event.client, [call_id]))
+    return ids, payloads
+
+
+def _impossible(st: State, pool: Pool) -> ErrorInfo | None:
+    reason = "" if st.elastic else why_never(st.nodes.values(), pool.needs)
+    if not reason:
+        return None
+    return unschedulable(pool, reason)
+
+
+def unschedulable(pool: Pool, reason: str) -> ErrorInfo:
+    message = f"{pool.spec.label} asks for {reason}. Ask for less with cpu= or memory=, or run it on a larger machine."
+    return stoker_error("Unschedulable", message)
+
+
+def _too_late(st: State, pool: Pool, event: e.Submitted) -> ErrorInfo | None:
+    wait = admission.too_late(pool.load(), deadline=event.deadline, now=st.now)
+    if wait is None:
+        return None
+    message = (
+        f"{pool.spec.label} could answer in about {wait:.2f} s, after the call's deadline. Try again later, give it a "
+        "longer deadline, or allow the function more workers."
+    )
+    return stoker_error("Overloaded", message, {"retry_after": round(wait, 3)})
+
+
+def _overloaded(pool: Pool) -> ErrorInfo:
+    wait = admission.expected_wait(pool.load()) or 1.0
+    message = (
+        f"{pool.spec.label} has {pool.load().waiting} calls waiting, and max_pending={pool.options.max_pending} are "
+        f"held. Try again in {wait:.1f} s, or raise max_pending."
+    )
+    return stoker_error("Overloaded", message, {"retry_after": round(wait, 3)})
+
+
+def _refuse(st: State, event: e.Submitted, ids: Sequence[str], payloads: Sequence[Payload], error: ErrorInfo) -> None:
+    st.emit(c.TellRefused(event.client, list(ids), error))
+    for payload in payloads:
+        st.discard(payload)
+
+
+def _take(st: State, pool: Pool, event: e.Submitted, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
+    detached, now = event.detached, st.now
+    deadline = event.deadline
+    taken = []
+    for call_id, payload in zip(ids, payloads, strict=True):
+        call = Call(
+            call_id, pool, event.client, payload, now, event.kind, detached, event.priority, deadline, event.parent
+        )
+        st.calls[call_id] = call
+        taken.append(call)
+    if deadline is not None:
+        st.at(deadline, lambda: _expire_all(st, taken))
+    if detached:
+        for call in taken:
+            call.state = CallState.ACCEPTING
+        pool.accepting += len(taken)
+        token = st.token()
+        st.accepting[token] = taken
+        st.writes.append(c.PersistAccepted(token, taken))
+        return
+    if event.kind == "stream":
+        for call in taken:
+            call.upto = STREAM_WINDOW_ITEMS
+    _own(st, pool, event.client, taken)
+    _tie_to_parent(st, event.parent, len(taken))
+    if st.held:
+        taken = [call for call in taken if not recovery.adopt(st, call)]
+    for call in taken:
+        pool.queue.push(call)
+    st.touch(pool)
+
+
+def _expire_all(st: State, calls: list[Call]) -> None:
+    for call in calls:
+        settling.expire(st, call)
+
+
+def _own(st: State, pool: Pool, client: str, taken: list[Call]) -> None:
+    st.by_client.setdefault(client, {}).update((call.id, call) for call in taken)
+    before = pool.clients.get(client, 0)
+    pool.clients[client] = before + len(taken)
+    if not before:
+        share_windows(st, pool)
+
+
+def share_windows(st: State, pool: Pool) -> None:
+    """Tell each client that maps here its share, where it has changed."""
+    size = admission.window(pool.options.max_pending, len(pool.clients))
+    for client in pool.clients:
+        if st.windows.get((client, pool.key)) != size:
+            st.windows[client, pool.key] = size
+            st.emit(c.SetWindow(client, pool.key, size))
+
+
+def _tie_to_parent(st: State, parent_id: str, count: int) -> None:
+    parent = st.calls.get(parent_id) if parent_id else None
+    if parent is not None:
+        parent.children += count
+        if parent.worker is not None:
+            settling.lend(st, parent.worker)
+
+
+def persisted(st: State, event: e.Persisted) -> None:
+    for token in event.tokens:
+        if token in st.accepting:
+            _accepted(st, st.accepting.pop(token))
+        elif token in st.settling:
+            settling.committed(st, st.settling.pop(token))
+
+
+def _accepted(st: State, calls: list[Call]) -> None:
+    told: dict[str, list[str]] = {}
+    for call in calls:
+        call.pool.accepting -= 1
+        told.setdefault(call.client, []).append(call.id)
+        if call.state is CallState.ACCEPTING:
+            st.move(call, CallState.QUEUED)
+            if not (st.held and recovery.adopt(st, call)):
+                call.pool.queue.push(call)
+                st.touch(call.pool)
+    for client, ids in told.items():
+        st.emit(c.TellAccepted(client, ids))
+
+
+def persist_failed(st: State, event: e.PersistFailed) -> None:
+    """Refuse what could not be written; keep what had ended, and try to write it down again."""
+    for token in event.tokens:
+        for call in st.accepting.pop(token, ()):
+            call.pool.accepting -= 1
+            del st.calls[call.id]
+            st.discard(call.payload)
+            message = f"The call could not be written down, so it was not accepted: {event.reason}"
+            st.emit(c.TellRefused(call.client, [call.id], stoker_error("StoreError", message)))
+        settlements = st.settling.pop(token, None)
+        if settlements:
+            st.at(st.now + st.limits.persist_retry, lambda again=settlements: st.settlements.extend(again))  # type: ignore[misc]
+
+
+def restore(st: State, event: e.Restored) -> None:
+    """Take a call of an earlier term back in."""
+    pool = st.pools.get(event.function)
+    if event.id in st.calls or pool is None:
+        return
+    call = Call(
+        event.id,
+        pool,
+        event.client,
+        event.payload,
+        event.created,
+        detached=True,
+        priority=event.priority,
+        deadline=event.deadline,
+        parent=event.parent,
+    )
+    call.seq, call.failures, call.losses = event.seq, event.failures, event.losses
+    call.attempt = call.failures + call.losses
+    st.calls[call.id] = call
+    if call.deadline is not None:
+        st.at(call.deadline, lambda: settling.expire(st, call))
+    if st.held and recovery.adopt(st, call):
+        return
+    if event.not_before > st.now:
+        settling.back_off(st, call, event.not_before)
+    else:
+        pool.queue.push(call)
+    st.touch(pool)
+
+
+def cancel(st: State, event: e.CancelAsked) -> None:
+    """Settle calls as cancelled; running code is told, and its worker killed if it does not listen."""
+    running: dict[str, list[Call]] = {}
+    for call_id in event.ids:
+        call = st.calls.get(call_id)
+        if call is None or call.state.settled:
+            continue
+        worker = call.worker
+        if call.state is CallState.LEASED and worker is not None:
+            running.setdefault(worker.id, []).append(call)
+        cancel_one(st, call, event.reason)
+    for worker_id, calls in running.items():
+        _cancel_running(st, worker_id, calls, reason=event.reason, force=event.force)
+
+
+def cancel_one(st: State, call: Call, reason: str) -> None:
+    text = {"closed": "its reader closed the stream", "sibling": "another call of its map failed"}.get(reason, reason)
+    message = f"Call {call.id} of {call.pool.spec.label} was cancelled ({text})."
+    error = stoker_error("CallCancelled", message, {"call_id": call.id, "function": call.pool.spec.label})
+    settling.settle(st, call, CallState.CANCELLED, Result(Outcome.CANCELLED, error=error))
+
+
+def _cancel_running(st: State, worker_id: str, calls: list[Call], *, reason: str, force: bool) -> None:
+    worker = st.workers.get(worker_id)
+    if worker is None:
+        return
+    grace = 0.0 if force else st.limits.cancel_grace
+    ids = [call.id for call in calls]
+    st.emit(c.CancelRunning(worker_id, ids, [call.attempt for call in calls], grace, reason))
+
+    def kill_if_deaf() -> None:
+        deaf = [call_id for call_id in ids if call_id in worker.leased]
+        if deaf and st.workers.get(worker_id) is worker and worker.state is not WorkerState.STOPPING:
+            worker.state = WorkerState.STOPPING
+            worker.stop_reason = "it did not end a cancelled call"
+            st.emit(c.StopWorker(worker_id, 0.0, f"it ignored the cancellation of {deaf[0]}"))
+
+    if force:
+        kill_if_deaf()
+    else:
+        st.at(st.now + grace, kill_if_deaf)
+
+
+def client_came(st: State, event: e.ClientCame) -> None:
+    st.away.pop(event.client, None)
+    for key in [key for key in st.windows if key[0] == event.client]:
+        st.emit(c.SetWindow(event.client, key[1], st.windows[key]))
+
+
+def client_left(st: State, event: e.ClientLeft) -> None:
+    if event.final:
+        forget_client(st, event.client)
+        return
+    until = st.now + st.limits.client_grace
+    st.away[event.client] = until
+
+    def gone() -> None:
+        if st.away.get(event.client) == until:
+            forget_client(st, event.client)
+
+    st.at(until, gone)
+
+
+def forget_client(st: State, client: str) -> None:
+    """Cancel what a client that will not come back was waiting for."""
+    st.away.pop(client, None)
+    open_calls = list(st.by_client.get(client, ()))
+    if open_calls:
+        cancel(st, e.CancelAsked(open_calls, reason="its client is gone"))
+    st.by_client.pop(client, None)
+    for key in [key for key in st.windows if key[0] == client]:
+        del st.windows[key]
+
+
+def stream_read(st: State, event: e.StreamRead) -> None:
+    call = st.calls.get(event.id)
+    if call is None or event.upto <= call.upto:
+        return
+    call.upto = event.upto
+    if call.state is CallState.LEASED and call.worker is not None:
+        st.emit(c.GrantStream(call.worker.id, call.id, call.upto))

@@ -1,0 +1,102 @@
+"""Which worker gets which calls, and when they are taken back."""
+
+from __future__ import annotations
+
+from stoker.core import commands as c
+from stoker.core import events as e
+from stoker.core import settling
+from stoker.core.calls import Call
+from stoker.core.pools import Pool, Worker, WorkerState
+from stoker.core.prefetch import STUCK_SECONDS, depth
+from stoker.core.state import State
+from stoker.types import CallState
+
+
+def lease(st: State, pool: Pool) -> None:
+    """Hand queued calls to workers with room: evenly, the emptiest first."""
+    if not len(pool.queue) or st.recovering_until is not None:
+        return
+    limit = _limit(pool)
+    open_workers = [w for w in pool.workers.values() if w.state is WorkerState.READY and len(w.leased) < limit]
+    if not open_workers:
+        return
+    if len(open_workers) > 1:
+        open_workers.sort(key=lambda w: len(w.leased))
+    for i, worker in enumerate(open_workers):
+        share = -(-len(pool.queue) // (len(open_workers) - i))
+        room = limit - len(worker.leased) - len(worker.unknown)
+        calls = _take(st, pool, worker, min(room, share))
+        if calls:
+            st.emit(c.LeaseCalls(worker.id, calls))
+        if not len(pool.queue):
+            break
+
+
+def _limit(pool: Pool) -> int:
+    options = pool.options
+    return options.concurrency if options.concurrency > 1 else depth(pool.seconds)
+
+
+def _take(st: State, pool: Pool, worker: Worker, count: int) -> list[Call]:
+    now = st.now
+    calls: list[Call] = []
+    leased = worker.leased
+    recycle = pool.options.recycle_after
+    if recycle is not None:
+        count = min(count, recycle - worker.done - len(leased))
+    while len(calls) < count:
+        call = pool.queue.pop()
+        if call is None:
+            break
+        if call.deadline is not None and now >= call.deadline:
+            settling.expire(st, call)
+            continue
+        if not leased:
+            worker.head_since = now
+        call.state = CallState.LEASED
+        call.attempt += 1
+        call.worker = worker
+        call.leased_at = now
+        leased[call.id] = call
+        calls.append(call)
+    return calls
+
+
+def revoke_stuck(st: State, worker: Worker) -> None:
+    """Take back what waits behind a run that turned out not to be short."""
+    if worker.revoking or len(worker.leased) < 2 or worker.pool.options.concurrency > 1:
+        return
+    if st.now - worker.head_since < STUCK_SECONDS or worker.state is WorkerState.AWAY:
+        return
+    worker.revoking = True
+    waiting = list(worker.leased.values())[1:]
+    st.emit(c.RevokeLeases(worker.id, [call.id for call in waiting], [call.attempt for call in waiting]))
+
+
+def revoked(st: State, event: e.LeasesRevoked) -> None:
+    """Queue again what a worker gave back: it was never started, so nothing is counted."""
+    worker = st.workers.get(event.worker)
+    if worker is None:
+        return
+    worker.revoking = False
+    returned = []
+    for call_id, attempt in zip(event.ids, event.attempts, strict=True):
+        call = worker.leased.get(call_id)
+        if call is None or call.attempt != attempt:
+            continue
+        del worker.leased[call_id]
+        if call.state is CallState.LEASED:
+            returned.append(call)
+    for call in reversed(returned):
+        requeue(st, call)
+    settling.after_lease_ended(st, worker)
+
+
+def requeue(st: State, call: Call) -> None:
+    """Put a call that was leased and not started at the head of the queue."""
+    st.move(call, CallState.QUEUED)
+    call.worker = None
+    call.leased_at = 0.0
+    call.attempt -= 1
+    call.pool.queue.push_front(call)
+    st.touch(call.pool)

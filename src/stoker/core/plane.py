@@ -1,0 +1,100 @@
+"""The call plane: one state machine that decides everything about calls and workers, and does nothing itself.
+
+`handle` takes events and returns commands. It reads no clock, does no I/O, and is deterministic: the same events at the
+same times give the same commands. The shell (`stoker.server`) feeds it and executes what it decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from stoker.core import commands as c
+from stoker.core import events as e
+from stoker.core import fleet, intake, leasing, recovery, reports, settling
+from stoker.core.pools import WorkerState
+from stoker.core.prefetch import STUCK_SECONDS
+from stoker.core.state import Limits, State
+
+SWEEP_SECONDS = 0.5  # idle workers and overdue attempts are looked for this often
+QUEUE_SWEEP_SECONDS = 0.1  # while calls wait, whether another worker would help is asked this often
+
+_HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
+    e.FunctionDeclared: intake.declare,
+    e.FunctionRetired: intake.retire,
+    e.Submitted: intake.submit,
+    e.Restored: intake.restore,
+    e.Persisted: intake.persisted,
+    e.PersistFailed: intake.persist_failed,
+    e.CancelAsked: intake.cancel,
+    e.ClientCame: intake.client_came,
+    e.ClientLeft: intake.client_left,
+    e.StreamRead: intake.stream_read,
+    e.ItemsCame: reports.items_came,
+    e.AttemptsEnded: reports.attempts_ended,
+    e.LeasesRevoked: leasing.revoked,
+    e.NodeReported: fleet.node_reported,
+    e.NodeLost: fleet.node_lost,
+    e.WorkerConnected: fleet.worker_connected,
+    e.WorkerDisconnected: fleet.worker_disconnected,
+    e.WorkerProgress: fleet.worker_progress,
+    e.WorkerRefused: fleet.worker_refused,
+    e.WorkerGone: fleet.worker_gone,
+    e.RecoveryBegan: recovery.begin,
+}
+
+
+class CallPlane:
+    """See the module. ``prefix`` makes worker ids unique over terms of a server."""
+
+    def __init__(
+        self, *, prefix: str = "w", limits: Limits | None = None, elastic: bool = False, now: float = 0.0
+    ) -> None:
+        self.state = State(limits=limits or Limits(), elastic=elastic, prefix=prefix, now=now, started=now)
+        self._next_sweep = now
+
+    def handle(self, events: Iterable[e.Event], now: float) -> list[c.Command]:
+        """Take in what happened until ``now`` (seconds, monotonic) and return what is to be done, in order."""
+        st = self.state
+        st.now = max(now, st.now)
+        if st.timers:
+            st.fire_timers()
+        for event in events:
+            handler = _HANDLERS.get(type(event))
+            if handler is not None:
+                handler(st, event)
+        if st.now >= self._next_sweep:
+            self._sweep(st)
+        while st.dirty:
+            dirty, st.dirty = st.dirty, {}
+            for pool in dirty.values():
+                leasing.lease(st, pool)
+                fleet.scale(st, pool)
+        return st.flush()
+
+    def next_wakeup(self) -> float | None:
+        """Return when `handle` must be called again even if nothing happens; None if it need not."""
+        st = self.state
+        times = []
+        if st.timers:
+            times.append(st.timers[0][0])
+        if st.workers or any(len(pool.queue) for pool in st.pools.values()):
+            times.append(self._next_sweep)
+        return min(times) if times else None
+
+    def _sweep(self, st: State) -> None:
+        pause = SWEEP_SECONDS
+        for pool in list(st.pools.values()):
+            fleet.release_idle(st, pool)
+            if len(pool.queue) or pool.retired or pool.options.min_workers:
+                st.touch(pool)
+            if len(pool.queue):
+                pause = min(pause, QUEUE_SWEEP_SECONDS)
+        for worker in st.workers.values():
+            if not worker.leased:
+                continue
+            settling.stop_overdue(st, worker)
+            if len(worker.leased) > 1 and worker.state is not WorkerState.STOPPING:
+                leasing.revoke_stuck(st, worker)
+                pause = min(pause, STUCK_SECONDS)
+        self._next_sweep = st.now + pause

@@ -1,0 +1,144 @@
+"""Pools and their workers, as the core sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from stoker.core.admission import Load
+from stoker.core.autoscaler import Demand
+from stoker.core.calls import Call
+from stoker.core.placement import Capacity, needs
+from stoker.core.queues import FairQueue
+from stoker.types import FunctionSpec, OptionsSpec
+
+EWMA_WEIGHT = 0.2  # of a new sample: about the last ten calls decide
+
+
+class WorkerState(str, Enum):
+    STARTING = "starting"  # ordered; its environment may be building
+    READY = "ready"  # its lease socket is open
+    AWAY = "away"  # it runs, but its socket is not (yet, or not any more) connected
+    DRAINING = "draining"  # gets no more leases; ends when it has none
+    STOPPING = "stopping"  # told to end
+
+
+class Worker:
+    """One process of a pool.
+
+    ``leased`` keeps the order of the leases: the first one runs; in a concurrent pool all of them do.
+    """
+
+    __slots__ = (
+        "began",
+        "capacity",
+        "done",
+        "head_since",
+        "id",
+        "idle_since",
+        "leased",
+        "node",
+        "ordered",
+        "phase",
+        "pool",
+        "revoking",
+        "state",
+        "stop_reason",
+        "unknown",
+    )
+
+    def __init__(self, id: str, pool: Pool, *, node: str, capacity: Capacity, now: float) -> None:
+        self.id = id
+        self.pool = pool
+        self.node = node
+        self.capacity = capacity
+        self.state = WorkerState.STARTING
+        self.phase = "placed"
+        self.ordered = now
+        self.began = now  # of the start proper, after its environment was built
+        self.idle_since = now
+        self.head_since = now
+        self.leased: dict[str, Call] = {}
+        self.unknown: dict[str, int] = {}  # attempts it holds whose calls this term does not know (yet)
+        self.revoking = False
+        self.done = 0
+        self.stop_reason = ""
+
+    @property
+    def running(self) -> list[Call]:
+        """Return the calls that are taken to have been started."""
+        if self.pool.options.concurrency > 1:
+            return list(self.leased.values())
+        return [next(iter(self.leased.values()))] if self.leased else []
+
+    @property
+    def idle(self) -> bool:
+        return self.state is WorkerState.READY and not self.leased and not self.unknown
+
+
+@dataclass(slots=True)
+class Pool:
+    """The workers of one function version, with its queue and what was measured of it."""
+
+    key: str
+    spec: FunctionSpec
+    queue: FairQueue = field(default_factory=FairQueue)
+    workers: dict[str, Worker] = field(default_factory=dict)
+    seconds: float | None = None  # a call's measured time
+    start_seconds: float | None = None  # a worker's measured start
+    backoff: int = 0  # calls that wait for their next attempt
+    accepting: int = 0  # detached calls on their way into the store
+    clients: dict[str, int] = field(default_factory=dict)  # open attached calls by client: who maps here
+    done: int = 0
+    failed: int = 0
+    bad_starts: int = 0  # in a row, without a call that ended
+    start_after: float = 0.0
+    waiting: str = ""  # why nothing of the queue runs, for people
+    wanted_since: float = 0.0  # since when it has calls and cannot be given a worker
+    retired: bool = False
+
+    @property
+    def options(self) -> OptionsSpec:
+        return self.spec.options
+
+    @property
+    def needs(self) -> Capacity:
+        return needs(self.spec.options)
+
+    @property
+    def slots(self) -> int:
+        """Calls that run at once now."""
+        ready = sum(1 for w in self.workers.values() if w.state is WorkerState.READY)
+        return ready * self.options.concurrency
+
+    @property
+    def running(self) -> int:
+        return sum(len(w.leased) for w in self.workers.values())
+
+    def measure(self, seconds: float) -> None:
+        """Take one call's time into the average."""
+        self.seconds = seconds if self.seconds is None else self.seconds + EWMA_WEIGHT * (seconds - self.seconds)
+
+    def load(self) -> Load:
+        return Load(waiting=len(self.queue) + self.backoff + self.accepting, slots=self.slots, seconds=self.seconds)
+
+    def demand(self, now: float) -> Demand:
+        queued = len(self.queue)
+        running = workers = starting = 0
+        oldest = 0.0
+        concurrency = self.options.concurrency
+        for worker in self.workers.values():
+            state = worker.state
+            if state is WorkerState.DRAINING or state is WorkerState.STOPPING:
+                continue
+            if state is WorkerState.STARTING:
+                starting += 1
+                continue
+            workers += 1
+            if worker.leased:
+                # What is leased beyond what runs is still work to be done by somebody.
+                at_work = min(len(worker.leased), concurrency)
+                running += at_work
+                queued += len(worker.leased) - at_work
+                oldest = max(oldest, now - worker.head_since)
+        return Demand(queued, running, workers, starting, self.seconds, self.start_seconds, oldest)

@@ -1,0 +1,84 @@
+"""The queue of one pool: by priority, then fair between clients, then first come, first served.
+
+Fair means round robin: a client with a million calls queued delays another client's single call by one call, not by a
+million. Every operation is O(1) in the number of calls (the number of priorities in use is small).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stoker.core.calls import Call
+
+
+class FairQueue:
+    """See the module. Calls that were settled meanwhile stay until they come up, and are skipped; `len` is without them."""
+
+    __slots__ = ("_levels", "_size")
+
+    def __init__(self) -> None:
+        self._levels: dict[int, OrderedDict[str, deque[Call]]] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def push(self, call: Call) -> None:
+        """Add a call behind its client's others."""
+        self._lane(call).append(call)
+        call.queued = True
+        self._size += 1
+
+    def push_front(self, call: Call) -> None:
+        """Put back a call that was taken and never started, before its client's others."""
+        self._lane(call).appendleft(call)
+        call.queued = True
+        self._size += 1
+
+    def discard(self, call: Call) -> None:
+        """Take a queued call out; O(1), it is skipped when it comes up."""
+        if call.queued:
+            call.queued = False
+            self._size -= 1
+
+    def pop(self) -> Call | None:
+        """Return the next call, None if there is none."""
+        while self._levels:
+            level = max(self._levels) if len(self._levels) > 1 else next(iter(self._levels))
+            lanes = self._levels[level]
+            client, lane = next(iter(lanes.items()))
+            call = self._next(lane)
+            if not lane:
+                del lanes[client]
+                if not lanes:
+                    del self._levels[level]
+            elif len(lanes) > 1:
+                lanes.move_to_end(client)
+            if call is not None:
+                call.queued = False
+                self._size -= 1
+                return call
+        return None
+
+    def waiting(self) -> list[Call]:
+        """Return every queued call, in no useful order."""
+        return [c for lanes in self._levels.values() for lane in lanes.values() for c in lane if c.queued]
+
+    def _lane(self, call: Call) -> deque[Call]:
+        lanes = self._levels.get(call.priority)
+        if lanes is None:
+            lanes = self._levels[call.priority] = OrderedDict()
+        lane = lanes.get(call.client)
+        if lane is None:
+            lane = lanes[call.client] = deque()
+        return lane
+
+    @staticmethod
+    def _next(lane: deque[Call]) -> Call | None:
+        while lane:
+            call = lane.popleft()
+            if call.queued:
+                return call
+        return None

@@ -1,0 +1,47 @@
+"""What workers report: attempts that ended, and what generators yielded."""
+
+from __future__ import annotations
+
+from stoker.core import commands as c
+from stoker.core import events as e
+from stoker.core import recovery, settling
+from stoker.core.state import State
+from stoker.types import CallState
+
+
+def attempts_ended(st: State, event: e.AttemptsEnded) -> None:
+    """Take in a worker's reports. What is not its current attempt of a call is dropped."""
+    worker = st.workers.get(event.worker)
+    now = st.now
+    for call_id, attempt, result in zip(event.ids, event.attempts, event.results, strict=True):
+        call = worker.leased.pop(call_id, None) if worker is not None else None
+        if call is None or worker is None:
+            recovery.result_of_unknown(st, event.worker, call_id, attempt, result)
+            continue
+        worker.done += 1
+        if call.attempt != attempt or call.state is not CallState.LEASED or call.worker is not worker:
+            st.discard(result.payload)
+            continue
+        if result.seconds:
+            call.pool.measure(result.seconds)
+        settling.finish(st, call, result)
+    if worker is not None:
+        worker.head_since = now
+        worker.pool.bad_starts = 0
+        settling.after_lease_ended(st, worker)
+
+
+def items_came(st: State, event: e.ItemsCame) -> None:
+    """Pass on what a generator yielded, without what its reader has seen of an earlier attempt."""
+    call = st.calls.get(event.id)
+    if call is None or call.attempt != event.attempt or call.state is not CallState.LEASED:
+        for payload in event.payloads:
+            st.discard(payload)
+        return
+    seen = max(0, min(len(event.payloads), call.items - event.first))
+    for payload in event.payloads[:seen]:
+        st.discard(payload)
+    fresh = event.payloads[seen:]
+    if fresh:
+        call.items = event.first + len(event.payloads)
+        st.emit(c.DeliverItems(call.client, call.id, call.attempt, event.first + seen, fresh))

@@ -1,0 +1,219 @@
+"""How attempts end and calls are settled: once, by the first attempt that finishes."""
+
+from __future__ import annotations
+
+from stoker.core import commands as c
+from stoker.core import retries
+from stoker.core.calls import Call, Delivery, Result, Settlement, stoker_error
+from stoker.core.pools import Worker, WorkerState
+from stoker.core.state import State
+from stoker.types import CallState, ErrorInfo, Outcome
+
+_FAILURES = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.MEMORY})
+
+
+def after_lease_ended(st: State, worker: Worker) -> None:
+    if not worker.leased and not worker.unknown:
+        worker.idle_since = st.now
+    if worker.id in st.nodes[worker.node].lent:
+        lend(st, worker)
+    st.touch(worker.pool)
+
+
+def finish(st: State, call: Call, result: Result) -> None:
+    """Settle a call by its attempt's result, or have it tried again."""
+    outcome = result.outcome
+    if outcome is Outcome.VALUE:
+        call.pool.done += 1
+        settle(st, call, CallState.SUCCEEDED, result)
+    elif outcome in _FAILURES:
+        fail(st, call, result)
+    elif outcome is Outcome.CANCELLED:
+        # Nobody asked for it (a call that was cancelled is settled already): the worker was told to end.
+        lost(st, call, cause="stopped", detail="it was told to end")
+    else:
+        call.pool.failed += 1
+        settle(st, call, CallState.FAILED, result)
+
+
+def fail(st: State, call: Call, result: Result) -> None:
+    """Count a failure: back off and try again, or settle."""
+    call.failures += 1
+    options = call.pool.options
+    if retries.wants_retry(options, call.failures, result.error):
+        wait = retries.delay(options.retries, call.failures)
+        what = result.error.type_name if result.error else result.outcome.name.lower()
+        call.note(st.now, "failed", f"attempt {call.attempt}: {what}; the next one in {wait:g} s")
+        st.discard(result.payload)
+        back_off(st, call, st.now + wait)
+        _write_progress(st, call)
+        return
+    call.pool.failed += 1
+    settle(st, call, CallState.FAILED, result)
+
+
+def back_off(st: State, call: Call, until: float) -> None:
+    """Let a call wait until then and queue it again."""
+    call.state = CallState.BACKOFF
+    call.worker = None
+    call.leased_at = 0.0
+    call.not_before = until
+    call.pool.backoff += 1
+
+    def again() -> None:
+        if call.state is CallState.BACKOFF and call.not_before == until:
+            call.pool.backoff -= 1
+            st.move(call, CallState.QUEUED)
+            call.pool.queue.push(call)
+            st.touch(call.pool)
+
+    st.at(until, again)
+
+
+def _write_progress(st: State, call: Call) -> None:
+    if call.detached:
+        st.writes.append(c.PersistProgress([call]))
+
+
+def lost(st: State, call: Call, *, cause: str, detail: str) -> None:
+    """Deal with an attempt whose worker ended under it."""
+    pool = call.pool
+    where = {"call_id": call.id, "function": pool.spec.label}
+    if cause == "memory":
+        message = f"Call {call.id} of {pool.spec.label} ran out of memory: {detail}. Give the function more memory=."
+        fail(st, call, Result(Outcome.MEMORY, error=_own_error("OutOfMemory", message, where, "MemoryError")))
+        return
+    call.losses += 1
+    if retries.survives_loss(pool.options, call.losses):
+        call.note(st.now, "lost", f"attempt {call.attempt}: its worker ended ({detail}); it is run again")
+        st.move(call, CallState.QUEUED)
+        call.worker = None
+        call.leased_at = 0.0
+        pool.queue.push_front(call)
+        _write_progress(st, call)
+        st.touch(pool)
+        return
+    message = (
+        f"Call {call.id} of {pool.spec.label} lost its worker {call.losses} times; the last one ended with: {detail}. "
+        "If the code itself ends the process (os._exit, a crash in native code), look at `stoker logs`; a call that "
+        "may be run more often can be given lost_retries=."
+    )
+    pool.failed += 1
+    settle(st, call, CallState.FAILED, Result(Outcome.ERROR, error=stoker_error("WorkerLost", message, where)))
+
+
+def _own_error(name: str, message: str, fields: dict[str, str], builtin: str) -> ErrorInfo:
+    return ErrorInfo(type_name=name, message=message, mro=[name, f"builtins.{builtin}"], fields=dict(fields))
+
+
+def timed_out(st: State, call: Call) -> None:
+    """Deal with an attempt that ran into its timeout and whose worker had to be stopped for it."""
+    pool = call.pool
+    message = f"Call {call.id} of {pool.spec.label} ran longer than timeout={pool.options.timeout:g} s."
+    fields = {"call_id": call.id, "function": pool.spec.label}
+    fail(st, call, Result(Outcome.TIMEOUT, error=_own_error("CallTimeout", message, fields, "TimeoutError")))
+
+
+def expire(st: State, call: Call) -> None:
+    """Drop a call whose deadline has come before it was leased; what runs may still make it, so it is told to stop."""
+    if call.state.settled or call.state is CallState.ACCEPTING:
+        return
+    message = f"Call {call.id} of {call.pool.spec.label} was not answered by its deadline."
+    error = stoker_error("DeadlineExceeded", message, {"call_id": call.id, "function": call.pool.spec.label})
+    worker = call.worker
+    if call.state is CallState.LEASED and worker is not None:
+        st.emit(c.CancelRunning(worker.id, [call.id], [call.attempt], st.limits.cancel_grace, "deadline"))
+    call.pool.failed += 1
+    settle(st, call, CallState.FAILED, Result(Outcome.ERROR, error=error))
+
+
+def settle(st: State, call: Call, state: CallState, result: Result) -> None:
+    """End a call. Attached ones are delivered and forgotten; detached ones are written down first."""
+    if call.queued:
+        call.pool.queue.discard(call)
+    if call.state is CallState.BACKOFF:
+        call.pool.backoff -= 1
+    accepting = call.state is CallState.ACCEPTING
+    st.move(call, state)
+    if call.detached:
+        st.settlements.append(Settlement(call, state, result, st.now, call.timeline()))
+        if accepting:
+            call.note(st.now, "cancelled", "before it was accepted")
+        return
+    del st.calls[call.id]
+    st.discard(call.payload)
+    _disown(st, call)
+    if call.parent:
+        _untie_from_parent(st, call)
+    deliveries = st.deliveries.get(call.client)
+    if deliveries is None:
+        deliveries = st.deliveries[call.client] = []
+    deliveries.append(Delivery(call.id, result, call.attempt))
+
+
+def _disown(st: State, call: Call) -> None:
+    mine = st.by_client.get(call.client)
+    if mine is not None:
+        mine.pop(call.id, None)
+        if not mine:
+            del st.by_client[call.client]
+    clients = call.pool.clients
+    left = clients.get(call.client, 0) - 1
+    if left > 0:
+        clients[call.client] = left
+    else:
+        # The client keeps its window: telling the others of their greater share can wait for the next newcomer.
+        clients.pop(call.client, None)
+
+
+def _untie_from_parent(st: State, call: Call) -> None:
+    parent = st.calls.get(call.parent)
+    if parent is not None and parent.children:
+        parent.children -= 1
+        if parent.worker is not None:
+            lend(st, parent.worker)
+
+
+def lend(st: State, worker: Worker) -> None:
+    """Free a worker's cores for others while all that it runs waits for calls of its own; take them back after."""
+    node = st.nodes.get(worker.node)
+    if node is None:
+        return
+    running = worker.running
+    waits = bool(running) and all(call.children for call in running)
+    if waits and worker.id not in node.lent:
+        node.lent[worker.id] = worker.capacity.cpus
+        for pool in st.pools.values():
+            if len(pool.queue):
+                st.touch(pool)
+    elif not waits:
+        node.lent.pop(worker.id, None)
+
+
+def committed(st: State, settlements: list[Settlement]) -> None:
+    """Tell those who wait: the end of these calls is written down, so it is theirs for good."""
+    by_client: dict[str, list[Delivery]] = {}
+    for settlement in settlements:
+        call = settlement.call
+        st.calls.pop(call.id, None)
+        st.discard(call.payload)
+        by_client.setdefault(call.client, []).append(Delivery(call.id, settlement.result, call.attempt))
+    for client, deliveries in by_client.items():
+        st.emit(c.Deliver(client, deliveries, detached=True))
+
+
+def stop_overdue(st: State, worker: Worker) -> None:
+    """Stop a worker whose attempt is past its timeout and that has not said so itself: it cannot be reached."""
+    if worker.state not in {WorkerState.READY, WorkerState.DRAINING, WorkerState.AWAY}:
+        return
+    options = worker.pool.options
+    late = st.now - options.timeout - st.limits.timeout_grace
+    overdue = [call for call in worker.running if max(call.leased_at, _began(worker, call)) < late]
+    if overdue:
+        worker.state = WorkerState.STOPPING
+        worker.stop_reason = "timeout"
+        st.emit(c.StopWorker(worker.id, 0.0, f"call {overdue[0].id} is past its timeout of {options.timeout:g} s"))
+
+
+def _began(worker: Worker, call: Call) -> float:
+    return call.leased_at if worker.pool.options.concurrency > 1 else worker.head_since

@@ -262,8 +262,8 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
         _punish(st, pool)
         if pool.bad_starts >= BAD_STARTS_MAX and worker.state is WorkerState.STARTING:
             message = (
-                f"{pool.bad_starts} workers of {pool.spec.label} in a row ended before they could take a call; the last "
-                f"one: {event.detail}. `stoker logs` has their output."
+                f"{pool.bad_starts} workers of {pool.spec.label} in a row ended before they could take a call; the "
+                f"last one: {event.detail}. `stoker logs` has their output."
             )
             _fail_queue(st, pool, ErrorInfo("StartupError", message, mro=["StartupError"]))
     for other in st.pools.values():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class FairQueue:
-    """See the module. Calls that were settled meanwhile stay until they come up, and are skipped; `len` is without them."""
+    """See the module. Calls that were settled meanwhile stay until they come up, and are skipped."""
 
     __slots__ = ("_levels", "_size")
 

@@ -14,6 +14,7 @@ from stoker.core.pools import Worker, WorkerState
 from stoker.core.state import Held, State
 from stoker.types import CallState
 
+
 def begin(st: State, event: e.RecoveryBegan) -> None:
     st.recovering_nodes = set(event.nodes)
     st.recovering_until = event.until
@@ -114,7 +115,7 @@ def result_of_unknown(st: State, worker_id: str, call_id: str, attempt: int, res
             call.pool.queue.discard(call)
             call.attempt = attempt
             call.state = CallState.LEASED
-                settling.finish(st, call, result)
+            settling.finish(st, call, result)
         else:
             st.discard(result.payload)
         return

@@ -1,0 +1,126 @@
+"""Building environments: once for each recipe, whoever asks, and usable only when whole."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+from stoker.blobs.base import BlobStore
+from stoker.errors import NotFound
+from stoker.images.build import Build
+from stoker.images.environment import Environment, Hold, read_environment
+from stoker.images.file_locks import build_lock
+from stoker.images.interpreters import Interpreters
+from stoker.images.local import check_local, local_environment
+from stoker.images.recipe import recipe_id
+from stoker.images.steps import check_apt
+from stoker.images.uv_tool import Uv
+from stoker.types import ImageSpec
+
+Progress = Callable[[str], None]
+_ON_DISK = frozenset({"add_local", "add_python"})  # the steps that need a directory even on the caller's own Python
+_HOLD_TRIES = 10  # each time, somebody pruned the environment between its build and our claim
+
+
+def _silent(_: str) -> None:
+    return
+
+
+class EnvironmentBuilder:
+    """Turns recipes into environments below ``root``.
+
+    Safe to use from several threads and processes at once: one builds, the others wait and get the same result.
+    ``home`` (``root``'s parent, unless given) has the unpacked bundles and the worker path.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        blobs: BlobStore,
+        *,
+        uv: Uv | None = None,
+        interpreters: Interpreters | None = None,
+        home: Path | None = None,
+    ) -> None:
+        self._root = root
+        self._blobs = blobs
+        self._uv = uv or Uv()
+        self._home = home or root.parent
+        self.interpreters = interpreters or Interpreters(root / "interpreters.json")
+        self._flights: dict[str, Future[Environment]] = {}
+        self._flights_lock = threading.Lock()
+
+    def ensure(self, spec: ImageSpec, *, progress: Progress = _silent) -> Environment:
+        """Return the environment of a recipe; it is built first if need be, ``progress`` gets a line for each step.
+
+        Blocks: call it in a thread. Whoever comes while it is being built shares the result, errors included.
+
+        Raises:
+            ImageBuildError: it cannot be built; the message has the tool's own words.
+            InterpreterNotFound: the node has no such Python.
+            NotFound: a blob of the recipe is not in the blob store.
+        """
+        if spec.local is not None:
+            check_local(spec.local)
+            if not any(step.kind in _ON_DISK for step in spec.steps):
+                for step in spec.steps:
+                    if step.kind == "apt_install":
+                        check_apt(step.args["packages"])
+                return local_environment(spec, spec.local)
+        recipe = recipe_id(spec)
+        if (ready := self._ready(recipe)) is not None:
+            return ready
+        with self._flights_lock:
+            flight = self._flights.get(recipe)
+            is_mine = flight is None
+            if flight is None:
+                flight = self._flights[recipe] = Future()
+        if is_mine:
+            return self._fly(recipe, spec, flight, progress)
+        progress("waiting for this environment, which is being built")
+        return flight.result()
+
+    def hold(self, spec: ImageSpec, *, progress: Progress = _silent) -> Hold:
+        """Return a claim on the environment of a recipe: what `ensure` returns, but safe from pruning meanwhile."""
+        for _ in range(_HOLD_TRIES):
+            environment = self.ensure(spec, progress=progress)
+            try:
+                return environment.hold()
+            except NotFound:
+                continue
+        return self.ensure(spec, progress=progress).hold()
+
+    def _ready(self, recipe: str) -> Environment | None:
+        try:
+            key = (self._root / "recipes" / recipe).read_text()
+        except OSError:
+            return None
+        return read_environment(self._root / key) if key else None
+
+    def _fly(self, recipe: str, spec: ImageSpec, flight: Future[Environment], progress: Progress) -> Environment:
+        """Build, and tell those who wait in other threads; its errors are theirs too."""
+        try:
+            environment = self._build(recipe, spec, progress)
+        except BaseException as error:
+            flight.set_exception(error)
+            raise
+        else:
+            flight.set_result(environment)
+            return environment
+        finally:
+            with self._flights_lock:
+                del self._flights[recipe]
+
+    def _build(self, recipe: str, spec: ImageSpec, progress: Progress) -> Environment:
+        def waiting() -> None:
+            progress("waiting for another process that builds this environment")
+
+        with build_lock(self._root / "guards" / f"{recipe}.build", waiting=waiting) as lock:
+            if (ready := self._ready(recipe)) is not None:
+                return ready
+            build = Build(recipe, spec, self._root, self._home, self._blobs, self._uv, lock, progress)
+            if spec.local is not None:
+                return build.on_local(spec.local)
+            return build.on_interpreter(self.interpreters.find(spec.python))

@@ -122,11 +122,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A settled call on its way to a client. ``seconds`` is how long the attempt ran."""
+    """A settled call on its way to a client; ``call`` is None for one that is told from the store."""
 
     id: str
     result: Result
     attempt: int
+    call: Call | None = None
 
 
 def stoker_error(name: str, message: str, fields: Mapping[str, Any] | None = None) -> ErrorInfo:

@@ -123,6 +123,14 @@ class StopWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class LendCpus:
+    """A worker's cores may be granted to others (``lent``), or are its own again."""
+
+    worker: str
+    lent: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SetWindow:
     """How many calls of a function a client's maps may have outstanding or unread."""
 
@@ -156,6 +164,7 @@ Command = (
     | StartWorker
     | DrainWorker
     | StopWorker
+    | LendCpus
     | SetWindow
     | TellPhase
 )

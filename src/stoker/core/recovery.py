@@ -14,6 +14,8 @@ from stoker.core.pools import Worker, WorkerState
 from stoker.core.state import Held, State
 from stoker.types import CallState
 
+STRAY_SECONDS = 1.0  # results that were on their way when a connection broke are sent again within milliseconds
+
 
 def begin(st: State, event: e.RecoveryBegan) -> None:
     st.recovering_nodes = set(event.nodes)

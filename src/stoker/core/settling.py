@@ -142,13 +142,14 @@ def settle(st: State, call: Call, state: CallState, result: Result) -> None:
         return
     del st.calls[call.id]
     st.discard(call.payload)
+    call.payload = b""  # a record of the call may be kept for people; its bytes need not
     _disown(st, call)
     if call.parent:
         _untie_from_parent(st, call)
     deliveries = st.deliveries.get(call.client)
     if deliveries is None:
         deliveries = st.deliveries[call.client] = []
-    deliveries.append(Delivery(call.id, result, call.attempt))
+    deliveries.append(Delivery(call.id, result, call.attempt, call))
 
 
 def _disown(st: State, call: Call) -> None:
@@ -183,11 +184,12 @@ def lend(st: State, worker: Worker) -> None:
     waits = bool(running) and all(call.children for call in running)
     if waits and worker.id not in node.lent:
         node.lent[worker.id] = worker.capacity.cpus
+        st.emit(c.LendCpus(worker.id, True))
         for pool in st.pools.values():
             if len(pool.queue):
                 st.touch(pool)
-    elif not waits:
-        node.lent.pop(worker.id, None)
+    elif not waits and node.lent.pop(worker.id, None) is not None:
+        st.emit(c.LendCpus(worker.id, False))
 
 
 def committed(st: State, settlements: list[Settlement]) -> None:
@@ -197,7 +199,8 @@ def committed(st: State, settlements: list[Settlement]) -> None:
         call = settlement.call
         st.calls.pop(call.id, None)
         st.discard(call.payload)
-        by_client.setdefault(call.client, []).append(Delivery(call.id, settlement.result, call.attempt))
+        call.payload = b""
+        by_client.setdefault(call.client, []).append(Delivery(call.id, settlement.result, call.attempt, call))
     for client, deliveries in by_client.items():
         st.emit(c.Deliver(client, deliveries, detached=True))
 

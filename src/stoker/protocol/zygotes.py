@@ -27,7 +27,6 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "RAYON_NUM_THREADS",
     "POLARS_MAX_THREADS",
-    "OMP_THREAD_LIMIT",
 )
 """What a zygote has at 1 from its very start, so that libraries leave one OS thread. Workers get their grant's cores."""
 

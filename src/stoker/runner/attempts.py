@@ -1,0 +1,143 @@
+"""The attempts that a worker has been leased: waiting, running, and what was said of some before they came.
+
+The desk's lock also covers the pending results of `Outbox`: an attempt leaves ``running`` in the same step in which its
+result is noted, so that a reconnecting worker names each attempt exactly once, as held or as finished.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from stoker.protocol.messages import Lease
+from stoker.runner.config import DEFAULT_CREDIT
+from stoker.runner.interrupts import Interrupt
+from stoker.transport.current import CurrentCall
+
+Key: TypeAlias = "tuple[str, int]"
+
+FOREKNOWN_MAX = 10_000  # attempts named before their lease: most of these names are late, not early, and never used
+
+
+class Attempt(CurrentCall):
+    """One attempt and what becomes of it. ``segment`` is (name, size) when its input does not lie in ``body``."""
+
+    __slots__ = ("body", "credit", "interrupt", "key", "raised", "segment", "started")
+
+    def __init__(
+        self, call_id: str, number: int, body: memoryview, segment: tuple[str, int] | None, credit: int
+    ) -> None:
+        super().__init__(call_id, number)
+        self.key: Key = (call_id, number)
+        self.body = body
+        self.segment = segment
+        self.credit = credit
+        self.started = 0.0
+        self.interrupt: Interrupt | None = None
+        self.raised = False  # its exception was raised: it comes once, code that swallows it is ended from outside
+
+
+class Desk:
+    """See the module. Every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.waiting: deque[Attempt] = deque()
+        self.running: dict[Key, Attempt] = {}
+        self.draining = False
+        self.taken = 0
+        self.connection = 0  # leases of an earlier connection are not ours any more: the server has been told so
+        self._cancelled: dict[Key, None] = {}
+        self._revoked: dict[Key, None] = {}
+
+    def put(self, lease: Lease, parts: Sequence[memoryview], *, connection: int) -> tuple[list[Attempt], list[Attempt]]:
+        """Add leased attempts. Return those that were cancelled before they came, and those to be given back."""
+        cancelled: list[Attempt] = []
+        returned: list[Attempt] = []
+        credits = lease.credits or [0] * len(lease.ids)
+        with self.lock:
+            if connection != self.connection:
+                return cancelled, returned
+            for i, call_id in enumerate(lease.ids):
+                segment = lease.segments.get(str(i)) if lease.segments else None
+                place = (str(segment[0]), int(segment[1])) if segment else None
+                attempt = Attempt(call_id, lease.attempts[i], parts[i], place, credits[i] or DEFAULT_CREDIT)
+                if self._revoked and attempt.key in self._revoked:
+                    del self._revoked[attempt.key]
+                elif self._cancelled and attempt.key in self._cancelled:
+                    del self._cancelled[attempt.key]
+                    cancelled.append(attempt)
+                elif self.draining:
+                    returned.append(attempt)
+                else:
+                    self.waiting.append(attempt)
+        return cancelled, returned
+
+    def take(self) -> Attempt | None:
+        """Return the next attempt to run, None when none waits."""
+        with self.lock:
+            if not self.waiting:
+                return None
+            attempt = self.waiting.popleft()
+            self.running[attempt.key] = attempt
+            self.taken += 1
+            return attempt
+
+    def cancel(self, keys: Sequence[Key]) -> tuple[list[Attempt], list[Attempt]]:
+        """Return the attempts of these that waited, which will not run, and those that run now; remember the rest."""
+        wanted = set(keys)
+        with self.lock:
+            dropped = self._remove_waiting(wanted)
+            running = [self.running[key] for key in keys if key in self.running]
+            for attempt in dropped + running:
+                wanted.discard(attempt.key)
+            _remember(self._cancelled, wanted)
+        return dropped, running
+
+    def revoke(self, keys: Sequence[Key], *, finished: set[Key]) -> list[Key]:
+        """Return those of these attempts that were not started and never will be here.
+
+        One whose lease has not been read yet counts as given back: it is dropped when it comes.
+        """
+        wanted = set(keys)
+        with self.lock:
+            given = [attempt.key for attempt in self._remove_waiting(wanted)]
+            unseen = wanted - set(given) - self.running.keys() - finished
+            _remember(self._revoked, unseen)
+        return given + [key for key in keys if key in unseen]
+
+    def drain(self) -> list[Attempt]:
+        """Take no more, and return the attempts that waited."""
+        with self.lock:
+            self.draining = True
+            left = list(self.waiting)
+            self.waiting.clear()
+            return left
+
+    def reconnect(self, connection: int) -> tuple[list[str], list[int]]:
+        """Start over on a new connection: return ids and numbers of what is held and not finished."""
+        with self.lock:
+            self.connection = connection
+            # What was said of attempts that we never saw was said on the old connection; their numbers may come again.
+            self._cancelled.clear()
+            self._revoked.clear()
+            held = [*self.running.values(), *self.waiting]
+            return [attempt.id for attempt in held], [attempt.number for attempt in held]
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.running and not self.waiting
+
+    def _remove_waiting(self, wanted: set[Key]) -> list[Attempt]:
+        found = [attempt for attempt in self.waiting if attempt.key in wanted]
+        if found:
+            self.waiting = deque(attempt for attempt in self.waiting if attempt.key not in wanted)
+        return found
+
+
+def _remember(memory: dict[Key, None], keys: set[Key]) -> None:
+    memory.update(dict.fromkeys(keys))
+    while len(memory) > FOREKNOWN_MAX:
+        del memory[next(iter(memory))]

@@ -1,0 +1,77 @@
+"""Which call this code runs for: set by the runner, read by the client library in a worker and by the output streams.
+
+It follows a call through its own thread and tasks. Threads that user code starts see it too in a worker that runs one
+call at a time; in a concurrent one they belong to no call, since nobody knows to which.
+"""
+
+from __future__ import annotations
+
+import os
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+SERVER_VARIABLE = "STOKER_SERVER"  # the Unix socket to which nested calls go
+TOKEN_VARIABLE = "STOKER_TOKEN"
+APP_VARIABLE = "STOKER_APP"
+RUN_ID_VARIABLE = "STOKER_RUN_ID"
+
+
+class CurrentCall:
+    """The call that runs: its id, which attempt this is, and whether somebody asked it to stop.
+
+    ``cancelled`` is for sync functions that run concurrently as threads: nothing can interrupt those, so they look.
+    """
+
+    __slots__ = ("cancelled", "id", "number")
+
+    def __init__(self, call_id: str, number: int) -> None:
+        self.id = call_id
+        self.number = number
+        self.cancelled = False
+
+
+@dataclass(frozen=True)
+class WorkerIdentity:
+    """The worker that this process is; ``function`` is `FunctionSpec.key`."""
+
+    worker: str
+    app: str
+    name: str
+    function: str
+    run_id: str = ""
+
+
+_call: ContextVar[CurrentCall | None] = ContextVar("stoker_current_call", default=None)
+_only_call: CurrentCall | None = None
+_identity: WorkerIdentity | None = None
+
+
+def current_call() -> CurrentCall | None:
+    """Return the call that this code runs for, None outside of one."""
+    return _call.get() or _only_call
+
+
+def worker_identity() -> WorkerIdentity | None:
+    """Return what this process is, None outside of a worker."""
+    return _identity
+
+
+def enter_call(call: CurrentCall | None) -> None:
+    """Say that what follows in this context is for this call."""
+    _call.set(call)
+
+
+def enter_only_call(call: CurrentCall | None) -> None:
+    """Say that whatever runs in this process now is for this call."""
+    global _only_call
+    _only_call = call
+
+
+def become_worker(identity: WorkerIdentity, *, server: str, token: str) -> None:
+    """Make this process a worker: nested calls go to its server with its own token."""
+    global _identity
+    _identity = identity
+    os.environ[SERVER_VARIABLE] = server
+    os.environ[TOKEN_VARIABLE] = token
+    os.environ[APP_VARIABLE] = identity.app
+    os.environ[RUN_ID_VARIABLE] = identity.run_id

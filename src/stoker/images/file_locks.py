@@ -46,6 +46,7 @@ def build_lock(path: Path, *, waiting: Callable[[], None]) -> Iterator[BuildLock
     try:
         yield BuildLock(fd)
     finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)  # for those too that inherited it and live on
         os.close(fd)
 
 

@@ -39,6 +39,6 @@ def check_local(local: LocalPython) -> None:
     if fingerprint(local.executable, local.sys_path) != local.fingerprint:
         raise ImageBuildError(
             f"The environment of {local.executable} changed since the image was declared: a package was installed, "
-            "upgraded or removed. Start the program again (a deployed app: deploy it again), so that its functions run in "
-            "what is there now; or pin what they need with Image.python().pip_install(…)."
+            "upgraded or removed. Start the program again (a deployed app: deploy it again), so that its functions run "
+            "in what is there now; or pin what they need with Image.python().pip_install(…)."
         )

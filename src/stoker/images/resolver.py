@@ -14,7 +14,6 @@ from stoker.images.recipe import Packages, UvProject, Wanted, normalized
 from stoker.images.uv_tool import Uv
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_PREFERRED_RELEASES = "if-necessary-or-explicit"  # uv's default; a `--pre` line in a requirements file opens it
 
 
 def resolve(
@@ -44,9 +43,9 @@ def resolve(
         for number, project in enumerate(packages.projects, 1):
             inputs.append(_project_input(number, project, interpreter, uv=uv, scratch=scratch, lock=lock))
         output = scratch / "lock.txt"
-        prerelease = "allow" if packages.prereleases else _PREFERRED_RELEASES
+        prereleases = ["--prerelease=allow"] if packages.prereleases else []
         done = uv.run(
-            *("pip", "compile", "--no-header", "--python", interpreter.path, "--prerelease", prerelease),
+            *("pip", "compile", "--no-header", "--python", interpreter.path, *prereleases),
             *("-o", output.name, *packages.arguments, *inputs),
             cwd=scratch,
             lock=lock,

@@ -123,15 +123,15 @@ def check_apt(packages: list[str]) -> None:
     if shutil.which("dpkg-query") is None:
         raise ImageBuildError(
             f"The image needs the system packages {', '.join(packages)}, but this node has no dpkg, so apt_install() "
-            "cannot be honoured here. Install what they provide by the node's own means, and take apt_install() out of the "
-            "image."
+            "cannot be honoured here. Install what they provide by the node's own means, and take apt_install() out of "
+            "the image."
         )
     missing = [package for package in packages if not _is_installed(package)]
     if missing:
         sudo = "" if os.geteuid() == 0 else "sudo "
         raise ImageBuildError(
-            f"The image needs system packages that this node lacks: {', '.join(missing)}. They change the whole machine, "
-            f"so Stoker does not install them itself. Run: {sudo}apt-get install -y {shlex.join(missing)}"
+            f"The image needs system packages that this node lacks: {', '.join(missing)}. They change the whole "
+            f"machine, so Stoker does not install them itself. Run: {sudo}apt-get install -y {shlex.join(missing)}"
         )
 
 

@@ -184,6 +184,12 @@ class Engine(Protocol):
         A worker that is not there is no error.
         """
 
+    def lend(self, worker: str, *, lent: bool) -> None:
+        """Let a worker's cores be granted to others while all it does is wait for them, or give them back to it.
+
+        Taking them back may over-commit the node's cores until those who borrowed them end. Memory is never lent.
+        """
+
     async def flush_logs(self) -> None:
         """Return when all output written so far has been delivered as events."""
 

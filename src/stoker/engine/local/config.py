@@ -1,0 +1,59 @@
+"""What an agent is told when it starts, and the figures that it goes by."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+EMBEDDED_GRACE_SECONDS = 10.0  # without a server, the program that owned everything is gone for good
+PERSISTENT_GRACE_SECONDS = 600.0  # a server may be upgraded meanwhile; what runs goes on running
+STOP_GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL where nobody said otherwise
+RUN_MARKER = "STOKER_RUN"  # in the environment of all that an agent starts: whose it is
+WORKER_MARKER = "STOKER_WORKER"  # in the environment of a worker and all that it starts
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Where an agent works, and for how long it waits for a server that went away.
+
+    ``mode``: ``embedded`` · ``persistent``. ``grace`` 0 means the mode's own. ``limits``: ``auto``, or one of
+    ``cgroup2`` · ``cgroup1`` · ``watch`` to have that one and no other.
+    """
+
+    run_dir: Path
+    state_dir: Path
+    server_socket: Path
+    mode: str = "embedded"
+    grace: float = 0.0
+    node: str = "local"
+    limits: str = "auto"
+    labels: dict[str, str] = field(default_factory=dict)
+    runner: str = ""  # a directory with a runner to use in place of Stoker's own; tests do
+
+    @property
+    def patience(self) -> float:
+        """Seconds without a server after which the agent ends everything."""
+        return self.grace or (EMBEDDED_GRACE_SECONDS if self.mode == "embedded" else PERSISTENT_GRACE_SECONDS)
+
+    @property
+    def marker(self) -> str:
+        """The value of `RUN_MARKER` for this run."""
+        return str(self.run_dir)
+
+    @property
+    def tag(self) -> str:
+        """A short name of this run, for cgroups."""
+        return hashlib.sha256(self.marker.encode()).hexdigest()[:12]
+
+    @property
+    def logs(self) -> Path:
+        return self.state_dir / "logs"
+
+    @property
+    def zygote_socket(self) -> Path:
+        return self.run_dir / "agent.sock"
+
+    @property
+    def ledger(self) -> Path:
+        return self.run_dir / "agent.ledger"

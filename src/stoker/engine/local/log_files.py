@@ -1,0 +1,224 @@
+"""Workers' output as it lies on disk: one append-only file a worker, which any number of processes write.
+
+A line that user code printed through Python begins with ``\\x1e<call id>\\x1f<o|e>\\x1f``; other lines are native
+output and belong to the worker. The first line is ours: ``\\x1e\\x1fm\\x1f`` and a JSON object that says whose file
+it is.
+
+A file is kept small by punching holes: what is old is given back to the disk while every offset stays as it was, so
+writers and readers go on undisturbed. Its length therefore counts all that was ever written.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stoker.engine.local.processes import libc
+
+KEEP_BYTES = 64 << 20  # of one worker's output, the newest
+TRIM_SLACK_BYTES = 16 << 20  # trimmed only when so much over, so that a hole is punched seldom
+HEAD_BYTES = 4096  # one block at the start stays, with the line that says whose file it is
+TOTAL_BYTES = 256 << 20  # of all workers that are gone
+TOTAL_AGE_SECONDS = 7 * 86400.0
+REPLY_BYTES = 8 << 20  # of text in one answer: a frame's header holds 16 MiB
+RECORD, UNIT = b"\x1e", b"\x1f"
+STREAMS = {b"o": "stdout", b"e": "stderr", b"s": "stoker"}
+META = b"m"
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
+
+
+class Line(NamedTuple):
+    """One line of output: the call that printed it, empty for native output; ``stdout`` · ``stderr`` · ``stoker``."""
+
+    call: str
+    stream: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """Whose file it is."""
+
+    worker: str
+    function: str
+    label: str
+    began: float
+
+
+def log_path(directory: Path, worker: str) -> Path:
+    return directory / f"{worker}.log"
+
+
+def create_log(path: Path, header: Header) -> None:
+    """Make a worker's file with its first line; one that is there stays."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        if not os.fstat(fd).st_size:
+            os.write(fd, b"".join([RECORD, UNIT, META, UNIT, json.dumps(vars(header)).encode(), b"\n"]))
+    finally:
+        os.close(fd)
+
+
+def append_note(path: Path, text: str) -> None:
+    """Add a line of Stoker's own to a worker's file."""
+    with path.open("ab", buffering=0) as file:
+        file.write(b"".join([RECORD, UNIT, b"s", UNIT, text.replace("\n", " ").encode(), b"\n"]))
+
+
+def parse_lines(data: bytes) -> Iterator[Line]:
+    """Yield the lines of a piece of a file, without our own first one."""
+    for raw in data.split(b"\n"):
+        # Native output without a newline may stand before a line of Python's.
+        native, mark, rest = raw.partition(RECORD)
+        if native and (native := native.lstrip(b"\0")):
+            yield Line("", "stdout", _decode(native))
+        elif not mark and not raw:
+            yield Line("", "stdout", "")
+        while mark:
+            record, mark, rest = rest.partition(RECORD)
+            yield from _parse_record(record)
+
+
+def _parse_record(record: bytes) -> Iterator[Line]:
+    call, _, rest = record.partition(UNIT)
+    stream, found, text = rest.partition(UNIT)
+    if found and stream in STREAMS:
+        yield Line(call.decode("ascii", "replace"), STREAMS[stream], _decode(text))
+    elif stream != META or call:
+        yield Line("", "stdout", _decode(record))  # a user's own control character
+
+
+def _decode(text: bytes) -> str:
+    return text.removesuffix(b"\r").decode("utf-8", "replace")
+
+
+def trim(fd: int, size: int, *, keep: int = KEEP_BYTES) -> int:
+    """Give back all but the newest ``keep`` bytes of a file, and its head; returns where the kept part begins, or 0."""
+    end = (size - keep) // HEAD_BYTES * HEAD_BYTES
+    if end <= HEAD_BYTES:
+        return 0
+    mode = ctypes.c_int(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
+    if libc.fallocate(fd, mode, ctypes.c_long(HEAD_BYTES), ctypes.c_long(end - HEAD_BYTES)) != 0:
+        # This file system knows no holes: start the file anew. Appending writers go on at its new end.
+        os.ftruncate(fd, 0)
+        return 0
+    return end
+
+
+class LogQuery(NamedTuple):
+    """Which lines: of these workers (empty: all), of one function (key or label), of one call; the last ``tail``."""
+
+    workers: list[str]
+    function: str
+    call: str
+    tail: int
+
+    @classmethod
+    def of(cls, params: dict[str, Any]) -> LogQuery:
+        return cls(
+            workers=[str(one) for one in params.get("workers") or []],
+            function=str(params.get("function") or ""),
+            call=str(params.get("call") or ""),
+            tail=int(params.get("tail") or 1000),
+        )
+
+
+def read_logs(directory: Path, query: LogQuery) -> list[dict[str, Any]]:
+    """Return what was printed, a dict for each worker, oldest worker first: the columns of `LogLines` and more.
+
+    ``dropped`` is how many bytes of its oldest output were given back to the disk.
+    """
+    room = REPLY_BYTES
+    found: list[dict[str, Any]] = []
+    for path in sorted(directory.glob("*.log"), key=_modified, reverse=True):
+        if room > 0 and (not query.workers or path.stem in query.workers) and (one := _read_one(path, query, room)):
+            room -= sum(map(len, one["texts"]))
+            found.append(one)
+    return sorted(found, key=lambda one: float(one["began"]))
+
+
+def _read_one(path: Path, query: LogQuery, room: int) -> dict[str, Any] | None:
+    with path.open("rb") as file:
+        header = _read_header(path, file.readline(HEAD_BYTES))
+        if query.function and query.function not in (header.function, header.label):
+            return None
+        start = _data_start(file.fileno(), file.tell())
+        dropped = start - file.tell()
+        if query.call and not _mentions(file.fileno(), query.call):
+            return None
+        file.seek(start)
+        lines = _last_lines(file, query, room)
+    if query.call and not lines:
+        return None
+    columns = [list(column) for column in zip(*lines, strict=True)] or [[], [], []]
+    names = ("calls", "streams", "texts")
+    return {**vars(header), "dropped": dropped, **dict(zip(names, columns, strict=True))}
+
+
+def _last_lines(file: Iterable[bytes], query: LogQuery, room: int) -> list[Line]:
+    kept: deque[Line] = deque(maxlen=query.tail)
+    size = 0
+    for raw in file:
+        for line in parse_lines(raw.removesuffix(b"\n")):
+            if not query.call or line.call == query.call:
+                size += len(line.text) - (len(kept[0].text) if len(kept) == query.tail else 0)
+                kept.append(line)
+        while size > room and kept:
+            size -= len(kept.popleft().text)
+    return list(kept)
+
+
+def _read_header(path: Path, line: bytes) -> Header:
+    try:
+        return Header(**json.loads(line.rpartition(UNIT)[2]))
+    except (ValueError, TypeError):
+        return Header(path.stem, "", "", _modified(path))  # the file was started anew
+
+
+def _data_start(fd: int, after_header: int) -> int:
+    """Return where the kept output begins: after the header, or after the hole behind the first block."""
+    size = os.fstat(fd).st_size
+    if size <= HEAD_BYTES:
+        return after_header
+    try:
+        hole = os.lseek(fd, HEAD_BYTES, os.SEEK_HOLE)
+        return os.lseek(fd, HEAD_BYTES, os.SEEK_DATA) if hole == HEAD_BYTES < size else after_header
+    except OSError:
+        return after_header  # nothing but the hole, or a file system that knows none
+
+
+def _mentions(fd: int, call: str) -> bool:
+    if not os.fstat(fd).st_size:
+        return False
+    with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as mapped:
+        return mapped.find(RECORD + call.encode() + UNIT) >= 0
+
+
+def prune(directory: Path, *, alive: set[str], total: int = TOTAL_BYTES, age: float = TOTAL_AGE_SECONDS) -> None:
+    """Delete files of workers that are gone: the old ones, and the oldest of what takes too much room."""
+    now = time.time()
+    used = 0
+    for path in sorted(directory.glob("*.log"), key=_modified, reverse=True):
+        if path.stem in alive:
+            continue
+        try:
+            used += path.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue
+        if used > total or now - _modified(path) > age:
+            path.unlink(missing_ok=True)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from stoker.client.first_party import Imports, TopLevel, imports_of, locate
+from stoker.client.first_party import Imports, TopLevel, imports_of, is_first_party, locate
 from stoker.client.gitignore import outer_rules
 from stoker.client.packing import pack, walk
 from stoker.errors import InvalidRequest
@@ -103,8 +103,10 @@ def _entry(entry: ModuleType | str | Path | None) -> tuple[str, list[TopLevel]]:
         name = spec.name
     top_name = name.split(".", maxsplit=1)[0]
     top = locate(top_name)
-    if top is None and "." not in name and module is not None and name in sys.modules:
-        return _script(Path(_source_of(module, name)), name=name)  # loaded by path, found nowhere on sys.path
+    if top is None and "." not in name and module is not None:
+        source = Path(_source_of(module, name)).resolve()
+        if is_first_party(str(source)):
+            return _script(source, name=name)  # loaded by path, found nowhere on sys.path
     if top is None:
         raise InvalidRequest(f"The module {name!r} is not your own source, so it cannot be bundled.")
     return name, [top]

@@ -50,8 +50,8 @@ class Imports:
 def locate(name: str, *, importer: Path | None = None, beside: tuple[str, ...] = ()) -> TopLevel | None:
     """Return where the top-level module ``name`` is, None where it is not first-party or not there at all.
 
-    ``beside`` are directories to search before ``sys.path``: the script's own. A directory without ``__init__.py`` counts
-    only where ``importer`` really imports it: the quick scan also sees imports in comments and strings.
+    ``beside`` are directories to search before ``sys.path``: the script's own. A directory without ``__init__.py``
+    counts only where ``importer`` really imports it: the quick scan also sees imports in comments and strings.
     """
     if name in _OWN or (name in sys.stdlib_module_names and name not in sys.modules):
         return None
@@ -60,12 +60,12 @@ def locate(name: str, *, importer: Path | None = None, beside: tuple[str, ...] =
         return None
     places = [os.path.realpath(place) for place in spec.submodule_search_locations or ()]
     if places:
-        own = tuple(Path(place) for place in places if _is_first_party(place) and os.path.isdir(place))  # noqa: PTH112
+        own = tuple(Path(place) for place in places if is_first_party(place) and os.path.isdir(place))  # noqa: PTH112
         if spec.origin is None and (importer is not None and name not in _exact_imports(importer)):
             return None
         return TopLevel(name, directories=own) if own else None
     origin = spec.origin
-    if origin is None or not spec.has_location or not _is_first_party(os.path.realpath(origin)):
+    if origin is None or not spec.has_location or not is_first_party(os.path.realpath(origin)):
         return None
     return TopLevel(name, file=Path(origin)) if os.path.isfile(origin) else None  # noqa: PTH113
 
@@ -95,7 +95,8 @@ def _spec_of(name: str, beside: tuple[str, ...]) -> ModuleSpec | None:
 
 
 @lru_cache(maxsize=4096)
-def _is_first_party(path: str) -> bool:
+def is_first_party(path: str) -> bool:
+    """Tell whether a file (its real path) is the user's own."""
     if not _INSTALLED.isdisjoint(Path(path).parts):
         return False
     return not any(path == root or path.startswith(root + os.sep) for root in (_STOKER, _STDLIB))

@@ -145,8 +145,8 @@ class Image:
 
     def env(self, variables: Mapping[str, str]) -> Image:
         """Set environment variables, for the build steps and for the function."""
-        given: Mapping[object, object] = {**variables}
-        for name, value in given.items():
+        given: list[tuple[object, object]] = list(variables.items())
+        for name, value in given:
             if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
                 raise InvalidOption(f"env: {name!r} is no name for an environment variable.")
             if not isinstance(value, str):

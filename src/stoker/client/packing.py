@@ -15,10 +15,8 @@ from pathlib import Path
 from stoker.client.gitignore import GitIgnore
 from stoker.errors import InvalidRequest
 
-SKIPPED_DIRS = frozenset(
-    ("__pycache__", ".git", ".hg", ".svn", ".tox", ".nox", ".venv", "node_modules", ".eggs", ".idea", ".vscode")
-    + (".mypy_cache", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints")
-)
+_OF_TOOLS = ("node_modules", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", ".idea", ".vscode")
+SKIPPED_DIRS = frozenset({"__pycache__", ".git", ".hg", ".svn", ".tox", ".nox", ".venv", ".eggs", *_OF_TOOLS})
 SKIPPED_ENDINGS = (".pyc", ".pyo")
 
 

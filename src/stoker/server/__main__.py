@@ -1,0 +1,175 @@
+"""``python -m stoker.server``: one server, embedded in a program or persistent.
+
+The agent is forked off first, before there is a loop or a thread: it shares the imports, so that it costs neither start
+time nor memory of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from stoker import paths
+from stoker.blobs.disk import DiskBlobStore
+from stoker.engine.local.config import AgentConfig
+from stoker.engine.local.engine import LocalEngine
+from stoker.errors import InvalidRequest, StokerError
+from stoker.quantities import parse_duration
+from stoker.server.link import Link
+from stoker.server.server import Server, ServerConfig
+from stoker.store.sqlite import SqliteStore
+
+log = logging.getLogger("stoker.server")
+
+RETENTION_SECONDS = 7 * 86400.0  # for which a detached call's result is kept
+BACKLOG = 1024
+
+
+def main() -> int:
+    """Run a server until it is told to stop; the exit status."""
+    arguments = _parse()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        config = _config(arguments)
+        lock = _lock(config)
+        engine = LocalEngine(_agent_config(config))
+        engine.fork_agent()
+        import uvloop
+
+        uvloop.run(_serve(config, engine, arguments))
+    except StokerError as error:
+        log.error("%s", error)
+        _tell_ready(arguments.ready_fd, {"error": {"type_name": type(error).__name__, "message": str(error)}})
+        return 1
+    os.close(lock)
+    if config.mode == "embedded":
+        shutil.rmtree(config.run_dir, ignore_errors=True)
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stoker.server", description=__doc__)
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--embedded", action="store_true")
+    mode.add_argument("--persistent", action="store_true")
+    parser.add_argument("--run-dir", type=Path)
+    parser.add_argument("--state-dir", type=Path)
+    parser.add_argument("--parent-pid", type=int, default=0)
+    parser.add_argument("--ready-fd", type=int, default=-1)
+    return parser.parse_args()
+
+
+def _config(arguments: argparse.Namespace) -> ServerConfig:
+    if arguments.embedded:
+        if arguments.run_dir is None:
+            raise InvalidRequest("An embedded server needs --run-dir.")
+        run_dir = state_dir = arguments.run_dir
+        name = f"stoker-{os.getuid()}-{run_dir.name}"
+    else:
+        run_dir = arguments.run_dir or paths.server_runtime()
+        state_dir = arguments.state_dir or paths.server_home()
+        # Servers of several homes on one machine must not share a directory of segments.
+        name = f"stoker-{os.getuid()}-server-{hashlib.sha256(str(run_dir).encode()).hexdigest()[:8]}"
+    return ServerConfig(
+        mode="embedded" if arguments.embedded else "persistent",
+        run_dir=paths.private_dir(run_dir.resolve()),
+        state_dir=paths.private_dir(state_dir.resolve()),
+        segments=paths.SHM_ROOT / name if paths.SHM_ROOT.is_dir() else state_dir / "segments",
+        retention=parse_duration(
+            os.environ.get("STOKER_RESULT_RETENTION", RETENTION_SECONDS), option="STOKER_RESULT_RETENTION"
+        ),
+    )
+
+
+def _agent_config(config: ServerConfig) -> AgentConfig:
+    return AgentConfig(
+        run_dir=config.run_dir, state_dir=config.state_dir, server_socket=config.socket, mode=config.mode
+    )
+
+
+def _lock(config: ServerConfig) -> int:
+    """Hold this state directory: two servers on one would each believe themselves alone."""
+    fd = os.open(config.state_dir / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+        os.close(fd)
+        raise InvalidRequest(
+            f"Another server (pid {holder}) works on {config.state_dir}. Use it (`stoker server status`), stop it "
+            "(`stoker server stop`), or give this one a STOKER_HOME of its own."
+        ) from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, str(os.getpid()).encode(), 0)
+    return fd
+
+
+async def _serve(config: ServerConfig, engine: LocalEngine, arguments: argparse.Namespace) -> None:
+    store = SqliteStore(config.state_dir / "store.db")
+    server = Server(
+        config=config, store=store, blobs=DiskBlobStore(paths.blobs()), engine=engine, epoch=store.begin_term()
+    )
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, server.stopping.set)
+    parent = _watch_parent(arguments.parent_pid, server)
+    listener = await _listen(config.socket, server)
+    await server.begin()
+    _tell_ready(arguments.ready_fd, {"socket": str(config.socket), "pid": os.getpid()})
+    await server.stopping.wait()
+    listener.close()
+    config.socket.unlink(missing_ok=True)
+    await server.end()
+    if parent >= 0:
+        loop.remove_reader(parent)
+        os.close(parent)
+
+
+async def _listen(path: Path, server: Server) -> asyncio.Server:
+    path.unlink(missing_ok=True)  # of a server that was killed; the lock says that none lives
+    before = os.umask(0o177)
+    try:
+        return await asyncio.get_running_loop().create_unix_server(
+            lambda: Link(server, server.links), str(path), backlog=BACKLOG
+        )
+    except OSError as error:
+        raise StokerError(
+            f"The server cannot listen at {path}: {error}. Set STOKER_RUNTIME_DIR to a short path."
+        ) from error
+    finally:
+        os.umask(before)
+
+
+def _watch_parent(pid: int, server: Server) -> int:
+    """Stop when the program that started this server has ended, however it did."""
+    if not pid:
+        return -1
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        server.stopping.set()
+        return -1
+    asyncio.get_running_loop().add_reader(fd, server.stopping.set)
+    return fd
+
+
+def _tell_ready(fd: int, answer: dict[str, object]) -> None:
+    if fd >= 0:
+        try:
+            os.write(fd, json.dumps(answer).encode() + b"\n")
+            os.close(fd)
+        except OSError:
+            pass  # nobody waits any more
+
+
+if __name__ == "__main__":
+    sys.exit(main())

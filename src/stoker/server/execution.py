@@ -1,0 +1,213 @@
+"""The core's commands, carried out: to links, the store's thread, and the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from stoker.core import commands as c
+from stoker.core import events as e
+from stoker.core.calls import Call, Delivery, Settlement
+from stoker.engine.base import Bundle, Engine, Grant, WorkerSpec
+from stoker.errors import StokerError
+from stoker.protocol import messages as m
+from stoker.server.payloads import PayloadFiles
+from stoker.server.tokens import WorkerTokens
+from stoker.server.writer import StoreWriter
+from stoker.store.base import AcceptedRow, ProgressRow, SettledRow
+from stoker.types import ErrorInfo
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+
+class Executor:
+    """See the module. ``wall`` turns the core's times into Unix ones."""
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        engine: Engine,
+        writer: StoreWriter,
+        files: PayloadFiles,
+        tokens: WorkerTokens,
+        seq: int,
+    ) -> None:
+        self._server = server
+        self._engine = engine
+        self._writer = writer
+        self._files = files
+        self._tokens = tokens
+        self._seq = seq
+        self.grants: dict[str, Grant] = {}
+        self._doers: dict[type[Any], Callable[[Any], None]] = {
+            c.LeaseCalls: self._lease,
+            c.RevokeLeases: self._revoke,
+            c.CancelRunning: self._cancel,
+            c.GrantStream: self._grant_stream,
+            c.DeliverItems: self._deliver_items,
+            c.Deliver: self._deliver,
+            c.TellAccepted: self._tell_accepted,
+            c.TellRefused: self._tell_refused,
+            c.PersistAccepted: self._persist_accepted,
+            c.PersistSettled: self._persist_settled,
+            c.PersistProgress: self._persist_progress,
+            c.Discard: self._discard,
+            c.StartWorker: self._start_worker,
+            c.DrainWorker: self._drain_worker,
+            c.StopWorker: self._stop_worker,
+            c.LendCpus: self._lend,
+            c.SetWindow: self._set_window,
+            c.TellPhase: self._tell_phase,
+        }
+
+    def execute(self, commands: Sequence[c.Command]) -> None:
+        for command in commands:
+            self._doers[type(command)](command)
+
+    def _lease(self, command: c.LeaseCalls) -> None:
+        self._server.worker_links(command.worker).lease(command.calls)
+
+    def _revoke(self, command: c.RevokeLeases) -> None:
+        self._server.worker_links(command.worker).say(m.Revoke(list(command.ids), list(command.attempts)))
+
+    def _cancel(self, command: c.CancelRunning) -> None:
+        message = m.CancelAttempts(list(command.ids), list(command.attempts), command.grace, command.reason)
+        self._server.worker_links(command.worker).say(message)
+
+    def _grant_stream(self, command: c.GrantStream) -> None:
+        leases = self._server.worker_links(command.worker).leases
+        if leases is not None:
+            leases.send(m.StreamCredit(command.id, command.upto))
+
+    def _deliver_items(self, command: c.DeliverItems) -> None:
+        session = self._server.sessions.get(command.client)
+        if session is not None:
+            session.deliver_items(command.id, command.attempt, command.first, command.payloads)
+
+    def _deliver(self, command: c.Deliver) -> None:
+        self._server.records.add(command.deliveries, now=self._server.now())
+        if command.detached:
+            self._server.deliver_watched(command.deliveries)
+            return
+        session = self._server.sessions.get(command.client)
+        if session is not None:
+            session.deliver(command.deliveries)
+        else:
+            self._files_gone(command.deliveries)
+
+    def _files_gone(self, deliveries: Sequence[Delivery]) -> None:
+        self._server.discard([d.result.payload for d in deliveries])
+
+    def _tell_accepted(self, command: c.TellAccepted) -> None:
+        session = self._server.sessions.get(command.client)
+        if session is not None:
+            session.send(m.Accepted(list(command.ids)))
+
+    def _tell_refused(self, command: c.TellRefused) -> None:
+        session = self._server.sessions.get(command.client)
+        self._server.unwatch(command.ids)
+        if session is not None:
+            session.send(m.RefusedCalls(list(command.ids), command.error))
+
+    def _persist_accepted(self, command: c.PersistAccepted) -> None:
+        calls = list(command.calls)
+        for call in calls:
+            self._seq += 1
+            call.seq = self._seq
+        wall = self._server.wall_offset
+        self._writer.write(command.token, lambda: [self._accepted_row(call, wall) for call in calls])
+
+    def _accepted_row(self, call: Call, wall: float) -> AcceptedRow:
+        data, name = self._files.persist(call.payload)
+        return AcceptedRow(
+            seq=call.seq,
+            id=call.id,
+            function=call.pool.key,
+            client=call.client,
+            priority=call.priority,
+            created=call.created + wall,
+            deadline=None if call.deadline is None else call.deadline + wall,
+            payload=data,
+            payload_blob=name,
+            parent=call.parent,
+            tags=call.pool.options.tags,
+        )
+
+    def _persist_settled(self, command: c.PersistSettled) -> None:
+        wall = self._server.wall_offset
+        settlements = list(command.settlements)
+        self._writer.write(command.token, lambda: [self._settled_row(s, wall) for s in settlements])
+
+    def _settled_row(self, settlement: Settlement, wall: float) -> SettledRow:
+        call, result = settlement.call, settlement.result
+        data, name = self._files.persist(result.payload)
+        timeline = [(at + wall, event, detail) for at, event, detail in settlement.timeline]
+        return SettledRow(
+            seq=call.seq,
+            id=call.id,
+            state=settlement.state,
+            finished=settlement.finished + wall,
+            attempts=call.attempt,
+            payload=data,
+            payload_blob=name,
+            error=result.error,
+            timeline=msgspec.json.encode(timeline).decode(),
+        )
+
+    def _persist_progress(self, command: c.PersistProgress) -> None:
+        wall = self._server.wall_offset
+        rows = [ProgressRow(x.seq, x.failures, x.losses, x.not_before + wall) for x in command.calls]
+        self._writer.write(0, lambda: rows)
+
+    def _discard(self, command: c.Discard) -> None:
+        self._server.discard(command.payloads)
+
+    def _start_worker(self, command: c.StartWorker) -> None:
+        grants = self._engine.reserve([Bundle(command.capacity.cpus, command.capacity.memory)])
+        if not grants:
+            error = ErrorInfo("Overloaded", "The node's capacity is held by other programs just now.")
+            self._server.later(e.WorkerRefused(command.worker, error, retry=True))
+            return
+        self.grants[command.worker] = grants[0]
+        spec = WorkerSpec(command.worker, command.spec, self._tokens.token(command.worker))
+        self._engine.start(grants[0], spec)
+
+    def release(self, worker: str) -> None:
+        """Give back what an ended worker held."""
+        grant = self.grants.pop(worker, None)
+        if grant is not None:
+            self._engine.release(grant)
+
+    def _drain_worker(self, command: c.DrainWorker) -> None:
+        self._server.worker_links(command.worker).say(m.Drain(command.reason))
+
+    def _stop_worker(self, command: c.StopWorker) -> None:
+        self._engine.stop(command.worker, grace=command.grace, reason=command.reason)
+
+    def _lend(self, command: c.LendCpus) -> None:
+        grant = self.grants.get(command.worker)
+        if grant is not None:
+            self._engine.lend(grant, lent=command.lent)
+
+    def _set_window(self, command: c.SetWindow) -> None:
+        session = self._server.sessions.get(command.client)
+        if session is not None:
+            session.send(m.Window(command.function, command.size))
+
+    def _tell_phase(self, command: c.TellPhase) -> None:
+        self._server.news.phase(command.key, command.phase, command.detail)
+
+
+def wall_offset(monotonic: float) -> float:
+    """Return what to add to the core's times to have Unix ones."""
+    return time.time() - monotonic
+
+
+def error_info(error: StokerError) -> ErrorInfo:
+    """Return an error of Stoker's own as it travels."""
+    return ErrorInfo(type(error).__name__, str(error), fields=error.fields)

@@ -1,0 +1,183 @@
+"""What there is, as rows for people: functions, workers, calls, and why a call is waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from stoker.core.calls import Call
+from stoker.core.pools import Pool, Worker, WorkerState
+from stoker.errors import InvalidRequest, NotFound
+from stoker.server.records import row_of
+from stoker.store.base import CallRecord
+from stoker.types import CallState
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+Row = dict[str, Any]
+
+
+def function_rows(server: Server, *, app: str) -> list[Row]:
+    pools = server.plane.state.pools.values()
+    return [_function_row(pool) for pool in pools if not app or pool.spec.app == app]
+
+
+def _function_row(pool: Pool) -> Row:
+    spec = pool.spec
+    return {
+        "app": spec.app,
+        "name": spec.name,
+        "version": spec.version,
+        "run_id": spec.run_id,
+        "key": pool.key,
+        "queued": len(pool.queue) + pool.backoff,
+        "running": pool.running,
+        "workers": len(pool.workers),
+        "idle": sum(1 for worker in pool.workers.values() if worker.idle),
+        "service_seconds": pool.seconds,
+        "calls_done": pool.done,
+        "failed": pool.failed,
+        "waiting": pool.waiting if len(pool.queue) else "",
+    }
+
+
+def worker_rows(server: Server) -> list[Row]:
+    return [_worker_row(server, worker) for worker in server.plane.state.workers.values()]
+
+
+def _worker_row(server: Server, worker: Worker) -> Row:
+    pid, how = server.pids.get(worker.id, (0, ""))
+    cpu_seconds, memory = server.usage.get(worker.id, (0.0, 0))
+    return {
+        "id": worker.id,
+        "function": worker.pool.spec.label,
+        "state": _worker_state(worker),
+        "pid": pid,
+        "node": worker.node,
+        "cpus": worker.capacity.cpus,
+        "memory_limit": worker.capacity.memory,
+        "memory": memory,
+        "cpu_seconds": cpu_seconds,
+        "calls_done": worker.done,
+        "running": [call.id for call in worker.running],
+        "started": worker.ordered + server.wall_offset,
+        "how": how,
+    }
+
+
+def _worker_state(worker: Worker) -> str:
+    if worker.state is WorkerState.READY:
+        return "idle" if worker.idle else "busy"
+    return worker.phase if worker.state is WorkerState.STARTING else worker.state.value
+
+
+async def call_rows(server: Server, *, app: str, function: str, state: str, limit: int) -> list[Row]:
+    """Return calls, the newest first: those that are open, the latest settled ones, and detached ones of the store."""
+    if state and state not in {"running", *(s.value for s in CallState)}:
+        raise InvalidRequest(
+            f"There is no state {state!r}. States are: running, {', '.join(s.value for s in CallState)}."
+        )
+    wall = server.wall_offset
+    rows: dict[str, Row] = {}
+    for call in list(server.plane.state.calls.values())[-limit * 10 :]:
+        rows[call.id] = row_of(call, wall=wall)
+    for record in server.records.newest():
+        rows.setdefault(record.call.id, row_of(record.call, wall=wall, record=record))
+    for stored in await asyncio.to_thread(lambda: server.store.calls(limit=limit)):
+        rows.setdefault(stored.call.id, _stored_row(server, stored))
+    chosen = [row for row in rows.values() if _matches(row, app=app, function=function, state=state)]
+    return sorted(chosen, key=lambda row: row["created"], reverse=True)[:limit]
+
+
+def _matches(row: Row, *, app: str, function: str, state: str) -> bool:
+    label = row["function"]
+    if app and not label.startswith(f"{app}."):
+        return False
+    if function and function not in {label, label.rpartition(".")[2]}:
+        return False
+    return not state or row["state"] == state
+
+
+def _stored_row(server: Server, record: CallRecord) -> Row:
+    call, settled = record.call, record.settled
+    spec = server.functions.specs.get(call.function) or server.store.function(call.function)
+    error = settled.error if settled else None
+    return {
+        "id": call.id,
+        "function": spec.label if spec else call.function,
+        "state": settled.state.value if settled else CallState.QUEUED.value,
+        "created": call.created,
+        "started": None,
+        "seconds": None,
+        "attempts": settled.attempts if settled else record.failures + record.losses,
+        "worker": "",
+        "error": f"{error.type_name}: {error.message}" if error else "",
+        "detached": True,
+    }
+
+
+async def call_details(server: Server, call_id: str) -> Row:
+    """Return all that is known of one call, with its timeline and why it waits.
+
+    Raises:
+        NotFound: it never was, or it was attached and has been forgotten.
+    """
+    wall = server.wall_offset
+    call = server.plane.state.calls.get(call_id)
+    if call is not None:
+        return {**row_of(call, wall=wall), **_story(server, call)}
+    record = server.records.get(call_id)
+    if record is not None:
+        story = _story(server, record.call)
+        ended = {"at": record.finished + wall, "event": record.call.state.value, "detail": "", "worker": ""}
+        return {
+            **row_of(record.call, wall=wall, record=record),
+            **story,
+            "timeline": [*story["timeline"], ended],
+            "why": "",
+        }
+    stored = await asyncio.to_thread(server.store.call, call_id)
+    if stored is None:
+        raise NotFound(
+            f"There is no call {call_id}. Attached calls (remote, map) are remembered for a while, spawned ones for as "
+            "long as results are kept; `stoker calls list` shows what is known."
+        )
+    settled = stored.settled
+    timeline = json.loads(settled.timeline) if settled and settled.timeline else []
+    entries = [{"at": at, "event": event, "detail": detail, "worker": ""} for at, event, detail in timeline]
+    if settled:
+        entries.append({"at": settled.finished, "event": settled.state.value, "detail": "", "worker": ""})
+    return {**_stored_row(server, stored), "timeline": entries, "why": "", "tags": stored.call.tags}
+
+
+def _story(server: Server, call: Call) -> Row:
+    wall = server.wall_offset
+    entries = []
+    for at, event, detail in call.timeline():
+        worker = detail if event == "running" else ""
+        entries.append({"at": at + wall, "event": event, "detail": "" if worker else detail, "worker": worker})
+    return {"timeline": entries, "why": why_waiting(server, call), "tags": call.pool.options.tags}
+
+
+def why_waiting(server: Server, call: Call) -> str:
+    """Return why a call is not running, in a sentence; empty if it is, or has ended."""
+    pool = call.pool
+    if call.state is CallState.BACKOFF:
+        return f"it failed and is tried again in {max(0.0, call.not_before - server.now()):.1f} s"
+    if call.state is CallState.ACCEPTING:
+        return "it is being written to the store"
+    if call.state is not CallState.QUEUED:
+        return ""
+    if server.plane.state.recovering_until is not None:
+        return "the server was restarted and waits to hear what still runs"
+    phases = {worker.phase for worker in pool.workers.values() if worker.state is WorkerState.STARTING}
+    if "building" in phases:
+        return "its environment is being built"
+    if phases:
+        return "a worker is being started for it"
+    if pool.waiting:
+        return f"it waits {pool.waiting}"
+    ahead = len(pool.queue) - 1
+    return f"{ahead} other call(s) of {pool.spec.label} wait with it, all its {len(pool.workers)} worker(s) are busy"

@@ -1,0 +1,137 @@
+"""One connection of the server: bytes to messages, messages to bytes. Its greeting decides who is at the other end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+from stoker.errors import ProtocolError, StokerError
+from stoker.protocol.frames import BODY_MAX_BYTES, GREETING_MAX_BYTES, Buffer, FrameReader
+from stoker.protocol.messages import Hello, Rejected
+from stoker.server import wire
+
+log = logging.getLogger(__name__)
+
+GREETING_SECONDS = 10.0  # for a peer to say who it is
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of the peer
+
+
+class Peer(Protocol):
+    """What a role makes of its messages."""
+
+    def received(self, message: Any, body: memoryview) -> None:
+        """Deal with one message; a `ProtocolError` closes the link."""
+
+    def closed(self) -> None:
+        """The link is gone."""
+
+
+class Greeter(Protocol):
+    """What the server does with greetings, and after each chunk of messages."""
+
+    def greeted(self, link: Link, hello: Hello) -> Peer:
+        """Admit a peer and answer it, or raise the `StokerError` that it is rejected with."""
+
+    def flush(self) -> None:
+        """Have what was decided for the messages so far carried out."""
+
+
+class Link(asyncio.Protocol):
+    """See the module. What is sent is gathered until `flush`, then written at once."""
+
+    def __init__(self, greeter: Greeter, links: set[Link]) -> None:
+        self._greeter = greeter
+        self._links = links
+        self._reader = FrameReader(limit=GREETING_MAX_BYTES)
+        self._transport: asyncio.Transport | None = None
+        self._peer: Peer | None = None
+        self._out: list[Buffer] = []
+        self._deadline: asyncio.TimerHandle | None = None
+        self.uid = -1
+        self.pid = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._links.add(self)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family == socket.AF_UNIX:
+            raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            self.pid, self.uid, _ = _CREDENTIALS.unpack(raw)
+        self._deadline = asyncio.get_running_loop().call_later(GREETING_SECONDS, self.close)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for kind, header, body in self._reader.feed(data):
+                self._frame(wire.decode(kind, header), cast(memoryview, body))
+        except ProtocolError as error:
+            log.warning("closing a connection of pid %s: %s", self.pid, error)
+            self.reject(error)
+        self._greeter.flush()
+
+    def _frame(self, message: Any, body: memoryview) -> None:
+        if self._peer is not None:
+            self._peer.received(message, body)
+            return
+        if not isinstance(message, Hello):
+            raise ProtocolError(f"The first message was {type(message).__name__}, not a greeting.")
+        try:
+            self._peer = self._greeter.greeted(self, message)
+        except StokerError as error:
+            self.reject(error)
+            return
+        self._reader.limit = BODY_MAX_BYTES
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def send(self, message: Any, parts: Sequence[Buffer] = ()) -> None:
+        """Queue a message for the next `flush`."""
+        if not self._out:
+            self._links.add(self)
+        self._out.extend(wire.encode(message, parts))
+
+    @property
+    def unsent(self) -> bool:
+        return bool(self._out)
+
+    def flush(self) -> None:
+        """Write what was sent since the last time."""
+        out, self._out = self._out, []
+        if self._transport is None or self._transport.is_closing() or not out:
+            return
+        if len(out) == 1:
+            self._transport.write(out[0])
+        else:
+            self._transport.writelines(out)
+
+    def reject(self, error: StokerError) -> None:
+        """Tell the peer why, and close."""
+        self.send(Rejected(type(error).__name__, str(error), error.fields))
+        self.flush()
+        self.close()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def pause_writing(self) -> None:
+        """Take nothing more from a peer that does not read what it is sent."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._links.discard(self)
+        self._transport = None
+        peer, self._peer = self._peer, None
+        if peer is not None:
+            peer.closed()
+            self._greeter.flush()

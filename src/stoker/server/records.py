@@ -1,0 +1,65 @@
+"""The latest settled calls, kept for people: `stoker calls` shows attached ones too, which leave no row."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stoker.core.calls import Call, Delivery
+from stoker.types import CallState, ErrorInfo
+
+KEPT_CALLS = 2000
+OF_A_BATCH = 50  # of a batch of no-ops the last ones are kept: this is on the hot path
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    call: Call
+    finished: float
+    seconds: float
+    error: ErrorInfo | None
+
+
+class Records:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, Record] = OrderedDict()
+
+    def add(self, deliveries: Sequence[Delivery], *, now: float) -> None:
+        for delivery in deliveries[-OF_A_BATCH:]:
+            if delivery.call is not None:
+                result = delivery.result
+                self._kept[delivery.id] = Record(delivery.call, now, result.seconds, result.error)
+        while len(self._kept) > KEPT_CALLS:
+            self._kept.popitem(last=False)
+
+    def get(self, call_id: str) -> Record | None:
+        return self._kept.get(call_id)
+
+    def newest(self) -> list[Record]:
+        return list(reversed(self._kept.values()))
+
+
+def state_name(state: CallState) -> str:
+    """Return a state in the words that users read."""
+    return "running" if state is CallState.LEASED else state.value
+
+
+def row_of(call: Call, *, wall: float, record: Record | None = None) -> dict[str, Any]:
+    """Return what `stoker calls` shows of one call."""
+    began = call.leased_at or None
+    return {
+        "id": call.id,
+        "function": call.pool.spec.label,
+        "state": state_name(call.state),
+        "created": call.created + wall,
+        "started": None if began is None else began + wall,
+        "seconds": record.seconds if record else None,
+        "attempts": call.attempt,
+        "worker": call.worker.id if call.worker else "",
+        "error": f"{record.error.type_name}: {record.error.message}" if record and record.error else "",
+        "detached": call.detached,
+    }

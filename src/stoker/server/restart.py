@@ -1,0 +1,83 @@
+"""What a server does about its past: calls that were accepted before, results that were kept long enough."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from stoker.core import events as e
+from stoker.errors import StokerError
+from stoker.server.payloads import stored
+from stoker.store.base import PendingRow, SettledRow
+from stoker.types import CallState, ErrorInfo
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+log = logging.getLogger(__name__)
+
+PAGE_ROWS = 2000  # read and taken in at once: the loop stays answerable, and the first leases go out early
+
+
+async def restore_pending(server: Server) -> None:
+    """Take every accepted and unsettled call back in, in order, while the server works on."""
+    after, last = 0, server.store.last_seq()
+    while after < last:
+        rows = await asyncio.to_thread(server.store.pending, after_seq=after, limit=PAGE_ROWS)
+        if not rows:
+            return
+        after = rows[-1].call.seq
+        events = [event for row in rows if row.call.seq <= last and (event := _restored(server, row)) is not None]
+        server.decide(*events)
+        server.flush()
+        await asyncio.sleep(0)
+
+
+def _restored(server: Server, row: PendingRow) -> e.Restored | None:
+    call = row.call
+    if server.functions.ensure(call.function) is None:
+        _give_up(server, row, "Its function is not known to this server any more.")
+        return None
+    try:
+        payload = stored(call.payload, call.payload_blob, server.files.spill)
+    except StokerError as error:
+        _give_up(server, row, str(error))
+        return None
+    wall = server.wall_offset
+    return e.Restored(
+        id=call.id,
+        seq=call.seq,
+        function=call.function,
+        client=call.client,
+        payload=payload,
+        created=call.created - wall,
+        priority=call.priority,
+        deadline=None if call.deadline is None else call.deadline - wall,
+        parent=call.parent,
+        failures=row.failures,
+        losses=row.losses,
+        not_before=row.not_before - wall if row.not_before else 0.0,
+    )
+
+
+def _give_up(server: Server, row: PendingRow, reason: str) -> None:
+    """Settle a call that cannot be run any more, with the reason."""
+    log.error("call %s cannot be restored: %s", row.call.id, reason)
+    error = ErrorInfo("NotFound", f"Call {row.call.id} could not be taken up again after a restart: {reason}")
+    finished = server.now() + server.wall_offset
+    settled = SettledRow(row.call.seq, row.call.id, CallState.FAILED, finished, row.failures + row.losses, error=error)
+    server.writer.write(0, lambda: [settled])
+
+
+async def expire_results(server: Server, *, every: float) -> None:
+    """Drop results that were kept for the stated time."""
+    while True:
+        before = server.now() + server.wall_offset - server.config.retention
+
+        def expire(before: float = before) -> None:
+            for name in server.store.expire(server.epoch, finished_before=before):
+                (server.files.spill / name).unlink(missing_ok=True)
+
+        server.writer.job(expire)
+        await asyncio.sleep(every)

@@ -1,0 +1,496 @@
+"""The server: feeds what happens to the core, and has what the core decides carried out. One asyncio process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stoker._version import __version__
+from stoker.blobs.base import BlobStore
+from stoker.core import commands as c
+from stoker.core import events as e
+from stoker.core.calls import Delivery, Payload, Result, Segment
+from stoker.core.placement import Capacity
+from stoker.core.plane import CallPlane
+from stoker.engine import base as engine_base
+from stoker.engine.base import Engine
+from stoker.errors import PermissionDenied, ProtocolError, StokerError, VersionMismatch
+from stoker.protocol import messages as m
+from stoker.server import restart
+from stoker.server.execution import Executor, error_info, wall_offset
+from stoker.server.functions import Functions
+from stoker.server.link import Link, Peer
+from stoker.server.news import News
+from stoker.server.payloads import PayloadFiles, stored
+from stoker.server.records import Records
+from stoker.server.sessions import ClientPeer, Session
+from stoker.server.tokens import WorkerTokens
+from stoker.server.verbs import Verbs
+from stoker.server.workers import ControlPeer, WorkerLinks, WorkerPeer
+from stoker.server.writer import StoreWriter
+from stoker.store.base import CallRecord, Store
+from stoker.types import CallState, ErrorInfo, FunctionSpec, Outcome
+
+log = logging.getLogger(__name__)
+
+NODE_LEASE_SECONDS = 30.0  # how long a restarted server waits for a node's report before it leases anything
+RETENTION_SWEEP_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Where a server works. ``mode``: ``embedded`` · ``persistent``."""
+
+    mode: str
+    run_dir: Path
+    state_dir: Path
+    segments: Path
+    retention: float
+
+    @property
+    def socket(self) -> Path:
+        return self.run_dir / "server.sock"
+
+    @property
+    def name(self) -> str:
+        return self.run_dir.name
+
+    @property
+    def spill(self) -> Path:
+        return self.state_dir / "payloads"
+
+
+@dataclass(eq=False)
+class Server:
+    """See the module. Everything here runs on the loop; `StoreWriter` and the file thread are the only others."""
+
+    config: ServerConfig
+    store: Store
+    blobs: BlobStore
+    engine: Engine
+    epoch: int
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    sessions: dict[str, Session] = field(default_factory=dict)
+    links: set[Link] = field(default_factory=set)
+    to_acknowledge: set[WorkerLinks] = field(default_factory=set)
+    usage: dict[str, tuple[float, int]] = field(default_factory=dict)
+    pids: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.started = time.time()
+        now = self.loop.time()
+        self.wall_offset = wall_offset(now)
+        self.plane = CallPlane(prefix=f"w{self.epoch}-", now=now)
+        self.tokens = WorkerTokens.kept_in(self.config.state_dir / "worker.secret")
+        self.files = PayloadFiles(self.config.segments, self.config.spill)
+        self.file_thread = ThreadPoolExecutor(1, thread_name_prefix="payload-files")
+        self.writer = StoreWriter(
+            self.store, self.epoch, done=self._persisted, failed=self._persist_failed, fenced=self._fenced
+        )
+        self.executor = Executor(
+            self,
+            engine=self.engine,
+            writer=self.writer,
+            files=self.files,
+            tokens=self.tokens,
+            seq=self.store.last_seq(),
+        )
+        self.functions = Functions(self.store, decide=self.decide, keep=self._keep_function)
+        self.news = News(self)
+        self.records = Records()
+        self.verbs = Verbs(self)
+        self._links: dict[str, WorkerLinks] = {}
+        self._owed: dict[int, tuple[WorkerLinks, int]] = {}
+        self._watchers: dict[str, list[Session]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._new_agent = True
+
+    # The core
+
+    def now(self) -> float:
+        return self.loop.time()
+
+    def handle(self, *events: e.Event) -> list[c.Command]:
+        return self.plane.handle(events, self.loop.time())
+
+    def execute(self, commands: Sequence[c.Command]) -> None:
+        self.executor.execute(commands)
+
+    def decide(self, *events: e.Event) -> None:
+        """Feed events to the core and carry out what it decides; frames go out with the next `flush`."""
+        self.executor.execute(self.plane.handle(events, self.loop.time()))
+
+    def later(self, event: e.Event) -> None:
+        """Feed an event once the present one is dealt with."""
+        self.loop.call_soon(self._decide_and_flush, event)
+
+    def _decide_and_flush(self, *events: e.Event) -> None:
+        self.decide(*events)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what was sent, and set the timer for when the core wants to be asked again."""
+        if self.to_acknowledge:
+            for links in self.to_acknowledge:
+                links.acknowledge()
+            self.to_acknowledge.clear()
+        for link in self.links:
+            if link.unsent:
+                link.flush()
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        at = self.plane.next_wakeup()
+        if at is None or (self._timer is not None and self._timer_at <= at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self.loop.call_at(at, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._decide_and_flush(e.Tick())
+
+    # Greetings
+
+    def greeted(self, link: Link, hello: m.Hello) -> Peer:
+        """Admit a peer; see `stoker.server.link.Greeter`."""
+        if hello.version.split(".")[:2] != __version__.split(".")[:2]:
+            raise VersionMismatch(
+                f"The {hello.role} is Stoker {hello.version}, this server is Stoker {__version__}. Install the same "
+                "version on both sides, or restart the server with `stoker server stop` and `stoker server start`."
+            )
+        roles = {"client": self._client, "agent": self._agent, "worker": self._worker, "control": self._control}
+        if hello.role not in roles:
+            raise PermissionDenied(f"There is no role {hello.role!r}.")
+        return roles[hello.role](link, hello)
+
+    def _welcome(self) -> m.Welcome:
+        return m.Welcome(
+            version=__version__,
+            server=self.config.name,
+            term=self.epoch,
+            segments=str(self.files.segments),
+            spill=str(self.files.spill),
+            grace=self.plane.state.limits.client_grace,
+        )
+
+    def _agent(self, link: Link, hello: m.Hello) -> Peer:
+        if link.uid not in {-1, os.getuid()}:
+            raise PermissionDenied("An agent runs as the server's own user.")
+        link.send(self._welcome())
+        return AgentPeer(self, link, hello)
+
+    def _worker(self, link: Link, hello: m.Hello) -> Peer:
+        links = self._links_of(hello)
+        link.send(self._welcome())
+        links.leases = link
+        return WorkerPeer(self, links, link)
+
+    def _control(self, link: Link, hello: m.Hello) -> Peer:
+        links = self._links_of(hello)
+        link.send(self._welcome())
+        links.control = link
+        while links.waiting:
+            link.send(links.waiting.popleft())
+        return ControlPeer(self, links, link)
+
+    def _links_of(self, hello: m.Hello) -> WorkerLinks:
+        if self.tokens.worker_of(hello.token) != hello.name:
+            raise PermissionDenied(f"The token is not that of worker {hello.name!r}.")
+        return self.worker_links(hello.name)
+
+    def _client(self, link: Link, hello: m.Hello) -> Peer:
+        if not hello.token and link.uid not in {-1, os.getuid()}:
+            raise PermissionDenied("This server serves its own user only.")
+        owner = self.tokens.worker_of(hello.token) if hello.token else ""
+        session = self.sessions.get(hello.name)
+        if session is None:
+            session = self.sessions[hello.name] = Session(hello.name, owner)
+        elif session.owner != owner:
+            raise PermissionDenied("The session belongs to somebody else.")
+        if session.link is not None:
+            session.link.close()
+        session.link = link
+        session.left_at = 0.0
+        link.send(self._welcome())
+        session.resend()
+        self.decide(e.ClientCame(session.name))
+        return ClientPeer(self, session, link)
+
+    # Clients
+
+    def client_gone(self, session: Session) -> None:
+        """A client's connection closed: it may come back within the grace."""
+        session.link = None
+        session.left_at = self.now()
+        final = bool(session.owner) and session.owner not in self.plane.state.workers
+        self.decide(e.ClientLeft(session.name, final=final))
+        if final:
+            self.forget(session)
+        else:
+            self.loop.call_later(self.plane.state.limits.client_grace, self._forget_if_away, session, session.left_at)
+
+    def _forget_if_away(self, session: Session, left_at: float) -> None:
+        if session.link is None and session.left_at == left_at:
+            self.forget(session)
+            self.flush()
+
+    def forget(self, session: Session) -> None:
+        """A client will not come back: drop what it was owed, and end its runs."""
+        self.sessions.pop(session.name, None)
+        owed = session.outbox.clear()
+        self.discard([d.result.payload for d in owed if d.call is not None and not d.call.detached])
+        for stream in session.streams.values():
+            self.discard([payload for _, payload in stream.items])
+        for app, run_id in session.runs:
+            self.functions.retire_run(app, run_id)
+
+    def watch(self, session: Session, ids: Iterable[str]) -> None:
+        """Have the results of detached calls sent to a session, besides others."""
+        for call_id in ids:
+            watchers = self._watchers.setdefault(call_id, [])
+            if session not in watchers:
+                watchers.append(session)
+
+    def unwatch(self, ids: Iterable[str]) -> None:
+        for call_id in ids:
+            self._watchers.pop(call_id, None)
+
+    def deliver_watched(self, deliveries: Sequence[Delivery]) -> None:
+        by_session: dict[Session, list[Delivery]] = {}
+        for delivery in deliveries:
+            for session in self._watchers.pop(delivery.id, ()):
+                by_session.setdefault(session, []).append(delivery)
+        for session, theirs in by_session.items():
+            if session.name in self.sessions:
+                session.deliver(theirs)
+
+    def watch_any(self, session: Session, ids: list[str]) -> None:
+        """Send the results of detached calls, of this term or an earlier one, now or when they are there."""
+        rest = []
+        for call_id in ids:
+            call = self.plane.state.calls.get(call_id)
+            if call is not None:
+                self.watch(session, [call_id])
+            elif call_id not in session.outbox:
+                rest.append(call_id)
+        found = []
+        for call_id in rest:
+            record = self.store.call(call_id)
+            if record is not None and record.settled is None:
+                self.watch(session, [call_id])
+            else:
+                found.append(stored_delivery(call_id, record, self.files.spill))
+        if found:
+            session.deliver(found)
+
+    def answer(self, session: Session, link: Link, request: m.Request) -> None:
+        """Answer a request, at once or when what it asks for is done."""
+        self.run(self._answer(session, link, request), name=f"request {request.verb}")
+
+    async def _answer(self, session: Session, link: Link, request: m.Request) -> None:
+        try:
+            reply = m.Reply(request.id, await self.verbs.answer(session, request.verb, request.params))
+        except StokerError as error:
+            reply = m.Reply(request.id, error=error_info(error))
+        link.send(reply)
+        self.flush()
+
+    def put_blob(self, link: Link, message: m.PutBlob, body: bytes) -> None:
+        self.run(self.verbs.put_blob(link, message, body), name="put blob")
+
+    # Workers and nodes
+
+    def worker_links(self, worker: str) -> WorkerLinks:
+        links = self._links.get(worker)
+        if links is None:
+            links = self._links[worker] = WorkerLinks(worker)
+        return links
+
+    def owe(self, links: WorkerLinks, seq: int, tokens: set[int]) -> None:
+        """A worker's frame is acknowledged once these writes are durable."""
+        links.owed[seq] = tokens
+        for token in tokens:
+            self._owed[token] = (links, seq)
+
+    def engine_event(self, event: engine_base.Event) -> None:
+        """Take what the engine tells; its listener."""
+        if isinstance(event, m.LogLines):
+            self.news.lines(event)
+        elif isinstance(event, engine_base.UsageReported):
+            rows = zip(event.workers, event.cpu_seconds, event.memory, strict=True)
+            self.usage.update({worker: (cpu, memory) for worker, cpu, memory in rows})
+        else:
+            for translated in self._translated(event):
+                self.decide(translated)
+        self.flush()
+
+    def _translated(self, event: engine_base.Event) -> list[e.Event]:
+        if isinstance(event, engine_base.NodeJoined):
+            return [self._node_joined(event)]
+        if isinstance(event, engine_base.NodeChanged):
+            return [e.NodeReported(event.node.node, *_sizes(event.node), self._running_on(event.node.node), anew=False)]
+        if isinstance(event, engine_base.NodeLost):
+            log.warning("node %s is away: %s", event.node, event.reason)
+            return []
+        if isinstance(event, engine_base.WorkerUp):
+            self.pids[event.worker] = (event.pid, event.how)
+            return [e.WorkerProgress(event.worker, "started")]
+        if isinstance(event, engine_base.WorkerDown):
+            self._worker_ended(event.worker)
+            return [e.WorkerGone(event.worker, event.cause, event.detail)]
+        if isinstance(event, engine_base.StartRefused):
+            self._worker_ended(event.worker)
+            return [e.WorkerRefused(event.worker, event.error, event.retry)]
+        if isinstance(event, engine_base.PhaseChanged):
+            return [e.WorkerProgress(event.worker, event.phase, event.detail)]
+        return []
+
+    def _node_joined(self, event: engine_base.NodeJoined) -> e.NodeReported:
+        workers = []
+        for running in event.workers:
+            self.functions.ensure(running.function)
+            self.executor.grants[running.worker] = running.grant
+            self.pids.setdefault(running.worker, (running.pid, ""))
+            capacity = Capacity(running.grant.cpus, running.grant.memory)
+            workers.append((running.worker, running.function, capacity))
+        return e.NodeReported(event.node.node, *_sizes(event.node), workers)
+
+    def _running_on(self, node: str) -> list[tuple[str, str, Capacity]]:
+        workers = self.plane.state.workers.values()
+        return [(w.id, w.pool.key, w.capacity) for w in workers if w.node == node]
+
+    def _worker_ended(self, worker: str) -> None:
+        self.executor.release(worker)
+        self._links.pop(worker, None)
+        self.usage.pop(worker, None)
+        self.pids.pop(worker, None)
+        for session in [s for s in self.sessions.values() if s.owner == worker]:
+            self.decide(e.ClientLeft(session.name, final=True))
+            self.forget(session)
+
+    # The store
+
+    def _persisted(self, tokens: list[int]) -> None:
+        self.decide(e.Persisted(tokens))
+        for token in tokens:
+            self._no_longer_owed(token)
+        self.flush()
+
+    def _persist_failed(self, tokens: list[int], reason: str) -> None:
+        self._decide_and_flush(e.PersistFailed(tokens, reason))
+
+    def _no_longer_owed(self, token: int) -> None:
+        links, seq = self._owed.pop(token, (None, 0))
+        if links is not None:
+            links.owed[seq].discard(token)
+            if not links.owed[seq]:
+                del links.owed[seq]
+            links.settle()
+            self.to_acknowledge.add(links)
+
+    def _fenced(self, reason: str) -> None:
+        log.error("another server has taken over: %s", reason)
+        self.stopping.set()
+
+    def _keep_function(self, spec: FunctionSpec) -> None:
+        self.writer.job(lambda: self.store.put_function(self.epoch, spec))
+
+    def discard(self, loads: Sequence[Payload]) -> None:
+        """Delete the files of payloads, away from the loop: freeing 100 MB of shared memory takes milliseconds."""
+        files = [load for load in loads if isinstance(load, Segment)]
+        if files:
+            self.file_thread.submit(self.files.delete, files)
+
+    # Life
+
+    def run(self, work: Any, *, name: str) -> None:
+        """Run a coroutine as a task that this server owns until it is done."""
+        task = self.loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("task %s failed", task.get_name(), exc_info=task.exception())
+
+    async def begin(self) -> None:
+        """Take up what an earlier term left, and bring the engine up."""
+        self.engine.set_listener(self.engine_event)
+        self.decide(e.RecoveryBegan(self.engine.expected_nodes(), self.now() + NODE_LEASE_SECONDS))
+        self.functions.load()
+        self.run(restart.restore_pending(self), name="restore pending calls")
+        self.run(restart.expire_results(self, every=RETENTION_SWEEP_SECONDS), name="expire results")
+        await self.engine.start_up()
+        self.flush()
+
+    async def end(self) -> None:
+        """Stop everything that runs; what is queued and detached stays in the store."""
+        await self.engine.shut_down()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for link in list(self.links):
+            link.flush()
+            link.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.writer.close()
+        self.file_thread.shutdown()
+        self.store.close()
+        self.files.remove()
+
+
+class AgentPeer:
+    """What an agent's messages mean: the engine knows."""
+
+    def __init__(self, server: Server, link: Link, hello: m.Hello) -> None:
+        self._server = server
+        self._link = link
+        self._engine = server.engine
+        self._engine.attach(link, hello)
+
+    def received(self, message: Any, body: memoryview) -> None:
+        if not self._engine.deliver(self._link, message):
+            raise ProtocolError(f"An agent does not send {type(message).__name__}.")
+
+    def closed(self) -> None:
+        self._engine.detach(self._link)
+
+
+def _sizes(node: engine_base.NodeInfo) -> tuple[Capacity, Capacity]:
+    return Capacity(node.cpus, node.memory), Capacity(node.cpus_free, node.memory_free)
+
+
+def stored_delivery(call_id: str, record: CallRecord | None, spill: Path) -> Delivery:
+    """Return the end of a detached call as the store knows it."""
+    if record is None or record.settled is None:
+        message = f"There is no call {call_id}. Calls that were not spawned end with their program and leave no record."
+        return Delivery(call_id, Result(Outcome.ERROR, error=ErrorInfo("NotFound", message)), 0)
+    if record.expired:
+        message = (
+            f"Call {call_id} ended; its result was kept for the stated time (STOKER_RESULT_RETENTION) and is gone."
+        )
+        return Delivery(call_id, Result(Outcome.ERROR, error=ErrorInfo("ResultExpired", message)), 0)
+    settled = record.settled
+    try:
+        payload = stored(settled.payload, settled.payload_blob, spill)
+    except StokerError as error:
+        return Delivery(call_id, Result(Outcome.ERROR, error=error_info(error)), 0)
+    outcome = {CallState.SUCCEEDED: Outcome.VALUE, CallState.CANCELLED: Outcome.CANCELLED}.get(
+        settled.state, Outcome.ERROR
+    )
+    return Delivery(call_id, Result(outcome, payload, settled.error), settled.attempts)

@@ -1,0 +1,172 @@
+"""Clients: their sessions, which outlive connections by the grace, and what they say."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from stoker.core import events as e
+from stoker.core.calls import Delivery, Payload
+from stoker.core.intake import STREAM_WINDOW_ITEMS
+from stoker.core.outbox import Outbox
+from stoker.errors import ProtocolError
+from stoker.protocol import messages as m
+from stoker.server import payloads
+from stoker.server.link import Link
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+
+@dataclass(slots=True)
+class Stream:
+    """Items sent to a reader that has not said yet that it has read them: sent again after a reconnect."""
+
+    attempt: int
+    items: deque[tuple[int, Payload]] = field(default_factory=deque)
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One client program, or the client of one worker (``owner``)."""
+
+    name: str
+    owner: str = ""
+    parent: str = ""  # the call of its worker for which it asked last: its output goes where that one's goes
+    link: Link | None = None
+    outbox: Outbox = field(default_factory=Outbox)
+    streams: dict[str, Stream] = field(default_factory=dict)
+    runs: set[tuple[str, str]] = field(default_factory=set)
+    follows: list[dict[str, str]] = field(default_factory=list)
+    left_at: float = 0.0
+
+    def send(self, message: Any, parts: Sequence[bytes | bytearray | memoryview] = ()) -> None:
+        """Send, if the client is there; what must not be lost goes through the outbox."""
+        if self.link is not None:
+            self.link.send(message, parts)
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """Send settled calls, and keep them until they are acknowledged."""
+        for delivery in deliveries:
+            self.streams.pop(delivery.id, None)
+        seq = self.outbox.add(deliveries)
+        if self.link is not None:
+            sizes, segments, parts = payloads.pack(d.result.payload for d in deliveries)
+            errors = {str(i): d.result.error for i, d in enumerate(deliveries) if d.result.error is not None}
+            ids = [d.id for d in deliveries]
+            outcomes = [int(d.result.outcome) for d in deliveries]
+            self.link.send(m.Results(seq, ids, outcomes, sizes, segments=segments, errors=errors), parts)
+
+    def deliver_items(self, call_id: str, attempt: int, first: int, items: Sequence[Payload]) -> None:
+        stream = self.streams.setdefault(call_id, Stream(attempt))
+        stream.attempt = attempt
+        stream.items.extend(enumerate(items, first))
+        self._send_items(call_id, attempt, first, items)
+
+    def _send_items(self, call_id: str, attempt: int, first: int, items: Sequence[Payload]) -> None:
+        sizes, segments, parts = payloads.pack(items)
+        self.send(m.Items(call_id, attempt, first, sizes, segments), parts)
+
+    def read_upto(self, call_id: str, number: int) -> list[Payload]:
+        """Return the items before that number: their reader has them."""
+        stream = self.streams.get(call_id)
+        done: list[Payload] = []
+        while stream is not None and stream.items and stream.items[0][0] < number:
+            done.append(stream.items.popleft()[1])
+        return done
+
+    def resend(self) -> None:
+        """Send again, on a new connection, all that is not acknowledged."""
+        for call_id, stream in self.streams.items():
+            if stream.items:
+                self._send_items(call_id, stream.attempt, stream.items[0][0], [p for _, p in stream.items])
+        again = self.outbox.reconnect()
+        if again:
+            self.deliver(again)
+
+
+class ClientPeer:
+    """What a client's messages mean."""
+
+    def __init__(self, server: Server, session: Session, link: Link) -> None:
+        self._server = server
+        self._session = session
+        self._link = link
+        self._handlers: dict[type[Any], Callable[[Any, memoryview], None]] = {
+            m.Submit: self._submit,
+            m.Ack: self._ack,
+            m.Cancel: self._cancel,
+            m.StreamCredit: self._stream_credit,
+            m.Watch: self._watch,
+            m.Request: self._request,
+            m.PutBlob: self._put_blob,
+        }
+
+    def received(self, message: Any, body: memoryview) -> None:
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            raise ProtocolError(f"A client does not send {type(message).__name__}.")
+        handler(message, body)
+
+    def closed(self) -> None:
+        if self._session.link is self._link:
+            self._server.client_gone(self._session)
+
+    def _submit(self, message: m.Submit, body: memoryview) -> None:
+        server, session = self._server, self._session
+        ids = message.ids
+        if len(set(ids)) != len(ids) or len(ids) != len(message.sizes):
+            raise ProtocolError("The ids and sizes of a Submit do not belong together.")
+        if message.acked:
+            self._acknowledged(message.acked)
+        loads = payloads.unpack(message.sizes, message.segments, body)
+        if message.parent:
+            session.parent = message.parent
+        if len(session.outbox) and any(call_id in session.outbox for call_id in ids):
+            # Sent again by a client that reconnected, while its result is on its way: that answers it.
+            kept = [i for i, call_id in enumerate(ids) if call_id not in session.outbox]
+            ids, loads = [ids[i] for i in kept], [loads[i] for i in kept]
+        spec = server.functions.ensure(message.function)
+        deadline = message.deadline
+        if deadline is None and spec is not None:
+            deadline = spec.options.deadline
+        if message.detached:
+            server.watch(session, ids)
+        server.decide(
+            e.Submitted(
+                client=session.name,
+                function=message.function,
+                ids=ids,
+                payloads=loads,
+                kind=message.kind,
+                detached=message.detached,
+                deadline=None if deadline is None else server.now() + deadline,
+                priority=message.priority or (spec.options.priority if spec else 0),
+                parent=message.parent,
+            )
+        )
+
+    def _ack(self, message: m.Ack, body: memoryview) -> None:
+        self._acknowledged(message.seq)
+
+    def _acknowledged(self, seq: int) -> None:
+        done = self._session.outbox.acknowledge(seq)
+        self._server.discard([d.result.payload for d in done if d.call is not None and not d.call.detached])
+
+    def _cancel(self, message: m.Cancel, body: memoryview) -> None:
+        self._server.decide(e.CancelAsked(message.ids, message.reason, message.force))
+
+    def _stream_credit(self, message: m.StreamCredit, body: memoryview) -> None:
+        self._server.discard(self._session.read_upto(message.id, message.upto - STREAM_WINDOW_ITEMS))
+        self._server.decide(e.StreamRead(message.id, message.upto))
+
+    def _watch(self, message: m.Watch, body: memoryview) -> None:
+        self._server.watch_any(self._session, message.ids)
+
+    def _request(self, message: m.Request, body: memoryview) -> None:
+        self._server.answer(self._session, self._link, message)
+
+    def _put_blob(self, message: m.PutBlob, body: memoryview) -> None:
+        self._server.put_blob(self._link, message, bytes(body))

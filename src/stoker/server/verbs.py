@@ -1,0 +1,300 @@
+"""Requests: everything that clients and the CLI ask for beside calls. One method a verb; see `Verbs.answer`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from stoker._version import __version__
+from stoker.core import events as e
+from stoker.core.intake import unschedulable
+from stoker.core.placement import needs, why_never
+from stoker.core.pools import Pool
+from stoker.errors import InvalidRequest, NotFound, PermissionDenied, StokerError, Unschedulable
+from stoker.protocol import messages as m
+from stoker.server.execution import error_info
+from stoker.server.inspection import call_details, call_rows, function_rows, worker_rows
+from stoker.server.link import Link
+from stoker.server.sessions import Session
+from stoker.types import FunctionSpec
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+T = TypeVar("T")
+Params = dict[str, Any]
+Answer = Callable[[Session, Params], Awaitable[Any]]
+
+WORKERS_MAY = frozenset({"lookup", "register", "blobs_missing", "call", "cancel", "logs", "flush", "end_run"})
+"""What the client inside a worker may ask for: enough to call, and nothing that changes others."""
+
+
+class Verbs:
+    """See the module. Parameters of another type than a verb wants are an `InvalidRequest`."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._verbs: dict[str, Answer] = {
+            name.removeprefix("do_"): getattr(self, name) for name in dir(self) if name.startswith("do_")
+        }
+
+    async def answer(self, session: Session, verb: str, params: Params) -> Any:
+        """Answer one request.
+
+        Raises:
+            StokerError: whatever the verb says; unknown verbs and parameters are `InvalidRequest`.
+        """
+        handler = self._verbs.get(verb)
+        if handler is None:
+            raise InvalidRequest(f"This server knows no request {verb!r}. Is it older than the client?")
+        if session.owner and verb not in WORKERS_MAY:
+            raise PermissionDenied(f"A worker's token does not allow {verb!r}.")
+        return await handler(session, params)
+
+    async def put_blob(self, link: Link, message: m.PutBlob, body: bytes) -> None:
+        """Keep a blob under its digest, which is checked."""
+        reply = m.Reply(message.id)
+        try:
+            await asyncio.to_thread(self._keep_blob, message.digest, body)
+        except StokerError as error:
+            reply = m.Reply(message.id, error=error_info(error))
+        link.send(reply)
+        self._server.flush()
+
+    def _keep_blob(self, digest: str, body: bytes) -> None:
+        found = hashlib.sha256(body).hexdigest()
+        if found != digest:
+            raise InvalidRequest(f"A blob announced as {digest} has the digest {found}: it was damaged on its way.")
+        self._server.blobs.put(f"bundle/{digest}", [body])
+
+    # Apps and functions
+
+    async def do_blobs_missing(self, session: Session, params: Params) -> list[str]:
+        digests = _get(params, "digests", list[str])
+        return [digest for digest in digests if not self._server.blobs.has(f"bundle/{digest}")]
+
+    async def do_register(self, session: Session, params: Params) -> Params:
+        app, run_id = _get(params, "app", str), _get(params, "run_id", str)
+        specs = _get(params, "functions", list[FunctionSpec])
+        self._check_schedulable(specs)
+        session.runs.add((app, run_id))
+        keys = self._server.functions.register(specs, app=app, run_id=run_id)
+        return {"keys": {spec.name: keys[spec.name] for spec in specs}}
+
+    async def do_end_run(self, session: Session, params: Params) -> None:
+        app, run_id = _get(params, "app", str), _get(params, "run_id", str)
+        session.runs.discard((app, run_id))
+        self._server.functions.retire_run(app, run_id)
+
+    async def do_deploy(self, session: Session, params: Params) -> Params:
+        app = _get(params, "app", str)
+        specs = _get(params, "functions", list[FunctionSpec])
+        self._check_schedulable(specs)
+        server = self._server
+        deployment = await self._in_writer(lambda: server.store.deploy(server.epoch, app, specs, now=time.time()))
+        server.functions.deployed(deployment)
+        return {"version": deployment.version, "functions": [spec.name for spec in deployment.functions]}
+
+    async def do_undeploy(self, session: Session, params: Params) -> None:
+        app, server = _get(params, "app", str), self._server
+        if not await self._in_writer(lambda: server.store.undeploy(server.epoch, app)):
+            raise NotFound(f"No app {app!r} is deployed. `stoker apps list` shows those that are.")
+        server.functions.undeployed(app)
+
+    async def do_rollback(self, session: Session, params: Params) -> Params:
+        app, version = _get(params, "app", str), _get(params, "version", int)
+        server = self._server
+        history = await asyncio.to_thread(lambda: server.store.deployments(app=app))
+        wanted = next((d for d in history if d.version == version), None)
+        if wanted is None:
+            versions = ", ".join(str(d.version) for d in history) or "none"
+            raise NotFound(f"App {app!r} has no version {version}. It has: {versions}.")
+        return await self.do_deploy(session, {"app": app, "functions": [*wanted.functions]})
+
+    async def do_lookup(self, session: Session, params: Params) -> Params:
+        spec = self._server.functions.lookup(
+            _get(params, "app", str),
+            _get(params, "name", str),
+            _get(params, "run_id", str, ""),
+            _get(params, "version", int, 0),
+        )
+        return {"key": spec.key, "spec": spec}
+
+    def _check_schedulable(self, specs: list[FunctionSpec]) -> None:
+        state = self._server.plane.state
+        for spec in specs:
+            reason = "" if state.elastic else why_never(state.nodes.values(), needs(spec.options))
+            if reason:
+                raise Unschedulable(unschedulable(Pool(spec.key, spec), reason).message)
+
+    async def _in_writer(self, work: Callable[[], T]) -> T:
+        """Run a store's write in the writer's thread, after all that was put in before."""
+        future: asyncio.Future[T] = self._server.loop.create_future()
+        loop = self._server.loop
+
+        def settle(value: T | None, error: BaseException | None) -> None:
+            if not future.done():
+                future.set_exception(error) if error else future.set_result(value)  # type: ignore[arg-type]
+
+        def job() -> None:
+            try:
+                value = work()
+            except StokerError as error:
+                loop.call_soon_threadsafe(settle, None, error)
+            else:
+                loop.call_soon_threadsafe(settle, value, None)
+
+        self._server.writer.job(job)
+        return await future
+
+    # What there is
+
+    async def do_status(self, session: Session, params: Params) -> Params:
+        server, state = self._server, self._server.plane.state
+        return {
+            "version": __version__,
+            "mode": server.config.mode,
+            "pid": os.getpid(),
+            "term": server.epoch,
+            "uptime": time.time() - server.started,
+            "socket": str(server.config.socket),
+            "state_dir": str(server.config.state_dir),
+            "nodes": [
+                {
+                    "id": node.id,
+                    "cpus": node.total.cpus,
+                    "cpus_free": max(0.0, node.free().cpus),
+                    "memory": node.total.memory,
+                    "memory_free": node.free().memory,
+                    "workers": len(node.held),
+                }
+                for node in state.nodes.values()
+            ],
+            "calls": {
+                "queued": sum(len(pool.queue) + pool.backoff for pool in state.pools.values()),
+                "running": sum(pool.running for pool in state.pools.values()),
+            },
+            "workers": len(state.workers),
+            "apps": len(server.functions.current) + len(server.functions.runs),
+        }
+
+    async def do_apps(self, session: Session, params: Params) -> list[Params]:
+        functions = self._server.functions
+        rows = [
+            self._app_row(d.app, d.version, "", d.created, [spec.key for spec in d.functions])
+            for d in functions.current.values()
+        ]
+        rows += [
+            self._app_row(app, 0, run_id, None, list(keys.values())) for (app, run_id), keys in functions.runs.items()
+        ]
+        return rows
+
+    def _app_row(self, app: str, version: int, run_id: str, created: float | None, keys: list[str]) -> Params:
+        state, specs = self._server.plane.state, self._server.functions.specs
+        pools = [state.pools[key] for key in keys if key in state.pools]
+        return {
+            "app": app,
+            "version": version,
+            "run_id": run_id,
+            "created": created,
+            "current": not run_id,
+            "functions": sorted(specs[key].name for key in keys),
+            "queued": sum(len(pool.queue) + pool.backoff for pool in pools),
+            "running": sum(pool.running for pool in pools),
+            "workers": sum(len(pool.workers) for pool in pools),
+        }
+
+    async def do_history(self, session: Session, params: Params) -> list[Params]:
+        app = _get(params, "app", str)
+        history = await asyncio.to_thread(lambda: self._server.store.deployments(app=app))
+        return [
+            {
+                "version": d.version,
+                "created": d.created,
+                "current": d.current,
+                "functions": sorted(spec.name for spec in d.functions),
+            }
+            for d in history
+        ]
+
+    async def do_functions(self, session: Session, params: Params) -> list[Params]:
+        return function_rows(self._server, app=_get(params, "app", str, ""))
+
+    async def do_workers(self, session: Session, params: Params) -> list[Params]:
+        return worker_rows(self._server)
+
+    async def do_calls(self, session: Session, params: Params) -> list[Params]:
+        return await call_rows(
+            self._server,
+            app=_get(params, "app", str, ""),
+            function=_get(params, "function", str, ""),
+            state=_get(params, "state", str, ""),
+            limit=_get(params, "limit", int, 100),
+        )
+
+    async def do_call(self, session: Session, params: Params) -> Params:
+        return await call_details(self._server, _get(params, "id", str))
+
+    async def do_cancel(self, session: Session, params: Params) -> Params:
+        ids = _get(params, "ids", list[str])
+        calls = self._server.plane.state.calls
+        known = [call_id for call_id in ids if call_id in calls and not calls[call_id].state.settled]
+        self._server.decide(e.CancelAsked(known, "user", _get(params, "force", bool, False)))
+        return {"cancelled": known}
+
+    # Output, images, life
+
+    async def do_logs(self, session: Session, params: Params) -> Params:
+        wanted = {key: _get(params, key, str) for key in ("call", "app", "function", "worker") if params.get(key)}
+        query: Params = {**wanted, "tail": _get(params, "tail", int, 1000), "functions": self._keys_of(wanted)}
+        lines = await self._server.engine.ask("logs", query)
+        labels = {key: spec.label for key, spec in self._server.functions.specs.items()}
+        return {"lines": [{**line, "function": labels.get(line["function"], line["function"])} for line in lines]}
+
+    def _keys_of(self, wanted: dict[str, str]) -> list[str]:
+        app, name = wanted.get("app", ""), wanted.get("function", "")
+        if not app and not name:
+            return []
+        specs = self._server.functions.specs.items()
+        return [
+            key for key, spec in specs if (not app or spec.app == app) and (not name or name in {spec.name, spec.label})
+        ]
+
+    async def do_follow(self, session: Session, params: Params) -> None:
+        session.follows.append(
+            {key: _get(params, key, str) for key in ("call", "app", "function", "worker") if params.get(key)}
+        )
+
+    async def do_flush(self, session: Session, params: Params) -> None:
+        await self._server.engine.flush_logs()
+
+    async def do_images(self, session: Session, params: Params) -> Any:
+        return await self._server.engine.ask("images", params)
+
+    async def do_image_lock(self, session: Session, params: Params) -> Any:
+        return {"lock": await self._server.engine.ask("image_lock", params)}
+
+    async def do_image_prune(self, session: Session, params: Params) -> Any:
+        return await self._server.engine.ask("image_prune", params)
+
+    async def do_inventory(self, session: Session, params: Params) -> Any:
+        return await self._server.engine.ask("inventory", params)
+
+    async def do_shutdown(self, session: Session, params: Params) -> None:
+        self._server.stopping.set()
+
+
+def _get(params: Params, name: str, kind: Any, default: Any = msgspec.UNSET) -> Any:
+    value = params.get(name, default)
+    if value is msgspec.UNSET:
+        raise InvalidRequest(f"The request came without its parameter {name!r}.")
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"The request's parameter {name!r} is malformed: {error}.") from None

@@ -1,0 +1,145 @@
+"""Workers: their two connections, and what they report."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from stoker.core import events as e
+from stoker.core.calls import Call, Payload, Result
+from stoker.core.commands import PersistSettled
+from stoker.errors import ProtocolError
+from stoker.protocol import messages as m
+from stoker.server import payloads
+from stoker.server.link import Link
+from stoker.types import Outcome
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+_ANSWERS = set(map(int, Outcome))
+
+
+@dataclass(slots=True, eq=False)
+class WorkerLinks:
+    """A worker's two links. What is said on the control link while it is not there yet waits for it."""
+
+    worker: str
+    leases: Link | None = None
+    control: Link | None = None
+    waiting: deque[Any] = field(default_factory=deque)
+    seen: int = 0  # the last Results.seq that is safe
+    told: int = 0  # the last one that the worker was told is
+    owed: dict[int, set[int]] = field(default_factory=dict)  # Results.seq → store writes that must come first
+    heard: int = 0  # the last Results.seq received
+
+    def lease(self, calls: Sequence[Call]) -> None:
+        if self.leases is None:
+            return  # it has gone meanwhile; what it was to be sent is queued again when that is told
+        sizes, segments, parts = payloads.pack(call.payload for call in calls)
+        credits = [call.upto for call in calls] if calls[0].kind == "stream" else []
+        self.told = self.seen
+        message = m.Lease(
+            ids=[call.id for call in calls],
+            attempts=[call.attempt for call in calls],
+            sizes=sizes,
+            segments=segments,
+            credits=credits,
+            acked=self.seen,
+        )
+        self.leases.send(message, parts)
+
+    def say(self, message: Any) -> None:
+        """Send on the control link, now or when it is there."""
+        if self.control is not None:
+            self.control.send(message)
+        else:
+            self.waiting.append(message)
+
+    def settle(self) -> None:
+        """Work out up to which frame everything is safe."""
+        self.seen = max(self.seen, min(self.owed) - 1 if self.owed else self.heard)
+
+    def acknowledge(self) -> None:
+        """Tell the worker, unless a lease has told it already."""
+        if self.seen > self.told and self.leases is not None:
+            self.told = self.seen
+            self.leases.send(m.Ack(self.seen))
+
+
+class WorkerPeer:
+    """What a worker's lease socket brings."""
+
+    def __init__(self, server: Server, links: WorkerLinks, link: Link) -> None:
+        self._server = server
+        self._links = links
+        self._link = link
+        self._worker = links.worker
+
+    def received(self, message: Any, body: memoryview) -> None:
+        if isinstance(message, m.Results):
+            self._results(message, body)
+        elif isinstance(message, m.Items):
+            loads = payloads.unpack(message.sizes, message.segments, body)
+            self._server.decide(e.ItemsCame(self._worker, message.id, message.attempt, message.first, loads))
+        elif isinstance(message, m.Held):
+            held = list(zip(message.ids, message.attempts, strict=True))
+            self._server.decide(e.WorkerConnected(self._worker, held))
+        else:
+            raise ProtocolError(f"A worker does not send {type(message).__name__} on its lease socket.")
+
+    def _results(self, message: m.Results, body: memoryview) -> None:
+        loads = payloads.unpack(message.sizes, message.segments, body)
+        results = _results_of(message, loads)
+        server, links = self._server, self._links
+        server.to_acknowledge.add(links)
+        if message.seq <= links.heard:
+            links.told = 0  # sent again after a reconnect: it is told again how far we are
+            return
+        commands = server.handle(e.AttemptsEnded(self._worker, message.ids, message.attempts, results))
+        links.heard = message.seq
+        tokens = {command.token for command in commands if isinstance(command, PersistSettled)}
+        if tokens:
+            server.owe(links, message.seq, tokens)
+        links.settle()
+        server.execute(commands)
+
+    def closed(self) -> None:
+        if self._links.leases is self._link:
+            self._links.leases = None
+            self._server.decide(e.WorkerDisconnected(self._worker))
+
+
+def _results_of(message: m.Results, loads: list[Payload]) -> list[Result]:
+    count = len(message.ids)
+    columns = (message.outcomes, message.attempts, message.seconds, loads)
+    if any(len(column) != count for column in columns) or not set(message.outcomes) <= _ANSWERS:
+        raise ProtocolError("The columns of a Results do not belong together.")
+    if not message.errors and not any(message.outcomes):
+        value = Outcome.VALUE
+        return [Result(value, load, None, took) for load, took in zip(loads, message.seconds, strict=True)]
+    errors = message.errors
+    return [
+        Result(Outcome(outcome), load, errors.get(str(i)), took)
+        for i, (outcome, load, took) in enumerate(zip(message.outcomes, loads, message.seconds, strict=True))
+    ]
+
+
+class ControlPeer:
+    """What a worker's control socket brings."""
+
+    def __init__(self, server: Server, links: WorkerLinks, link: Link) -> None:
+        self._server = server
+        self._links = links
+        self._link = link
+
+    def received(self, message: Any, body: memoryview) -> None:
+        if not isinstance(message, m.Revoked):
+            raise ProtocolError(f"A worker does not send {type(message).__name__} on its control socket.")
+        self._server.decide(e.LeasesRevoked(self._links.worker, message.ids, message.attempts))
+
+    def closed(self) -> None:
+        if self._links.control is self._link:
+            self._links.control = None

@@ -1,0 +1,113 @@
+"""The thread that writes to the store: what arrived while it wrote goes into the next transaction.
+
+Writes are made in the order in which they were put in; the outcome of each comes back to the event loop. A job (a
+payload to be deleted, a function to be kept) takes its place in the same order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from stoker.errors import Fenced, StokerError
+from stoker.store.base import Store, Write
+
+log = logging.getLogger(__name__)
+
+ROWS_MAX = 4096  # of one transaction: bounds how long the first of them waits
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows that stand or fall together; ``prepare`` makes them in the writer's thread. Token 0: nobody waits."""
+
+    token: int
+    prepare: Callable[[], Sequence[Write]]
+
+
+class StoreWriter:
+    """See the module. ``done`` and ``failed`` are called on the loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        epoch: int,
+        *,
+        done: Callable[[list[int]], None],
+        failed: Callable[[list[int], str], None],
+        fenced: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._epoch = epoch
+        self._done = done
+        self._failed = failed
+        self._fenced = fenced
+        self._queue: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._thread.start()
+
+    def write(self, token: int, prepare: Callable[[], Sequence[Write]]) -> None:
+        self._queue.put(Batch(token, prepare))
+
+    def job(self, work: Callable[[], None]) -> None:
+        """Have something done in the thread, after all that was put in before."""
+        self._queue.put(work)
+
+    def close(self) -> None:
+        """Finish what was put in, and end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            item = self._queue.get()
+            while isinstance(item, Batch):
+                item = self._write_some(item)
+            if item is None:
+                return
+            self._do(item)
+
+    def _do(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Fenced as error:
+            self._loop.call_soon_threadsafe(self._fenced, str(error))
+        except (StokerError, OSError) as error:
+            log.error("a job of the store's thread failed: %s", error)
+
+    def _write_some(self, first: Batch) -> Batch | Callable[[], None] | None:
+        """Write this batch and those that wait behind it; return the first item that is none (or a later batch)."""
+        tokens: list[int] = []
+        rows: list[Write] = []
+        item: Batch | Callable[[], None] | None = first
+        idle = False
+        while isinstance(item, Batch) and len(rows) < ROWS_MAX:
+            try:
+                rows.extend(item.prepare())
+                tokens.append(item.token)
+            except StokerError as error:
+                self._loop.call_soon_threadsafe(self._failed, [item.token], str(error))
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                idle = True
+                break
+        self._commit([token for token in tokens if token], rows)
+        return self._queue.get() if idle else item
+
+    def _commit(self, tokens: list[int], rows: list[Write]) -> None:
+        try:
+            if rows:
+                self._store.write(self._epoch, rows)
+        except Fenced as error:
+            self._loop.call_soon_threadsafe(self._fenced, str(error))
+        except StokerError as error:
+            log.error("the store refused %d rows: %s", len(rows), error)
+            self._loop.call_soon_threadsafe(self._failed, tokens, str(error))
+        else:
+            self._loop.call_soon_threadsafe(self._done, tokens)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from stoker.images.file_locks import build_lock, start_time, take_shared, try_exclusive
+
+
+def test_shared_holders_keep_an_exclusive_one_out(tmp_path: Path) -> None:
+    path = tmp_path / "guards" / "lock"
+    first, second = take_shared(path), take_shared(path)
+    os.close(first)
+    assert try_exclusive(path) is None
+    os.close(second)
+    alone = try_exclusive(path)
+    assert alone is not None
+    os.close(alone)
+
+
+def test_whoever_waited_for_a_removed_lock_takes_the_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    alone = try_exclusive(path)
+    assert alone is not None
+    taken: list[int] = []
+    waiter = threading.Thread(target=lambda: taken.append(take_shared(path)))
+    waiter.start()
+    path.unlink()
+    os.close(alone)
+    waiter.join(10)
+    assert os.fstat(taken[0]).st_ino == path.stat().st_ino
+    os.close(taken[0])
+
+
+def test_builders_take_turns_and_say_that_they_wait(tmp_path: Path) -> None:
+    news: list[str] = []
+    waiting = threading.Event()
+
+    def second() -> None:
+        with build_lock(tmp_path / "lock", waiting=waiting.set):
+            news.append("second")
+
+    with build_lock(tmp_path / "lock", waiting=lambda: None):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waiting.wait(10)
+        news.append("first")
+    thread.join(10)
+    assert news == ["first", "second"]
+
+
+def test_start_times_tell_processes_apart() -> None:
+    assert start_time(os.getpid()) == start_time(os.getpid()) != start_time(1)
+    assert start_time(2**22 + 1) == ""

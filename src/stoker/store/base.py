@@ -1,6 +1,6 @@
 """The `Store` seam: rows that outlive the server, behind verbs of the domain.
 
-A store is synchronous and used by one writer thread of the server (and by readers through their own connection). Every
+A store is synchronous. One thread of the server writes; any may read meanwhile, and readers never hold it up. Every
 write names the server's epoch; a lower one than the store has seen is refused with `Fenced`. `write` is one
 transaction, durable when it returns: the server groups what arrived meanwhile into the next one.
 """
@@ -102,7 +102,11 @@ class Store(Protocol):
         """Start a new epoch, durable, and return it. All stores opened before are fenced from now on."""
 
     def write(self, epoch: int, rows: Sequence[Write]) -> None:
-        """Write all rows or none, durable on return. An accepted row whose id is there already is left as it is."""
+        """Write all rows or none, durable on return. An accepted row whose id is there already is left as it is.
+
+        Of one batch, accepted rows count first, then progress, then settled ones. Progress and settled rows of calls
+        that are settled, or have no row, change nothing. A seq that another id holds is a `StoreError`.
+        """
 
     def pending(self, *, after_seq: int, limit: int) -> list[PendingRow]:
         """Return unsettled calls with a greater seq, by seq."""
@@ -117,15 +121,17 @@ class Store(Protocol):
         """Return what is kept of a call."""
 
     def calls(self, *, function: str = "", state: CallState | None = None, limit: int = 100) -> list[CallRecord]:
-        """Return the newest calls first; without their payloads."""
+        """Return the newest calls first; without their payloads. Any state that is not settled means all pending."""
 
     def pending_count(self) -> int:
         """Return the number of unsettled calls."""
 
-    def expire(self, epoch: int, *, finished_before: float) -> list[str]:
+    def expire(self, epoch: int, *, finished_before: float, now: float | None = None) -> list[str]:
         """Drop the results of calls settled before then; return the payload blobs to delete.
 
-        The row itself is kept (its id answers `ResultExpired`) for as long again, then forgotten.
+        The row itself is kept (its id answers `ResultExpired`) for as long again, ``now - finished_before``, then
+        forgotten, and its blobs named once more, in case the server ended before it deleted them. It works in bounded
+        transactions, between which writes of other threads go on, so it is best called from a thread of its own.
         """
 
     def put_function(self, epoch: int, spec: FunctionSpec) -> None:
@@ -137,7 +143,15 @@ class Store(Protocol):
     def functions(self) -> list[FunctionSpec]:
         """Return every spec kept."""
 
-    def deploy(self, epoch: int, app: str, functions: Sequence[FunctionSpec], *, now: float) -> Deployment:
+    def deploy(
+        self,
+        epoch: int,
+        app: str,
+        functions: Sequence[FunctionSpec],
+        *,
+        now: float,
+        tags: dict[str, str] | None = None,
+    ) -> Deployment:
         """Make a new current version of an app; its functions carry ``version`` and no ``run_id``."""
 
     def undeploy(self, epoch: int, app: str) -> bool:

@@ -1,1 +1,145 @@
-"""Programmable compute for machine learning, on hardware you own."""
+"""Programmable compute for machine learning, on hardware you own.
+
+    import stoker
+
+    app = stoker.App("digits")
+
+    @app.function(image=stoker.Image.python("3.11").pip_install("scikit-learn"), cpu=1, memory="1GiB")
+    def accuracy(c: float) -> float: ...
+
+    with app.run():
+        scores = list(accuracy.map([0.1, 1.0, 10.0]))
+
+The names are loaded when they are first used: a server and a zygote import `stoker`, and need none of the client.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stoker._version import __version__
+
+if TYPE_CHECKING:
+    from stoker.client.app import App, LocalEntrypoint
+    from stoker.client.call import Call, TimelineEntry, gather
+    from stoker.client.function import Function
+    from stoker.client.image import Image
+    from stoker.client.notices import enable_output
+    from stoker.client.options import FunctionOptions, Retries
+    from stoker.errors import (
+        CallCancelled,
+        CallError,
+        CallTimeout,
+        ConnectionFailed,
+        DeadlineExceeded,
+        ImageBuildError,
+        InterpreterNotFound,
+        InvalidOption,
+        InvalidRequest,
+        NotFound,
+        NotRunning,
+        OutOfMemory,
+        Overloaded,
+        PermissionDenied,
+        RemoteError,
+        ResultExpired,
+        SerializationError,
+        StartupError,
+        StokerError,
+        StoreError,
+        Unschedulable,
+        VersionMismatch,
+        WorkerLost,
+    )
+    from stoker.protocol.remote_value import RemoteValue
+    from stoker.types import CallState
+
+_PLACES = {
+    "stoker.client.app": ("App", "LocalEntrypoint"),
+    "stoker.client.call": ("Call", "TimelineEntry", "gather"),
+    "stoker.client.function": ("Function",),
+    "stoker.client.image": ("Image",),
+    "stoker.client.notices": ("enable_output",),
+    "stoker.client.options": ("FunctionOptions", "Retries"),
+    "stoker.errors": (
+        "CallCancelled",
+        "CallError",
+        "CallTimeout",
+        "ConnectionFailed",
+        "DeadlineExceeded",
+        "ImageBuildError",
+        "InterpreterNotFound",
+        "InvalidOption",
+        "InvalidRequest",
+        "NotFound",
+        "NotRunning",
+        "OutOfMemory",
+        "Overloaded",
+        "PermissionDenied",
+        "RemoteError",
+        "ResultExpired",
+        "SerializationError",
+        "StartupError",
+        "StokerError",
+        "StoreError",
+        "Unschedulable",
+        "VersionMismatch",
+        "WorkerLost",
+    ),
+    "stoker.protocol.remote_value": ("RemoteValue",),
+    "stoker.types": ("CallState",),
+}
+_PLACE_OF = {name: module for module, names in _PLACES.items() for name in names}
+
+__all__ = [
+    "App",
+    "Call",
+    "CallCancelled",
+    "CallError",
+    "CallState",
+    "CallTimeout",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "Function",
+    "FunctionOptions",
+    "Image",
+    "ImageBuildError",
+    "InterpreterNotFound",
+    "InvalidOption",
+    "InvalidRequest",
+    "LocalEntrypoint",
+    "NotFound",
+    "NotRunning",
+    "OutOfMemory",
+    "Overloaded",
+    "PermissionDenied",
+    "RemoteError",
+    "RemoteValue",
+    "ResultExpired",
+    "Retries",
+    "SerializationError",
+    "StartupError",
+    "StokerError",
+    "StoreError",
+    "TimelineEntry",
+    "Unschedulable",
+    "VersionMismatch",
+    "WorkerLost",
+    "__version__",
+    "enable_output",
+    "gather",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _PLACE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'stoker' has no attribute {name!r}")
+    from importlib import import_module
+
+    found = globals()[name] = getattr(import_module(module), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,265 @@
+"""One connection to a server, through reconnects: what was sent and not answered is sent again.
+
+Two guarantees hold it together. A call is put among the open ones and sent under one lock, which a reconnect takes as
+well: each call is sent exactly once per connection. And a send that is cut short (Ctrl-C in the middle of a frame)
+breaks the connection on purpose, because nothing could be read in a stream with half a frame in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import select
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from stoker.client.calls import OpenCalls, Pending, Waiter, submit_of
+from stoker.errors import ConnectionFailed, NotFound, PermissionDenied, StokerError, VersionMismatch
+from stoker.protocol.frames import Buffer
+from stoker.protocol.messages import Ack, Cancel, Reply, Request, StreamCredit, Watch, Welcome
+from stoker.transport.segments import SegmentDir
+from stoker.transport.sockets import FrameSocket, connect_unix, greet
+
+ACK_EVERY_FRAMES = 64  # a server keeps at most so many frames for a client that only listens
+DIAL_TIMEOUT_SECONDS = 20.0  # for a greeting: a server that is busy restarting answers late
+REDIAL_FIRST_DELAY_SECONDS = 0.01
+REDIAL_MAX_DELAY_SECONDS = 0.5
+
+
+class Endpoint(Protocol):
+    """Where a server listens, and how to bring it back."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def token(self) -> str: ...
+
+    def revive(self) -> None:
+        """Start the server again if it is this process's own and has ended; else do nothing."""
+
+
+@dataclass(frozen=True)
+class SocketEndpoint:
+    """A server that somebody else runs."""
+
+    path: str
+    token: str = ""
+
+    def revive(self) -> None:
+        return None
+
+
+@dataclass
+class OpenRequest:
+    """A request that waits for its reply, with the body it was sent with."""
+
+    message: Any
+    parts: Sequence[Buffer] = ()
+    waiter: Waiter = field(default_factory=Waiter)
+    reply: Reply | None = None
+    body: Buffer = b""
+
+
+class Connection:
+    """The link to the server, and what has to be said again when it breaks."""
+
+    def __init__(self, endpoint: Endpoint, name: str) -> None:
+        self.endpoint = endpoint
+        self.name = name
+        self.calls = OpenCalls()
+        self.requests: dict[int, OpenRequest] = {}
+        self.standing: dict[str, dict[str, Any]] = {}  # registrations, said again to a server that was restarted
+        self.link: FrameSocket | None = None
+        self.welcome: Welcome | None = None
+        self.segments: SegmentDir | None = None
+        self.generation = 0
+        self.seen = 0  # the newest `Results.seq` that was dealt with
+        self._acked = 0
+        self._sendable = False
+        self._lock = threading.Lock()
+        self._request_ids = itertools.count(1)
+
+    def dial(self) -> None:
+        """Connect, greet, and send what is open.
+
+        Raises:
+            ConnectionFailed: nobody answers; `redial` is the patient form.
+        """
+        link = connect_unix(self.endpoint.path, timeout=DIAL_TIMEOUT_SECONDS)
+        try:
+            welcome = greet(
+                link, role="client", name=self.name, token=self.endpoint.token, python=platform.python_version()
+            )
+            link.settimeout(None)
+        except BaseException:
+            link.close()
+            raise
+        with self._lock:
+            restarted = self.welcome is not None and self.welcome.term != welcome.term
+            self.link, self.welcome = link, welcome
+            self.segments = SegmentDir(welcome.segments, spill=welcome.spill or None) if welcome.segments else None
+            self.seen = self._acked = 0
+            self.generation += 1
+            self._sendable = True
+            self._say_again(registrations=restarted)
+
+    def redial(self) -> None:
+        """Connect again, for as long as the server keeps what this client is owed.
+
+        Raises:
+            ConnectionFailed: the server did not come back.
+        """
+        self.drop()
+        grace = self.welcome.grace if self.welcome else 0.0
+        give_up = time.monotonic() + grace
+        delay = REDIAL_FIRST_DELAY_SECONDS
+        while True:
+            try:
+                self.endpoint.revive()
+                return self.dial()
+            except (VersionMismatch, PermissionDenied):
+                raise
+            except (ConnectionFailed, TimeoutError) as error:
+                if time.monotonic() >= give_up:
+                    raise ConnectionFailed(
+                        f"The server at {self.endpoint.path} went away and did not come back within {grace:.0f} s "
+                        f"({error}). Calls that were open are lost to this program; run it again."
+                    ) from error
+            time.sleep(delay)
+            delay = min(2 * delay, REDIAL_MAX_DELAY_SECONDS)
+
+    def drop(self) -> None:
+        """Close the link, if any; what is submitted from now on waits for the next one."""
+        with self._lock:
+            self._sendable = False
+            if self.link is not None:
+                self.link.close()
+                self.link = None
+
+    def break_link(self) -> None:
+        """Make the reader find the connection broken; safe from any thread."""
+        link = self.link
+        if link is not None:
+            link.shutdown()
+
+    def submit(self, pendings: list[Pending], *, deadline: float | None = None) -> None:
+        """Send calls of one route, and keep them open until they are settled."""
+        with self._lock:
+            self.calls.add(pendings)
+            if self._sendable:
+                message, parts = submit_of(pendings, acked=self.seen, deadline=deadline)
+                self._acked = self.seen
+                self._send(message, parts)
+
+    def send(self, message: Any, parts: Sequence[Buffer] = ()) -> None:
+        """Send what needs no repeating; while there is no connection it is dropped."""
+        with self._lock:
+            if self._sendable:
+                self._send(message, parts)
+
+    def watch(self, pending: Pending) -> None:
+        """Ask for the result of a detached call of somebody else's."""
+        with self._lock:
+            self.calls.add_one(pending)
+            if self._sendable:
+                self._send(Watch([pending.id]))
+
+    def request(self, verb: str, params: dict[str, Any]) -> OpenRequest:
+        """Send a request; it is sent again after a reconnect, so verbs must bear being said twice."""
+        return self.ask(Request(next(self._request_ids), verb, params))
+
+    def ask(self, message: Any, parts: Sequence[Buffer] = ()) -> OpenRequest:
+        """Send a message that has an ``id`` and is answered by `Reply`."""
+        found = OpenRequest(message, parts)
+        with self._lock:
+            self.requests[message.id] = found
+            if self._sendable:
+                self._send(message, parts)
+        return found
+
+    def next_request_id(self) -> int:
+        return next(self._request_ids)
+
+    @property
+    def unacked(self) -> bool:
+        return self.seen > self._acked
+
+    def acknowledge(self) -> None:
+        """Tell the server what was dealt with, unless sending would wait: the reader must never wait for a send."""
+        if self.seen > self._acked and self._lock.acquire(blocking=False):
+            try:
+                if self._sendable and self.link is not None and _writable(self.link.fileno()):
+                    self._acked = self.seen
+                    self._send(Ack(self._acked))
+            finally:
+                self._lock.release()
+
+    def saw(self, seq: int) -> None:
+        """Note that a `Results` frame is dealt with, and acknowledge where many are."""
+        self.seen = seq
+        if seq - self._acked >= ACK_EVERY_FRAMES:
+            self.acknowledge()
+
+    def fail_all(self, error: StokerError) -> None:
+        """End everything that is open with an error, and wake whoever reads."""
+        with self._lock:
+            self._sendable = False
+        self.break_link()
+        self.calls.fail_all(error)
+        while self.requests:
+            _, request = self.requests.popitem()
+            request.waiter.notify()
+
+    def _send(self, message: Any, parts: Sequence[Buffer] = ()) -> None:
+        assert self.link is not None
+        try:
+            self.link.send(message, parts)
+        except (ConnectionFailed, TimeoutError):
+            self._sendable = False
+            self.link.shutdown()  # the reader finds out and connects again; what was sent is among the open calls
+        except BaseException:
+            self._sendable = False
+            self.link.shutdown()
+            raise
+
+    def _say_again(self, *, registrations: bool) -> None:
+        if registrations:
+            for params in self.standing.values():
+                self._send(Request(next(self._request_ids), "register", params))
+        for request in list(self.requests.values()):
+            self._send(request.message, request.parts)
+        for batch in self.calls.to_submit():
+            self._restore_segments(batch)
+            message, parts = submit_of(batch, acked=0)
+            self._send(message, parts)
+        if watched := self.calls.watched():
+            self._send(Watch(watched))
+        for call_id, upto in self.calls.credits():
+            self._send(StreamCredit(call_id, upto))
+        for reason, ids in self.calls.cancelled().items():
+            self._send(Cancel(ids, reason))
+
+    def _restore_segments(self, batch: list[Pending]) -> None:
+        for pending in batch:
+            if pending.encoded is None or self.segments is None:
+                continue
+            if not _is_there(self.segments, pending.segment):
+                self.segments.write(pending.segment, pending.encoded.parts)
+
+
+def _is_there(segments: SegmentDir, name: str) -> bool:
+    try:
+        segments.map(name)
+    except NotFound:
+        return False
+    return True
+
+
+def _writable(fd: int) -> bool:
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
+    return bool(poller.poll(0))

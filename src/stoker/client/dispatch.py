@@ -1,0 +1,102 @@
+"""What is done with each message of the server, on the thread that reads. No user code runs here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from stoker.client.calls import REFUSED, Settled
+from stoker.client.connection import Connection
+from stoker.errors import ProtocolError
+from stoker.protocol.frames import Buffer, split_body
+from stoker.protocol.messages import Accepted, Items, Notice, RefusedCalls, Reply, Results, Segments, Window
+from stoker.transport.sockets import Received
+
+DEFAULT_WINDOW_CALLS = 1000  # before the server's first `Window`
+
+
+class Dispatcher:
+    """Hands messages to those they are for."""
+
+    def __init__(self, connection: Connection, on_notice: Callable[[Notice], None]) -> None:
+        self._connection = connection
+        self._on_notice = on_notice
+        self.windows: dict[str, int] = {}
+        self._handlers: dict[type[Any], Callable[[Any, Buffer], None]] = {
+            Results: self._results,
+            Accepted: self._accepted,
+            RefusedCalls: self._refused,
+            Items: self._items,
+            Window: self._window,
+            Notice: self._notice,
+            Reply: self._reply,
+        }
+
+    def __call__(self, received: Received) -> None:
+        message, body = received
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            raise ProtocolError(f"The server sent a {type(message).__name__}, which is not for clients.")
+        handler(message, body)
+
+    def _results(self, message: Results, body: Buffer) -> None:
+        if message.seq <= self._connection.seen:
+            return
+        parts: list[Any] = split_body(body, message.sizes)
+        if not len(parts) == len(message.ids) == len(message.outcomes):
+            raise ProtocolError("The columns of a Results frame have different lengths.")
+        if message.segments:
+            self._map_segments(message.segments, parts, message.ids)
+        pop = self._connection.calls.pop
+        errors = message.errors
+        for i, (call_id, outcome) in enumerate(zip(message.ids, message.outcomes, strict=True)):
+            pending = pop(call_id, None)
+            if pending is not None:
+                error = errors.get(str(i)) if errors else None
+                pending.sink.settle(pending, Settled(outcome, parts[i], error))
+        # Last: once acknowledged, the server forgets these results and unlinks their segments.
+        self._connection.saw(message.seq)
+
+    def _map_segments(self, segments: Segments, parts: list[Any], ids: list[str]) -> None:
+        directory = self._connection.segments
+        if directory is None:
+            raise ProtocolError("The server sent a segment to a client without a segment directory.")
+        for key, (name, size) in segments.items():
+            if self._connection.calls.get(ids[int(key)]) is not None:
+                parts[int(key)] = directory.map(str(name))[: int(size)]
+
+    def _accepted(self, message: Accepted, body: Buffer) -> None:
+        for call_id in message.ids:
+            pending = self._connection.calls.get(call_id)
+            if pending is not None and not pending.accepted:
+                pending.accepted = True
+                pending.data, pending.encoded, pending.segment = b"", None, ""
+                pending.sink.accept(pending)
+
+    def _refused(self, message: RefusedCalls, body: Buffer) -> None:
+        for call_id in message.ids:
+            pending = self._connection.calls.pop(call_id, None)
+            if pending is not None:
+                pending.sink.settle(pending, Settled(REFUSED, b"", message.error))
+
+    def _items(self, message: Items, body: Buffer) -> None:
+        pending = self._connection.calls.get(message.id)
+        if pending is None or message.attempt < pending.attempt:
+            return
+        pending.attempt = message.attempt
+        parts: list[Any] = split_body(body, message.sizes)
+        if message.segments:
+            self._map_segments(message.segments, parts, [message.id] * len(parts))
+        pending.sink.items(pending, message.first, parts)
+
+    def _window(self, message: Window, body: Buffer) -> None:
+        self.windows[message.function] = message.size
+
+    def _notice(self, message: Notice, body: Buffer) -> None:
+        self._on_notice(message)
+
+    def _reply(self, message: Reply, body: Buffer) -> None:
+        request = self._connection.requests.pop(message.id, None)
+        if request is not None:
+            request.reply, request.body = message, body
+            request.waiter.notify()

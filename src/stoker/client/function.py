@@ -1,0 +1,333 @@
+"""`Function`: what `@app.function` makes of a user's function. It is called here, there, many times, or later."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from stoker.client import session as sessions
+from stoker.client.calls import Route
+from stoker.client.methods import (
+    ForEachMethod,
+    MapMethod,
+    RemoteMethod,
+    SpawnMapMethod,
+    SpawnMethod,
+    StarmapMethod,
+    StreamMethod,
+)
+from stoker.client.options import FunctionOptions
+from stoker.client.session import Session
+from stoker.errors import InvalidRequest, NotRunning
+from stoker.protocol.structure import structured
+from stoker.transport.current import APP_VARIABLE, RUN_ID_VARIABLE, SERVER_VARIABLE, current_call
+from stoker.types import FunctionSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec, Unpack
+
+    from stoker.client.app import App
+    from stoker.client.options import Options
+else:
+    from typing import ParamSpec
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+_KINDS = {
+    "remote": ("call", False),
+    "map": ("map", False),
+    "starmap": ("map", False),
+    "for_each": ("map", False),
+    "stream": ("stream", False),
+    "spawn": ("call", True),
+    "spawn_map": ("map", True),
+}
+"""`Submit.kind` and `Submit.detached` of the calls that each method makes."""
+
+
+class Shape(NamedTuple):
+    """What kind of function it is: ``generator`` yields, ``is_async`` is a coroutine function or async generator."""
+
+    generator: bool = False
+    is_async: bool = False
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Shape:
+        plain = inspect.unwrap(function)
+        return cls(
+            generator=inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain),
+            is_async=inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain),
+        )
+
+
+class Target(NamedTuple):
+    """Where a handle's calls go, for one session and one run of its app."""
+
+    session: Session
+    run: object
+    key: str
+    shape: Shape
+
+
+class Function(Generic[P, R_co]):
+    """A function that runs here when called, and elsewhere through `remote`, `map`, `stream` and `spawn`.
+
+    It pickles by reference, so it may be an argument of other calls.
+    """
+
+    def __init__(
+        self,
+        raw_f: Callable[P, R_co] | None,
+        *,
+        app: App | None,
+        app_name: str,
+        name: str,
+        options: FunctionOptions | None = None,
+        changed: dict[str, Any] | None = None,
+        run_id: str | None = None,
+        key: str = "",
+    ) -> None:
+        self._raw_f = raw_f
+        self._app = app
+        self.app_name = app_name
+        self.name = name
+        self._options = options or FunctionOptions()
+        self._changed = changed or {}
+        self._run_id = run_id  # of the program a reference came from
+        self._key = key
+        self._target: Target | None = None
+        self._routes: dict[str, Route] = {}
+        if raw_f is not None:
+            functools.update_wrapper(self, raw_f)
+
+    @classmethod
+    def from_name(cls, app: str, name: str) -> Function[..., Any]:
+        """Return the handle of a deployed function. Nothing is asked before its first call.
+
+        Its calls raise `NotFound` where no such function is deployed.
+        """
+        return Function(None, app=None, app_name=app, name=name)
+
+    @property
+    def label(self) -> str:
+        """What people read: ``digits.accuracy``."""
+        return f"{self.app_name}.{self.name}"
+
+    @property
+    def raw_f(self) -> Callable[P, R_co]:
+        """The user's own function.
+
+        Raises:
+            InvalidRequest: this is a reference to a deployed function, whose code is not here.
+        """
+        if self._raw_f is None:
+            raise InvalidRequest(
+                f"The code of {self.label} is not in this program, only its name. Call it by {self.name}.remote(…)."
+            )
+        return self._raw_f
+
+    @property
+    def app(self) -> App | None:
+        """The app it belongs to; None for a reference."""
+        return self._app
+
+    @property
+    def options(self) -> FunctionOptions:
+        """The options as stated, without the app's defaults."""
+        return self._options
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the function here, in this process."""
+        return self.raw_f(*args, **kwargs)
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the function here, in this process."""
+        return self.raw_f(*args, **kwargs)
+
+    @property
+    def remote(self) -> RemoteMethod[P, R_co]:
+        """Call the function there: blocks, returns its value or raises its exception."""
+        return RemoteMethod(self)
+
+    @property
+    def map(self) -> MapMethod[P, R_co]:
+        """Call the function for each input, in parallel, and yield the results."""
+        return MapMethod(self)
+
+    @property
+    def starmap(self) -> StarmapMethod[P, R_co]:
+        """As `map`, for inputs that are tuples of arguments."""
+        return StarmapMethod(self)
+
+    @property
+    def for_each(self) -> ForEachMethod[P, R_co]:
+        """Call the function for each input, in parallel, for its effects."""
+        return ForEachMethod(self)
+
+    @property
+    def stream(self) -> StreamMethod[P, R_co]:
+        """Run a generator function there and yield its items as they come."""
+        return StreamMethod(self)
+
+    @property
+    def spawn(self) -> SpawnMethod[P, R_co]:
+        """Make a call that goes on by itself; returns once it is accepted for good."""
+        return SpawnMethod(self)
+
+    @property
+    def spawn_map(self) -> SpawnMapMethod[P, R_co]:
+        """Make a call that goes on by itself for each input."""
+        return SpawnMapMethod(self)
+
+    def with_options(self, **changed: Unpack[Options]) -> Function[P, R_co]:
+        """Return the same code with other options: a pool of its own."""
+        given: dict[str, Any] = {**changed}
+        return Function(
+            self._raw_f,
+            app=self._app,
+            app_name=self.app_name,
+            name=self.name,
+            options=self._options.changed(given),
+            changed={**self._changed, **given},
+            run_id=self._run_id,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        run_id, key = self._run_id, self._key
+        if self._app is not None and self._app.run_id:
+            run_id = self._app.run_id
+        if self._changed:
+            key = self.target().key
+        return _restore, (self.app_name, self.name, run_id, key)
+
+    def __repr__(self) -> str:
+        return f"<Function {self.label}>"
+
+    def __get__(self, instance: object, owner: type | None = None) -> Function[P, R_co]:
+        return self  # a Function in a class body stays one; it does not become a method
+
+    def shape(self) -> Shape:
+        """Return what kind of function it is; a reference asks the server."""
+        return Shape.of(self._raw_f) if self._raw_f is not None else self.target().shape
+
+    def target(self) -> Target:
+        """Return where calls go now.
+
+        Raises:
+            NotRunning: its app is neither running here nor deployed; says what to do.
+            NotFound: no such function is deployed.
+        """
+        found = self._target
+        run = self._app.current_run if self._app is not None else None
+        if found is not None and found.run is run and found.session.usable:
+            return found
+        self._routes = {}
+        self._target = found = self._find_target(run)
+        return found
+
+    def route(self, method: str) -> tuple[Session, Route]:
+        """Return the session and the route for calls by one of the methods.
+
+        Raises:
+            InvalidRequest: a generator is called as a function, or the other way about.
+        """
+        if self._raw_f is not None and method not in self._routes:
+            self._check_yields(method, Shape.of(self._raw_f))
+        target = self.target()
+        route = self._routes.get(method)
+        if route is None:
+            self._check_yields(method, target.shape)
+            kind, detached = _KINDS[method]
+            route = self._routes[method] = Route(target.key, self.label, kind, detached)
+        parent = current_call()
+        if parent is not None:
+            route = route._replace(parent=parent.id)
+        return target.session, route
+
+    async def route_async(self, method: str) -> tuple[Session, Route]:
+        """Return the session and the route; what has to be asked first is asked beside the loop."""
+        if self._target is None or not self._target.session.usable:
+            context = copy_context()
+            await asyncio.get_running_loop().run_in_executor(None, context.run, self.route, method)
+        return self.route(method)
+
+    def _check_yields(self, method: str, shape: Shape) -> None:
+        wanted = method == "stream"
+        if shape.generator == wanted:
+            return
+        if wanted:
+            raise InvalidRequest(f"{self.label} is no generator function: call it by {self.name}.remote(…).")
+        raise InvalidRequest(
+            f"{self.label} is a generator function, whose items come one by one: use {self.name}.stream(…) instead of "
+            f"{self.name}.{method}(…)."
+        )
+
+    def _find_target(self, run: object) -> Target:
+        app = self._app
+        if app is not None and app.current_run is not None:
+            session, key = app.key_of(self)
+            return Target(session, run, key, self._own_shape())
+        if self._key and not self._changed:
+            return Target(sessions.current(), run, self._key, self._own_shape())
+        if app is not None and SERVER_VARIABLE not in os.environ:
+            raise NotRunning(
+                f"{self.label} cannot be called remotely: its app is not running. Wrap the call in "
+                f"`with {app.name}.run():` (that is, the run() of your App), start the program by `stoker run`, or "
+                f"deploy the app and use stoker.Function.from_name({app.name!r}, {self.name!r}). "
+                f"{self.name}.local(…) runs it here."
+            )
+        return self._look_up(run)
+
+    def _own_shape(self) -> Shape:
+        return Shape.of(self._raw_f) if self._raw_f is not None else Shape()
+
+    def _look_up(self, run: object) -> Target:
+        """Ask the server for the function by name: within a worker, of the run that the worker belongs to."""
+        session = sessions.current()
+        params = {"app": self.app_name, "name": self.name, "run_id": self._lookup_run_id()}
+        answer = session.request("lookup", params)
+        spec = structured(FunctionSpec, answer["spec"])
+        key = str(answer["key"])
+        if self._changed:
+            spec = dataclasses.replace(spec, options=_changed_spec(spec, self._changed, self.label))
+            answer = session.request(
+                "register", {"app": spec.app, "run_id": spec.run_id, "functions": [dataclasses.asdict(spec)]}
+            )
+            key = str(answer["keys"][self.name])
+        return Target(session, run, key, Shape(spec.kind == "generator", spec.is_async))
+
+    def _lookup_run_id(self) -> str:
+        if self._run_id is not None:
+            return self._run_id
+        if os.environ.get(APP_VARIABLE) == self.app_name:
+            return os.environ.get(RUN_ID_VARIABLE, "")
+        return ""
+
+
+def _changed_spec(spec: FunctionSpec, changed: dict[str, Any], label: str) -> Any:
+    if "image" in changed:
+        raise InvalidRequest(
+            f"{label} is known by name only, so its image cannot be changed here: use with_options(image=…) where the "
+            "function is defined."
+        )
+    resolved = FunctionOptions.of(changed).to_spec()
+    return dataclasses.replace(spec.options, **{name: getattr(resolved, name) for name in changed})
+
+
+def _restore(app_name: str, name: str, run_id: str | None, key: str) -> Function[..., Any]:
+    """Open a pickled handle: the very function where its app is defined in this process, else a reference."""
+    from stoker.client.app import find_function
+
+    own = find_function(app_name, name)
+    if own is not None and not key:
+        return own
+    return Function(
+        own._raw_f if own is not None else None, app=None, app_name=app_name, name=name, run_id=run_id, key=key
+    )

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 import traceback
+from typing import Any
 
 
 def main() -> None:
@@ -49,11 +50,11 @@ def serve(link: socket.socket, pending: bytes) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     while True:
-        readable, _, _ = select.select([link, wake], [], [])
+        readable = select.select([link.fileno(), wake], [], [])[0]
         if wake in readable:
             os.read(wake, 4096)
         reap(link, workers)
-        if link in readable:
+        if link.fileno() in readable:
             data = link.recv(1 << 16)
             if not data:
                 os._exit(0)
@@ -63,7 +64,7 @@ def serve(link: socket.socket, pending: bytes) -> None:
                 fork(link, json.loads(line), workers)
 
 
-def fork(link: socket.socket, order: dict[str, object], workers: dict[int, str]) -> None:
+def fork(link: socket.socket, order: dict[str, Any], workers: dict[int, str]) -> None:
     pid = os.fork()
     if not pid:
         signal.set_wakeup_fd(-1)
@@ -86,17 +87,17 @@ def reap(link: socket.socket, workers: dict[int, str]) -> None:
             say(link, "Exited", worker=workers.pop(pid), pid=pid, status=status, cpu_seconds=cpu, peak_memory=peak)
 
 
-def become_worker(order: dict[str, object], *, own_process: bool) -> None:
+def become_worker(order: dict[str, Any], *, own_process: bool) -> None:
     if own_process:
         os.setsid()
         log = os.open(str(order["log"]), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
-    for path in order["cgroups"]:  # type: ignore[attr-defined]
-        with open(path, "w") as file:
+    for path in order["cgroups"]:
+        with open(path, "w") as file:  # noqa: PTH123
             file.write(str(os.getpid()))
-    os.environ.update(order["env"])  # type: ignore[arg-type]
+    os.environ.update(order["env"])
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:

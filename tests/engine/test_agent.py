@@ -231,13 +231,18 @@ async def test_output_comes_with_its_call_and_whole(bench: Bench) -> None:
     ]
     bench.server.send(Request(9, "logs", {"call": "c-2"}))
     reply = await bench.server.get(Reply, id=9)
-    assert [one["texts"] for one in reply.result] == [["err"]] and reply.result[0]["label"] == "app.f"
+    assert [(one["text"], one["stream"], one["label"]) for one in reply.result] == [("err", "stderr", "app.f")]
 
 
 async def test_a_worker_that_prints_a_gigabyte(bench: Bench) -> None:
     bench.start_agent()
     await bench.server.get(NodeState)
-    body = "import os\nchunk = (b'y' * 99 + b'\\n') * 10_000\nfor _ in range(1000): os.write(1, chunk)\nos.write(1, b'the end\\n')"
+    body = (
+        "import os\n"
+        "chunk = (b'y' * 99 + b'\\n') * 10_000\n"
+        "for _ in range(1000): os.write(1, chunk)\n"
+        "os.write(1, b'the end\\n')\n"
+    )
     bench.server.send(order("w1", bench.function(body=body)))
     await bench.server.get(WorkerExited, worker="w1", patience=40.0)
     path = bench.config.logs / "w1.log"

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-from stoker.protocol.messages import LogLines
+from stoker.protocol.messages import Hello, LogLines
 from stoker.types import ErrorInfo, FunctionSpec, ImageSpec
 
 
@@ -152,6 +152,16 @@ Event: TypeAlias = (
 Listener: TypeAlias = Callable[[Event], None]
 
 
+class AgentLink(Protocol):
+    """The server's end of an agent's connection."""
+
+    def send(self, message: Any) -> None:
+        """Gather a message for the next `flush`; where the connection is gone it is dropped."""
+
+    def flush(self) -> None:
+        """Write what was sent."""
+
+
 class Engine(Protocol):
     """See the module."""
 
@@ -184,11 +194,23 @@ class Engine(Protocol):
         A worker that is not there is no error.
         """
 
-    def lend(self, worker: str, *, lent: bool) -> None:
-        """Let a worker's cores be granted to others while all it does is wait for them, or give them back to it.
+    def lend(self, grant: Grant, *, lent: bool) -> None:
+        """Let the cores of a grant be granted to others while its worker only waits for them, or give them back to it.
 
         Taking them back may over-commit the node's cores until those who borrowed them end. Memory is never lent.
         """
+
+    def expected_nodes(self) -> list[str]:
+        """Return the nodes that may run workers from before this server, and have not joined yet."""
+
+    def attach(self, link: AgentLink, hello: Hello, *, term: int) -> None:
+        """Take the connection of a node's agent that has greeted the server, whose term it is."""
+
+    def deliver(self, link: AgentLink, message: Any) -> bool:
+        """Take what came on an attached connection; False if it is nothing that an agent sends."""
+
+    def detach(self, link: AgentLink) -> None:
+        """An attached connection is gone."""
 
     async def flush_logs(self) -> None:
         """Return when all output written so far has been delivered as events."""

@@ -461,7 +461,7 @@ class AgentPeer:
         self._server = server
         self._link = link
         self._engine = server.engine
-        self._engine.attach(link, hello)
+        self._engine.attach(link, hello, term=server.epoch)
 
     def received(self, message: Any, body: memoryview) -> None:
         if not self._engine.deliver(self._link, message):

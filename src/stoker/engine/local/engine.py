@@ -10,10 +10,12 @@ import asyncio
 import itertools
 import logging
 import os
+import signal
 import sys
-from typing import Any, Protocol
+from typing import Any
 
 from stoker.engine.base import (
+    AgentLink,
     Bundle,
     Event,
     Grant,
@@ -30,8 +32,9 @@ from stoker.engine.base import (
     WorkerSpec,
     WorkerUp,
 )
-from stoker.engine.local.agent import take_run_lock
+from stoker.engine.local.agent import fork_agent, take_run_lock
 from stoker.engine.local.config import AgentConfig
+from stoker.engine.local.ledger import Ledger
 from stoker.engine.local.processes import Watch, start_time
 from stoker.errors import ConnectionFailed, from_wire
 from stoker.protocol import messages as m
@@ -43,22 +46,14 @@ EPSILON_CPUS = 1e-6
 log = logging.getLogger("stoker.engine")
 
 
-class AgentLink(Protocol):
-    """What the server gives the engine to speak to an agent with."""
-
-    def send(self, message: Any) -> None:
-        """Send a message, or drop it where the connection is gone; `LocalEngine.detach` tells."""
-
-
 class LocalEngine:
     """See the module, and `stoker.engine.base.Engine`."""
 
     name = "local"
 
-    def __init__(self, config: AgentConfig, *, agent_pid: int = 0) -> None:
-        """``agent_pid`` is the agent that `fork_agent` made for this config, if it was called."""
+    def __init__(self, config: AgentConfig) -> None:
         self._config = config
-        self._pid = agent_pid
+        self._pid = 0
         self._attached_pid = 0
         self._listener: Listener = lambda event: None
         self._link: AgentLink | None = None
@@ -72,9 +67,15 @@ class LocalEngine:
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._keeper: asyncio.Task[None] | None = None
+        self._adoptable = any(entry.alive for entry in Ledger(config.ledger).state.workers)
 
     def set_listener(self, listener: Listener) -> None:
         self._listener = listener
+
+    def fork_agent(self) -> None:
+        """Fork the agent off this process, before there is a loop or a thread; without it `start_up` runs a program."""
+        if not _runs_elsewhere(self._config):
+            self._pid = fork_agent(self._config)
 
     async def start_up(self) -> None:
         self._keeper = asyncio.create_task(self._keep_agent(), name="agent keeper")
@@ -90,22 +91,20 @@ class LocalEngine:
                 log.warning("the agent went away while it was shutting down")
         pid = self._attached_pid or self._pid
         if pid and start_time(pid) is not None:
-            await self._end_agent(pid, grace=grace)
+            await _end_agent(pid, patience=grace + 5.0 if self._link is not None else 0.0)
         _collect(pid)
 
     def attach(self, link: AgentLink, hello: m.Hello, *, term: int) -> None:
-        """Use this connection from now on; the agent's `NodeState` follows on it."""
         if self._link is not None:
-            self.detach()
+            self.detach(self._link)
         self._link = link
         self._term = term
         if self._attached_pid not in (0, hello.pid):
             self._lose_starts("The node's agent ended while it was starting this worker.")
         self._attached_pid = hello.pid
 
-    def detach(self) -> None:
-        """The connection is gone."""
-        if self._link is None:
+    def detach(self, link: AgentLink) -> None:
+        if self._link is not link:
             return
         self._link = None
         for answer in self._answers.values():
@@ -116,8 +115,9 @@ class LocalEngine:
             self._state = None
             self._tell(NodeLost(self._config.node, "its agent went away"))
 
-    def deliver(self, message: Any) -> None:
-        """Take a message that came on the attached connection."""
+    def deliver(self, link: AgentLink, message: Any) -> bool:
+        if self._link is not link:
+            return True  # of a connection that another one has replaced
         match message:
             case m.NodeState():
                 self._on_state(message)
@@ -138,7 +138,12 @@ class LocalEngine:
             case m.LogsFlushed():
                 self._on_reply(m.Reply(message.id))
             case _:
-                log.warning("an agent sent a %s", type(message).__name__)
+                return False
+        return True
+
+    def expected_nodes(self) -> list[str]:
+        ended = not self._adoptable or self._state is not None
+        return [] if ended else [self._config.node]
 
     def nodes(self) -> list[NodeInfo]:
         return [self._node()] if self._state is not None else []
@@ -165,15 +170,15 @@ class LocalEngine:
             self._refuse_later(spec.worker, "The node's agent is away.")
             return
         order = m.StartWorker(self._term, spec.worker, spec.function, spec.token, grant.cpus, grant.memory)
-        self._link.send(order)
+        self._send(order)
 
     def stop(self, worker: str, *, grace: float, reason: str = "") -> None:
         if self._link is not None and worker in self._grant_of:
-            self._link.send(m.StopWorker(self._term, worker, grace, reason))
+            self._send(m.StopWorker(self._term, worker, grace, reason))
 
-    def lend(self, worker: str, *, lent: bool) -> None:
-        grant = self._grant_of.get(worker)
-        if grant is None or lent == (worker in self._lent):
+    def lend(self, grant: Grant, *, lent: bool) -> None:
+        worker = next((worker for worker, held in self._grant_of.items() if held.id == grant.id), "")
+        if not worker or lent == (worker in self._lent):
             return
         if lent:
             self._lent[worker] = grant.cpus
@@ -182,7 +187,7 @@ class LocalEngine:
         if self._link is not None:
             # Before the start that borrows them, on the same connection, so that the agent's ledger has room for it.
             params = {"worker": worker, "cpus": 0.0 if lent else grant.cpus}
-            self._link.send(m.Request(next(self._numbers), "lend", params))
+            self._send(m.Request(next(self._numbers), "lend", params))
 
     async def flush_logs(self) -> None:
         await self._exchange(m.FlushLogs(next(self._numbers)))
@@ -199,10 +204,15 @@ class LocalEngine:
             raise ConnectionFailed("The node's agent is away; it is started again by itself: try again.")
         answer = self._answers[message.id] = asyncio.get_running_loop().create_future()
         try:
-            self._link.send(message)
+            self._send(message)
             return await answer
         finally:
             self._answers.pop(message.id, None)
+
+    def _send(self, message: Any) -> None:
+        if self._link is not None:
+            self._link.send(message)
+            self._link.flush()
 
     def _node(self) -> NodeInfo:
         assert self._state is not None
@@ -337,14 +347,15 @@ class LocalEngine:
         command = [sys.executable, "-m", "stoker.engine.local.agent", *words]
         return os.posix_spawn(sys.executable, command, os.environ, setsigmask=[])
 
-    async def _end_agent(self, pid: int, *, grace: float) -> None:
-        watch = Watch(pid)
-        try:
-            await asyncio.wait_for(watch.wait(), grace + 5.0)
-        except TimeoutError:
-            log.warning("the agent %d did not end by itself", pid)
-            os.kill(pid, 15)
-            await watch.wait()
+
+async def _end_agent(pid: int, *, patience: float) -> None:
+    """Wait for an agent that was told to end, and terminate it when it does not."""
+    watch = Watch(pid)
+    try:
+        await asyncio.wait_for(watch.wait(), patience)
+    except TimeoutError:
+        os.kill(pid, signal.SIGTERM)
+        await watch.wait()
 
 
 def _runs_elsewhere(config: AgentConfig) -> bool:

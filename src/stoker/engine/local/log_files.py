@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stoker.engine.local.processes import libc
+from stoker.quantities import format_size
 
 KEEP_BYTES = 64 << 20  # of one worker's output, the newest
 TRIM_SLACK_BYTES = 16 << 20  # trimmed only when so much over, so that a hole is punched seldom
 HEAD_BYTES = 4096  # one block at the start stays, with the line that says whose file it is
 TOTAL_BYTES = 256 << 20  # of all workers that are gone
 TOTAL_AGE_SECONDS = 7 * 86400.0
-REPLY_BYTES = 8 << 20  # of text in one answer: a frame's header holds 16 MiB
+REPLY_BYTES = 4 << 20  # of text in one answer: a frame's header holds 16 MiB
+ROW_BYTES = 200  # of the rest of a line's row
 RECORD, UNIT = b"\x1e", b"\x1f"
 STREAMS = {b"o": "stdout", b"e": "stderr", b"s": "stoker"}
 META = b"m"
@@ -114,9 +116,15 @@ def trim(fd: int, size: int, *, keep: int = KEEP_BYTES) -> int:
 
 
 class LogQuery(NamedTuple):
-    """Which lines: of these workers (empty: all), of one function (key or label), of one call; the last ``tail``."""
+    """Which lines: the last ``tail``, of everything or of one worker, one call, some functions.
 
-    workers: list[str]
+    ``functions`` are keys; where there are none, ``app`` and ``function`` go by names (the function's alone or with its
+    app's), so that what a server has forgotten is found too.
+    """
+
+    worker: str
+    functions: list[str]
+    app: str
     function: str
     call: str
     tail: int
@@ -124,43 +132,54 @@ class LogQuery(NamedTuple):
     @classmethod
     def of(cls, params: dict[str, Any]) -> LogQuery:
         return cls(
-            workers=[str(one) for one in params.get("workers") or []],
+            worker=str(params.get("worker") or ""),
+            functions=[str(one) for one in params.get("functions") or []],
+            app=str(params.get("app") or ""),
             function=str(params.get("function") or ""),
             call=str(params.get("call") or ""),
             tail=int(params.get("tail") or 1000),
         )
 
+    def wants(self, header: Header) -> bool:
+        if self.worker and header.worker != self.worker:
+            return False
+        if self.functions:
+            return header.function in self.functions
+        app, _, name = header.label.rpartition(".")
+        return self.app in ("", app) and self.function in ("", name, header.label)
+
 
 def read_logs(directory: Path, query: LogQuery) -> list[dict[str, Any]]:
-    """Return what was printed, a dict for each worker, oldest worker first: the columns of `LogLines` and more.
-
-    ``dropped`` is how many bytes of its oldest output were given back to the disk.
-    """
-    room = REPLY_BYTES
-    found: list[dict[str, Any]] = []
+    """Return what was printed, a dict for each line, oldest worker first."""
+    room = min(REPLY_BYTES // ROW_BYTES, query.tail)
+    found: list[tuple[float, list[dict[str, Any]]]] = []
     for path in sorted(directory.glob("*.log"), key=_modified, reverse=True):
-        if room > 0 and (not query.workers or path.stem in query.workers) and (one := _read_one(path, query, room)):
-            room -= sum(map(len, one["texts"]))
-            found.append(one)
-    return sorted(found, key=lambda one: float(one["began"]))
+        if room > 0 and (not query.worker or path.stem == query.worker):
+            began, lines = _read_one(path, query._replace(tail=room))
+            room -= len(lines)
+            found.append((began, lines))
+    return [line for _, lines in sorted(found, key=lambda one: one[0]) for line in lines]
 
 
-def _read_one(path: Path, query: LogQuery, room: int) -> dict[str, Any] | None:
-    with path.open("rb") as file:
+def _read_one(path: Path, query: LogQuery) -> tuple[float, list[dict[str, Any]]]:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return 0.0, []  # pruned just now
+    with file:
         header = _read_header(path, file.readline(HEAD_BYTES))
-        if query.function and query.function not in (header.function, header.label):
-            return None
+        if not query.wants(header) or (query.call and not _mentions(file.fileno(), query.call)):
+            return 0.0, []
         start = _data_start(file.fileno(), file.tell())
         dropped = start - file.tell()
-        if query.call and not _mentions(file.fileno(), query.call):
-            return None
         file.seek(start)
-        lines = _last_lines(file, query, room)
-    if query.call and not lines:
-        return None
-    columns = [list(column) for column in zip(*lines, strict=True)] or [[], [], []]
-    names = ("calls", "streams", "texts")
-    return {**vars(header), "dropped": dropped, **dict(zip(names, columns, strict=True))}
+        lines = _last_lines(file, query, REPLY_BYTES)
+    if dropped and not query.call and len(lines) < query.tail:
+        lines.insert(
+            0, Line("", "stoker", f"… {format_size(dropped)} of older output are gone: a worker keeps the newest")
+        )
+    common = {"worker": header.worker, "function": header.function, "label": header.label}
+    return header.began, [{**common, **line._asdict()} for line in lines]
 
 
 def _last_lines(file: Iterable[bytes], query: LogQuery, room: int) -> list[Line]:

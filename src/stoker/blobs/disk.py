@@ -144,7 +144,8 @@ class _NewBlob:
         return self._size
 
     def close(self) -> None:
-        os.close(self._file)
+        with suppress(OSError):  # a disk that fails only now has told `fsync` that all is well
+            os.close(self._file)
         if not self._named:
             with suppress(OSError), _directory(self._root, _NEW) as new:
                 os.unlink(self._unfinished, dir_fd=new)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
@@ -25,7 +25,10 @@ CHECKPOINT_PAGES = 1_000
 wrote no more rows a second."""
 
 WAL_LIMIT_BYTES = 64 << 20
-"""What the WAL is cut back to after a reader has held it open for long."""
+"""The WAL's size at which a commit waits for the readers of old rows: while some overlap without end, it only grows."""
+
+READERS_WAIT_MS = 250
+"""How long it waits for them. A reader that takes longer is waited for again after as many bytes more."""
 
 WRITER_CACHE_KIB = 32 << 10
 READER_CACHE_KIB = 4 << 10
@@ -53,6 +56,8 @@ class Database:
         self._readers: list[sqlite3.Connection] = []
         self._guard = Lock()
         self._closed = False
+        self._wal = path.with_name(f"{path.name}-wal")
+        self._wal_limit = WAL_LIMIT_BYTES
         with translated(path):
             _refuse_garbage(path)
             _create(path)
@@ -78,6 +83,8 @@ class Database:
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+            if self._wal.stat().st_size > self._wal_limit:
+                self._cut_wal()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -98,6 +105,13 @@ class Database:
                 reader.close()
             self._readers.clear()
             self._writer.close()
+
+    def _cut_wal(self) -> None:
+        self._writer.execute(f"PRAGMA busy_timeout = {READERS_WAIT_MS}")
+        with suppress(sqlite3.OperationalError):  # the commit stands, whatever the disk says now
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._writer.execute(f"PRAGMA busy_timeout = {int(1000 * self._busy_timeout)}")
+        self._wal_limit = self._wal.stat().st_size + WAL_LIMIT_BYTES
 
     def _borrow(self) -> sqlite3.Connection:
         with self._guard:
@@ -122,7 +136,6 @@ class Database:
             _use_wal(connection, self.path)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-            connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
             connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
         except BaseException:
             connection.close()
@@ -165,7 +178,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     with closing(connection.execute("PRAGMA quick_check(1)")) as cursor:
         (verdict,) = cursor.fetchone()
     if verdict != "ok":
-        raise damaged(path, f"the check says: {verdict}")
+        raise damaged(path, f"the check says: {' '.join(verdict.split())}")
 
 
 def _use_wal(connection: sqlite3.Connection, path: Path) -> None:

@@ -27,6 +27,8 @@ _REBUILT = {
     "rebuild_tensor": "torch.Tensor",
 }
 
+_MOVED = {"pathlib._local": "pathlib"}  # where only some versions of Python have a module, the one that all have
+
 _main_alias = ""
 
 
@@ -45,6 +47,8 @@ class _Unpickler(pickle.Unpickler):
             module, name = resolve_global(module, name)
         elif module == _main_alias:
             module = "__main__"
+        else:
+            module = _MOVED.get(module, module)
         return super().find_class(module, name)
 
 

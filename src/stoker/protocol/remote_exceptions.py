@@ -54,7 +54,7 @@ def _info_of_remote(error: RemoteError, text: str) -> ErrorInfo:
     """Describe an error whose type is not installed here as the worker did that raised it."""
     return ErrorInfo(
         type_name=error.type_name or _qualified(type(error)),
-        message=_message(error),
+        message=_message(error).removeprefix(f"{error.type_name}: "),
         traceback=_clip(f"{error.traceback}\n{text}" if error.traceback not in text else text),
         mro=list(getattr(error, "mro", [])),
     )
@@ -105,12 +105,24 @@ def _encode_or_nothing(error: BaseException) -> Encoded:
         if parts is None:
             return encode(error)
         kind, args, state = parts
+        args = tuple(_portable(value) for value in args)
         try:
             return encode(_Rebuilt(kind, args, state))
         except SerializationError:
             return encode(_Rebuilt(kind, args, {k: v for k, v in state.items() if _is_encodable(v)}))
     except (SerializationError, RecursionError):
         return Encoded([b""])
+
+
+def _portable(value: Any) -> Any:
+    """Return what an exception group holds in the form in which the group itself travels."""
+    if isinstance(value, (list, tuple)) and any(isinstance(item, BaseException) for item in value):
+        return [_portable(item) for item in value]
+    parts = _parts(value) if isinstance(value, BaseException) else None
+    if parts is None:
+        return value
+    kind, args, state = parts
+    return _Rebuilt(kind, tuple(_portable(item) for item in args), state)
 
 
 def _is_encodable(value: object) -> bool:
@@ -184,6 +196,7 @@ def decode_exception(payload: Any, info: ErrorInfo, *, call_id: str, function: s
             traceback=info.traceback,
             payload=bytes(payload),
         )
+        vars(error)["mro"] = info.mro  # for a retry policy further up, if it is raised again
     with contextlib.suppress(Exception):  # a user's type may refuse attributes
         error.__cause__ = RemoteTraceback(info.traceback) if info.traceback else None
     return error

@@ -19,6 +19,8 @@ _ATOMS = frozenset({int, float, bool, str, bytes, type(None)})
 
 def explain(obj: object, path: str, *, error: Exception, attempt: Attempt) -> SerializationError:
     """Return the error that names the innermost object that cannot be pickled, by its path from ``path``."""
+    if _is_too_deep(error):  # each level of it is, down to where it is not: no one of them is the culprit
+        return _error(path, "nested too deeply to be pickled", error)
     seen = {id(obj)}
     left = ATTEMPTS_MAX
     for _ in range(DEPTH_MAX):
@@ -35,12 +37,18 @@ def explain(obj: object, path: str, *, error: Exception, attempt: Attempt) -> Se
             break
         path, obj, error = path + found[0], found[1], found[2]
         seen.add(id(obj))
-    return SerializationError(f"{path}: {_reason(error)}. {_advice(error)}", path=path)
+    return _error(path, _reason(error), error)
+
+
+def _error(path: str, reason: str, error: Exception) -> SerializationError:
+    return SerializationError(f"{path}: {reason}. {_advice(error)}", path=path)
+
+
+def _is_too_deep(error: Exception) -> bool:
+    return isinstance(error, RecursionError) or "deep recursion" in str(error)  # the latter is cloudpickle's
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError) or "recursion depth" in str(error):
-        return "nested too deeply to be pickled"
     text = str(error).rstrip(".") or "no reason given"
     return text if type(error) in (TypeError, ValueError) or "pickle" in text else f"{type(error).__name__}: {text}"
 
@@ -48,6 +56,8 @@ def _reason(error: Exception) -> str:
 def _advice(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name == "cloudpickle":
         return "It can only travel by value, which needs cloudpickle: install it here."
+    if _is_too_deep(error):
+        return "Pass it as a flat list, or as bytes of your own."
     return "Make it where it is used, leave it out in __getstate__, or pass what it is made from."
 
 

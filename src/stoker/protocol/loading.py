@@ -11,7 +11,6 @@ from typing import Any
 from stoker.errors import ProtocolError
 from stoker.protocol.encoded import PLAIN, Buffer, Layout, is_code, lay_out, open_layout
 from stoker.protocol.numpy_codec import resolve_global
-from stoker.protocol.pickle_slices import check, global_names, slice_items
 from stoker.protocol.remote_value import RemoteValue
 
 COPIED_STREAM_BYTES = 1 << 20  # a shorter pickle is copied into a BytesIO, which reads faster than a reader in Python
@@ -95,6 +94,8 @@ def open_whole(payload: memoryview, layout: Layout) -> object:
     try:
         return load(layout.stream, layout.buffers)
     except Exception as error:  # noqa: BLE001 - unpickling runs users' code, which may raise anything
+        from stoker.protocol.pickle_slices import check  # it imports pickletools: 10 ms, for failures only
+
         check(bytes(layout.stream))
         return remote_value(payload, layout.stream, error=error)
 
@@ -105,6 +106,8 @@ def open_items(layout: Layout) -> list[Any]:
     Raises:
         ProtocolError: it is malformed.
     """
+    from stoker.protocol.pickle_slices import slice_items
+
     values: list[Any] = []
     for item in slice_items(bytes(layout.stream)):
         if any(index >= len(layout.buffers) for index in item.buffers):
@@ -136,6 +139,8 @@ def remote_value(payload: Buffer, stream: Buffer, *, reason: str = "", error: Ex
 
 
 def _type_name(stream: bytes) -> str:
+    from stoker.protocol.pickle_slices import global_names
+
     for module, name in global_names(stream):
         if module.startswith("stoker.protocol."):
             if name in _REBUILT:

@@ -21,7 +21,6 @@ import fcntl
 import mmap
 import os
 import re
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -169,7 +168,7 @@ class SegmentDir:
             (self._pool / name).unlink(missing_ok=True)
             pooled.remove((held, name))
         try:
-            segment.rename(self._pool / f"{size}-{secrets.token_hex(8)}")
+            segment.rename(self._pool / f"{size}-{os.urandom(8).hex()}")
         except OSError:
             return False
         return True
@@ -196,7 +195,7 @@ class SegmentDir:
         """Take the best fitting file out of the pool; it has a name of this process's own, and no other reader."""
         fitting = [(held, name) for held, name in _pooled(self._pool) if held <= RECYCLED_SLACK * size]
         for _, name in sorted(fitting, key=lambda found: abs(found[0] - size)):
-            claim = self._pool / f"claim-{os.getpid()}-{secrets.token_hex(8)}"
+            claim = self._pool / f"claim-{os.getpid()}-{os.urandom(8).hex()}"
             try:
                 (self._pool / name).rename(claim)  # atomic: of several writers one gets it
                 descriptor = os.open(claim, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)

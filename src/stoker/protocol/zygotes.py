@@ -28,16 +28,16 @@ THREAD_VARIABLES = (
     "RAYON_NUM_THREADS",
     "POLARS_MAX_THREADS",
 )
-"""What a zygote has at 1 from its very start, so that libraries leave one OS thread. Workers get their grant's cores."""
+"""What a zygote has at 1 from its start, so that libraries leave one OS thread. Workers get their grant's cores."""
 
 
 @dataclass(frozen=True)
 class Fork:
     """Start a worker. The child joins the cgroups, sets the limits, and only then touches user code.
 
-    ``log`` becomes its fds 1 and 2, opened for appending with mode 0600. ``cgroups`` are ``cgroup.procs`` files to write
-    its pid to. ``rlimits`` maps names as in ``RLIMIT_<name>`` to a value for both soft and hard. ``env`` is set in
-    the worker on top of the function's own. ``cpus`` decides how many threads its libraries get.
+    ``log`` becomes its fds 1 and 2, opened for appending with mode 0600. ``cgroups`` are ``cgroup.procs`` files to
+    write its pid to. ``rlimits`` maps names as in ``RLIMIT_<name>`` to a value for both soft and hard. ``env`` is set
+    in the worker on top of the function's own. ``cpus`` decides how many threads its libraries get.
     """
 
     worker: str
@@ -54,9 +54,9 @@ class ZygoteConfig:
     """All that a zygote needs to know; sent as the first line.
 
     ``function`` is `FunctionSpec.key`. ``sys_path`` replaces the interpreter's own where it is not empty
-    (`Image.local()`); ``bundle_dir`` goes before it, Stoker's own directory after it. ``by_value_file`` holds the blob of
-    ``code.by_value``. ``env`` is the image's and the function's. ``thread_env`` has those of `THREAD_VARIABLES` that the
-    agent itself was started with: workers get them back. ``grace`` is how long a worker waits for a server that
+    (`Image.local()`); ``bundle_dir`` goes before it, Stoker's own directory after it. ``by_value_file`` holds the blob
+    of ``code.by_value``. ``env`` is the image's and the function's. ``thread_env`` has those of `THREAD_VARIABLES` that
+    the agent itself was started with: workers get them back. ``grace`` is how long a worker waits for a server that
     went away. ``fresh`` makes this process the worker itself.
     """
 
@@ -126,7 +126,7 @@ class NotForked:
 
 @dataclass(frozen=True)
 class Exited:
-    """A worker is gone and was collected. ``status`` is as of `os.waitpid`; CPU and peak are those of its whole life."""
+    """A worker is gone and was collected. ``status`` is as of `os.waitpid`; CPU and peak are of its whole life."""
 
     worker: str
     pid: int

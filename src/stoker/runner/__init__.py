@@ -11,9 +11,9 @@ How an agent starts one (``<worker path>`` is a directory with nothing but ``sto
     theirs.close()
     ours.sendall(encode_line(ZygoteConfig(...)))
 
-``env`` is the agent's own, without ``PYTHONPATH``, ``PYTHONHOME`` and ``PYTHONSTARTUP``, then the image's and function's
-variables, then every one of `THREAD_VARIABLES` as ``"1"`` (with ``fresh`` too: the runner sets them before it imports
-anything). What is said on the link after that stands in `stoker.protocol.zygotes`: one JSON object a line.
+``env`` is the agent's own, without ``PYTHONPATH``, ``PYTHONHOME`` and ``PYTHONSTARTUP``, then the image's and
+function's variables, then every one of `THREAD_VARIABLES` as ``"1"`` (with ``fresh`` too: the runner sets them before
+it imports anything). What is said on the link after that stands in `stoker.protocol.zygotes`: one JSON object a line.
 
 - `Ready` or `Failed` comes once; the agent watches the startup timeout, since an import may hang.
 - `Ready.forkable` false: the agent closes the link, the process exits with status 0, and workers of this function start
@@ -26,5 +26,6 @@ anything). What is said on the link after that stands in `stoker.protocol.zygote
   `Cancelled` first), `EXIT_ABANDONED` when the server stayed away past ``grace``, `EXIT_SETUP` where it could not join
   its cgroups or set its limits, with the reason in its log.
 - Logs: lines are ``\\x1e<call id>\\x1f<o|e>\\x1f<text>\\n`` where Python's own streams wrote them (the call id is empty
-  outside of calls); all else is native output. Several lines may come in one write, and a line without an end is one too.
+  outside of calls); all else is native output. Several lines may come in one write, and a line without an end is one
+  too.
 """

@@ -99,11 +99,25 @@ class FrameSocket:
         kind, header, body = self._ready.popleft()
         return Received(decode_header(kind, header), body)
 
-    def _fill(self) -> None:
+    def receive_ready(self) -> list[Received]:
+        """Return the messages that are there now, none if there are none; for use after a poll of `fileno`.
+
+        Raises:
+            ConnectionFailed: the peer closed, or the connection broke.
+            ProtocolError: what came is no frame.
+        """
+        self._fill(socket.MSG_DONTWAIT)
+        ready = [Received(decode_header(kind, header), body) for kind, header, body in self._ready]
+        self._ready.clear()
+        return ready
+
+    def _fill(self, flags: int = 0) -> None:
         try:
-            count = self._sock.recv_into(self._chunk)
+            count = self._sock.recv_into(self._chunk, 0, flags)
         except TimeoutError:
             raise
+        except BlockingIOError:
+            return
         except OSError as error:
             raise ConnectionFailed(f"The connection broke while receiving: {error}") from error
         if not count:

@@ -1,0 +1,154 @@
+"""The loop for sync functions that run one call at a time: on the main thread, which also reads the leases.
+
+Nothing is handed from thread to thread on the way of a call. A call is interrupted by a signal to the main thread,
+whose handler raises only if that very call is in user code.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from stoker.runner.attempts import Attempt
+from stoker.runner.generators import drive
+from stoker.runner.interrupts import INTERRUPT_SIGNAL
+from stoker.runner.outbox import Stream
+from stoker.transport.current import enter_call, enter_only_call
+
+if TYPE_CHECKING:
+    from stoker.runner.worker import Worker
+
+
+class Waiter:
+    """Waits for the lease connection and for being woken, by whoever reads the inbox on the main thread."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._poller = select.poll()
+        self._poller.register(worker.wake_fd, select.POLLIN)
+        self._registered = -1
+        self._number = 0
+
+    def wait(self) -> None:
+        """Return when something has come and was handed on, or somebody woke us."""
+        fd = self._follow()
+        for ready, _ in self._poller.poll():
+            if ready == self._worker.wake_fd:
+                self._worker.clear_wake()
+            elif ready == fd and not self._worker.inbox.read():
+                self._worker.control.poke()
+
+    def _follow(self) -> int:
+        """Poll the connection that there is now."""
+        inbox = self._worker.inbox
+        fd = inbox.fileno
+        current = -1 if fd is None else fd
+        if current != self._registered or inbox.number != self._number:
+            if self._registered >= 0:
+                self._poller.unregister(self._registered)
+            if current >= 0:
+                self._poller.register(current, select.POLLIN)
+            self._registered, self._number = current, inbox.number
+        return current
+
+
+class InlineLoop:
+    """See the module."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._waiter = Waiter(worker)
+        self._inside: Attempt | None = None
+        self._thread = 0
+        self._function: Callable[..., Any] = worker.function
+        self._is_generator = worker.config.kind == "generator"
+
+    def prepare(self) -> None:
+        self._thread = threading.get_ident()
+        signal.signal(INTERRUPT_SIGNAL, self._on_signal)
+
+    def run(self) -> None:
+        worker = self._worker
+        outbox = worker.outbox
+        while True:
+            attempt = worker.take()
+            if attempt is not None:
+                self._run(attempt)
+                continue
+            outbox.flush()
+            if worker.is_finished:
+                return
+            self._waiter.wait()
+
+    def _run(self, attempt: Attempt) -> None:
+        worker = self._worker
+        worker.begin(attempt)
+        enter_call(attempt)
+        enter_only_call(attempt)
+        try:
+            try:
+                self._inside = attempt
+                report = worker.reports.of_value(attempt, self._call(attempt))
+            finally:
+                self._inside = None
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything; nothing of it may end the worker
+            self._inside = None  # an interrupt may have come just before the line above
+            report = worker.reports.of_error(attempt, error)
+        enter_only_call(None)
+        enter_call(None)
+        worker.finish(attempt, report)
+
+    def _call(self, attempt: Attempt) -> Any:
+        reports = self._worker.reports
+        args, kwargs = reports.read_input(attempt)
+        if self._is_generator:
+            return self._generate(attempt, args, kwargs)
+        return reports.encode(self._function(*args, **kwargs))
+
+    def _generate(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        worker = self._worker
+        stream = worker.open_stream(attempt)
+        try:
+            generator = self._function(*args, **kwargs)
+            drive(generator, stream, host=self, sender=worker.sender, encode=worker.reports.encode)
+        finally:
+            worker.close_stream(stream)
+        return b""
+
+    # -- the host of a generator
+
+    def enter_user_code(self, attempt: Attempt) -> None:
+        self._inside = attempt
+
+    def leave_user_code(self) -> None:
+        self._inside = None
+
+    def wait_for_room(self, stream: Stream) -> None:
+        worker = self._worker
+        while not stream.has_room and stream.attempt.interrupt is None:
+            worker.outbox.flush()
+            self._waiter.wait()
+
+    # -- interrupts
+
+    def interrupt(self, attempt: Attempt) -> None:
+        """Make the main thread look: in user code it raises, at a generator's wait it wakes."""
+        if attempt.interrupt is not None:
+            signal.pthread_kill(self._thread, INTERRUPT_SIGNAL)
+            self._worker.wake()
+
+    def close_generator(self, _: Attempt) -> None:
+        self._worker.wake()
+
+    def on_room(self, stream: Stream) -> None:
+        """Nothing to do: the main thread itself has read it."""
+
+    def _on_signal(self, *_: object) -> None:
+        attempt = self._inside
+        if attempt is None or attempt.raised or attempt.interrupt is None:
+            return
+        attempt.raised = True
+        raise attempt.interrupt.exception()

@@ -1,0 +1,153 @@
+"""A worker's two connections: opened together, given up together, opened again together.
+
+The control thread alone opens them, so that a worker whose main thread is busy in user code is back with a restarted
+server at once. Whoever finds one broken says so with `report_broken` and waits for the next.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+
+from stoker.errors import StokerError
+from stoker.protocol.messages import Held, Welcome
+from stoker.runner.attempts import Desk
+from stoker.runner.config import RECONNECT_SECONDS
+from stoker.runner.outbox import EncodedFrame, Outbox
+from stoker.transport.segments import SegmentDir
+from stoker.transport.sockets import FrameSocket, connect_unix, greet
+
+GREETING_SECONDS = 10.0  # a server that accepts and says nothing is stuck, or is not one
+
+
+class Abandoned(Exception):
+    """The server stayed away past the grace."""
+
+
+class Links:
+    """See the module. ``number`` counts connections; the loops compare it with the one they read from."""
+
+    def __init__(self, path: str, *, worker: str, token: str, grace: float, desk: Desk, outbox: Outbox) -> None:
+        self.lease: FrameSocket | None = None
+        self.control: FrameSocket | None = None
+        self.number = 0
+        self._path = path
+        self._worker = worker
+        self._token = token
+        self._grace = grace
+        self._desk = desk
+        self._outbox = outbox
+        self._broken = 0
+
+    @property
+    def is_broken(self) -> bool:
+        return self.number <= self._broken
+
+    def report_broken(self, number: int) -> None:
+        """Say that the connection of this number is no use any more."""
+        self._broken = max(self._broken, number)
+
+    def restore(self) -> None:
+        """Connect, again if need be, and say what is held.
+
+        Raises:
+            Abandoned: nobody was there for the grace.
+        """
+        self._give_up()
+        deadline = time.monotonic() + self._grace
+        while True:
+            try:
+                self._connect()
+            except (StokerError, OSError) as error:
+                # A server that rejects us may know us in a moment: it restarts, and learns from its agents who runs.
+                if time.monotonic() >= deadline:
+                    raise Abandoned(str(error)) from error
+                time.sleep(RECONNECT_SECONDS)
+            else:
+                return
+
+    def _connect(self) -> None:
+        lease, welcome = self._open("worker")
+        try:
+            control, _ = self._open("control")
+        except (StokerError, OSError):
+            lease.close()
+            raise
+        self._outbox.segments = SegmentDir(welcome.segments, spill=welcome.spill or None) if welcome.segments else None
+        number = self.number + 1
+        ids, attempts = self._desk.reconnect(number)
+        try:
+            self._outbox.attach(lease, [EncodedFrame.of(Held(ids, attempts, fresh=number == 1), [])])
+        except StokerError:
+            lease.close()
+            control.close()
+            raise
+        self.lease, self.control = lease, control
+        self.number = number
+
+    def _open(self, role: str) -> tuple[FrameSocket, Welcome]:
+        link = connect_unix(self._path, timeout=GREETING_SECONDS)
+        try:
+            welcome = greet(link, role=role, name=self._worker, token=self._token, python=platform.python_version())
+        except (StokerError, OSError):
+            link.close()
+            raise
+        link.settimeout(None)
+        return link, welcome
+
+    def _give_up(self) -> None:
+        if self.lease is not None:
+            # Its reader closes it, which may be polling it now; whoever is stuck in sending gets an error.
+            self.lease.shutdown()
+        if self.control is not None:
+            self.control.close()
+        self.lease = self.control = None
+
+    def close_in_child(self) -> None:
+        """Close a forked child's copies; the connections stay the parent's."""
+        for link in (self.lease, self.control):
+            if link is not None:
+                link.close()
+
+
+class Inbox:
+    """The reading end of the lease connection, for a loop: what came is handed on, whatever connection it came on."""
+
+    def __init__(self, links: Links, on_message: Callable[[object, list[memoryview], int], None]) -> None:
+        self._links = links
+        self._on_message = on_message
+        self._link: FrameSocket | None = None
+        self._number = 0
+
+    @property
+    def fileno(self) -> int | None:
+        """What to wait on; None while there is no connection."""
+        if self._number != self._links.number or self._links.is_broken:
+            self._leave()
+            if not self._links.is_broken:
+                self._link, self._number = self._links.lease, self._links.number
+        return None if self._link is None else self._link.fileno()
+
+    @property
+    def number(self) -> int:
+        """The connection that is read."""
+        return self._number
+
+    def read(self) -> bool:
+        """Hand on all that has come. False when the connection turns out to be broken."""
+        if self._link is None:
+            return False
+        try:
+            for received in self._link.receive_ready():
+                sizes = getattr(received.message, "sizes", None)
+                self._on_message(received.message, received.parts() if sizes else [], self._number)
+        except (StokerError, OSError):
+            self._links.report_broken(self._number)
+            return False
+        return True
+
+    def _leave(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None

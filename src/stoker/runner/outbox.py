@@ -1,0 +1,323 @@
+"""Results and items on their way to the server: batched, numbered, and held until they are acknowledged.
+
+Locks: `Desk.lock` guards what is pending; ``_sending`` keeps frames in the order of their numbers, and is taken first.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Any, NamedTuple, TypeAlias
+
+from stoker.errors import ConnectionFailed, StokerError
+from stoker.protocol.encoded import Buffer, Encoded
+from stoker.protocol.frames import encode_prefix
+from stoker.protocol.messages import Items, Results
+from stoker.protocol.structure import encode_header
+from stoker.runner.attempts import Attempt, Desk, Key
+from stoker.runner.config import BATCH_MAX
+from stoker.transport.segments import INLINE_MAX_BYTES, SegmentDir
+from stoker.transport.sockets import FrameSocket
+from stoker.types import ErrorInfo, Outcome
+
+EMPTY = Encoded([b""], 0)
+BATCH_BYTES = 4 << 20  # of payload in one frame; more gains nothing and delays what is in it
+
+Payload: TypeAlias = "bytes | tuple[str, int]"  # what travels in the frame, or the name and size of a segment
+
+
+class EncodedFrame(NamedTuple):
+    """A frame ready to be sent, as often as it takes."""
+
+    head: bytes
+    parts: list[Buffer]
+
+    @classmethod
+    def of(cls, message: Any, parts: list[Buffer]) -> EncodedFrame:
+        kind, header = encode_header(message)
+        return cls(encode_prefix(kind, len(header), sum(map(len, parts))) + header, parts)
+
+
+class Columns:
+    """Payloads side by side, as messages have them."""
+
+    __slots__ = ("bytes", "parts", "segments", "sizes")
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.parts: list[Buffer] = []
+        self.segments: dict[str, list[str | int]] = {}
+        self.bytes = 0
+
+    def add(self, payload: Payload) -> None:
+        if type(payload) is bytes:
+            size = len(payload)
+            self.sizes.append(size)
+            if size:
+                self.parts.append(payload)
+                self.bytes += size
+        else:
+            self.segments[str(len(self.sizes))] = list(payload)
+            self.sizes.append(0)
+
+
+class ResultBatch(Columns):
+    """Results that are not yet sent. ``since`` is when the first came."""
+
+    __slots__ = ("attempts", "errors", "ids", "outcomes", "seconds", "since")
+
+    def __init__(self, since: float) -> None:
+        super().__init__()
+        self.since = since
+        self.ids: list[str] = []
+        self.attempts: list[int] = []
+        self.outcomes: list[int] = []
+        self.seconds: list[float] = []
+        self.errors: dict[str, ErrorInfo] = {}
+
+    def frame(self, seq: int) -> EncodedFrame:
+        message = Results(
+            seq=seq,
+            ids=self.ids,
+            outcomes=self.outcomes,
+            sizes=self.sizes,
+            attempts=self.attempts,
+            seconds=self.seconds,
+            segments=self.segments,
+            errors=self.errors,
+        )
+        return EncodedFrame.of(message, self.parts)
+
+
+class Unacknowledged(NamedTuple):
+    seq: int
+    keys: list[Key]
+    frame: EncodedFrame
+
+
+class SentItems(NamedTuple):
+    end: int  # one past its last item
+    frame: EncodedFrame
+
+
+class Stream:
+    """The items of one attempt: those pending, and those sent that the reader may not have had."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self.window = attempt.credit
+        self.upto = attempt.credit
+        self.next = 0
+        self.first_pending = 0
+        self.pending = Columns()
+        self.since = 0.0
+        self.sent_at = 0.0
+        self.sent: deque[SentItems] = deque()
+
+    @property
+    def has_room(self) -> bool:
+        return self.next < self.upto
+
+    def credit(self, upto: int) -> None:
+        """Take more credit; what the reader has had, going by its window, need not be sent again."""
+        self.upto = max(self.upto, upto)
+        while self.sent and self.sent[0].end <= self.upto - self.window:
+            self.sent.popleft()
+
+
+class Outbox:
+    """See the module. Every method may be called from any thread."""
+
+    def __init__(self, desk: Desk, worker: str) -> None:
+        self.segments: SegmentDir | None = None
+        self.sent = 0  # frames of results, for tests and for people
+        self._desk = desk
+        self._worker = worker
+        self._link: FrameSocket | None = None
+        self._sending = threading.Lock()
+        self._pending: ResultBatch | None = None
+        self._seq = 0
+        self._made = 0
+        self._unacknowledged: deque[Unacknowledged] = deque()
+        self._streams: dict[Key, Stream] = {}
+
+    # -- payloads
+
+    def store(self, encoded: Encoded) -> Payload:
+        """Return a payload as it will travel; a big one is written to a segment now.
+
+        Raises:
+            StokerError: there is no room for it.
+        """
+        if encoded.size <= INLINE_MAX_BYTES or self.segments is None:
+            return encoded.to_bytes()
+        with self._desk.lock:
+            self._made += 1
+            name = f"r-{self._worker}-{self._made}"
+        return name, self.segments.write(name, encoded.parts)
+
+    # -- results
+
+    def add(
+        self, attempt: Attempt, outcome: Outcome, payload: Payload, now: float, error: ErrorInfo | None = None
+    ) -> ResultBatch:
+        """Note a finished attempt; return the batch that it is in. ``now`` is of `time.monotonic`."""
+        with self._desk.lock:
+            self._desk.running.pop(attempt.key, None)
+            batch = self._pending
+            if batch is None:
+                batch = self._pending = ResultBatch(now)
+            if error is not None:
+                batch.errors[str(len(batch.ids))] = error
+            batch.ids.append(attempt.id)
+            batch.attempts.append(attempt.number)
+            batch.outcomes.append(outcome.value)
+            batch.seconds.append(now - attempt.started if attempt.started else 0.0)
+            batch.add(payload)
+        attempt.body = _NO_BODY
+        return batch
+
+    def is_due(self, batch: ResultBatch, now: float, *, remaining: int) -> bool:
+        """Tell whether a batch should go now, with ``remaining`` attempts waiting here.
+
+        Half of what was leased is enough: then the server can send more before the worker has run dry.
+        """
+        count = len(batch.ids)
+        if not remaining or count >= BATCH_MAX or batch.bytes > BATCH_BYTES:
+            return True
+        return count >= remaining and (count >= _WORTH_A_FRAME or now - batch.since > _WORTH_A_FRAME_SECONDS)
+
+    def flush(self) -> None:
+        """Send what is pending. A broken connection is no error: it is sent again on the next."""
+        if self._pending is None:
+            return
+        with self._sending:
+            batch = self._take_pending()
+            if batch is None:
+                return
+            self._seq += 1
+            frame = batch.frame(self._seq)
+            keys = list(zip(batch.ids, batch.attempts, strict=True))
+            self._unacknowledged.append(Unacknowledged(self._seq, keys, frame))
+            self._send(frame)
+
+    def _take_pending(self) -> ResultBatch | None:
+        with self._desk.lock:
+            batch, self._pending = self._pending, None
+            return batch
+
+    def flush_due(self, now: float, *, after: float) -> float | None:
+        """Send results and items that have waited for ``after`` seconds; return when the next will have."""
+        due: list[float] = []
+        batch = self._pending
+        if batch is not None:
+            if now - batch.since >= after:
+                self.flush()
+            else:
+                due.append(batch.since + after)
+        for stream in list(self._streams.values()):
+            if stream.pending.sizes:
+                if now - stream.since >= after:
+                    self.flush_items(stream)
+                else:
+                    due.append(stream.since + after)
+        return min(due, default=None)
+
+    def acknowledged(self, seq: int) -> None:
+        """Forget results up to this number."""
+        while self._unacknowledged and self._unacknowledged[0].seq <= seq:
+            for key in self._unacknowledged.popleft().keys if self._streams else ():
+                self._streams.pop(key, None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether all results are acknowledged."""
+        return self._pending is None and not self._unacknowledged
+
+    def finished_keys(self) -> set[Key]:
+        """Return the attempts that have finished and are not acknowledged."""
+        with self._desk.lock:
+            pending = self._pending
+            found = set(zip(pending.ids, pending.attempts, strict=True)) if pending is not None else set()
+        for sent in list(self._unacknowledged):
+            found.update(sent.keys)
+        return found
+
+    # -- items
+
+    def open_stream(self, attempt: Attempt) -> Stream:
+        stream = self._streams[attempt.key] = Stream(attempt)
+        return stream
+
+    def credit(self, call_id: str, upto: int) -> list[Stream]:
+        """Give a call's streams more credit; return them."""
+        found = [stream for stream in list(self._streams.values()) if stream.attempt.id == call_id]
+        for stream in found:
+            stream.credit(upto)
+        return found
+
+    def add_item(self, stream: Stream, payload: Payload, now: float) -> None:
+        """Note an item. The first after a pause goes at once, the others in company."""
+        with self._desk.lock:
+            if not stream.pending.sizes:
+                stream.first_pending = stream.next
+                stream.since = now
+            stream.pending.add(payload)
+            stream.next += 1
+
+    def flush_items(self, stream: Stream) -> None:
+        with self._sending:
+            with self._desk.lock:
+                columns, stream.pending = stream.pending, Columns()
+                first = stream.first_pending
+            if not columns.sizes:
+                return
+            message = Items(
+                id=stream.attempt.id,
+                attempt=stream.attempt.number,
+                first=first,
+                sizes=columns.sizes,
+                segments=columns.segments,
+            )
+            frame = EncodedFrame.of(message, columns.parts)
+            stream.sent.append(SentItems(first + len(columns.sizes), frame))
+            stream.sent_at = time.monotonic()
+            self._send(frame)
+
+    # -- connections
+
+    def attach(self, link: FrameSocket, hello: list[EncodedFrame]) -> None:
+        """Use a new connection: say these first frames on it, then all that was not acknowledged.
+
+        Raises:
+            ConnectionFailed: it is broken already.
+        """
+        with self._sending:
+            self._link = None
+            for frame in hello:
+                link.send_frame(*frame)
+            for stream in list(self._streams.values()):
+                for item in list(stream.sent):
+                    link.send_frame(*item.frame)
+            for sent in list(self._unacknowledged):
+                link.send_frame(*sent.frame)
+            self._link = link
+
+    def _send(self, frame: EncodedFrame) -> None:
+        self.sent += 1
+        if self._link is not None:
+            try:
+                self._link.send_frame(frame.head, frame.parts)
+            except (ConnectionFailed, TimeoutError):
+                self._link = None  # the control thread brings another, and sends it all again
+
+
+def unsendable(error: StokerError) -> ErrorInfo:
+    """Describe why a value could not travel."""
+    return ErrorInfo(type(error).__name__, str(error), fields=error.fields)
+
+
+_NO_BODY = memoryview(b"")
+_WORTH_A_FRAME = 32  # results: a frame costs as much as five short calls
+_WORTH_A_FRAME_SECONDS = 0.001

@@ -1,0 +1,154 @@
+"""The loop for async functions: their calls are tasks of one event loop, on the main thread.
+
+The lease connection is read by the same event loop, so a call costs no thread hop; results of calls that end in one
+turn of the loop share a frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from stoker.runner.attempts import Attempt, Key
+from stoker.runner.interrupts import Interrupt
+from stoker.runner.outbox import Stream
+from stoker.transport.current import enter_call, enter_only_call
+
+if TYPE_CHECKING:
+    from stoker.runner.worker import Worker
+
+
+class TasksLoop:
+    """See the module."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._loop = asyncio.new_event_loop()
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._rooms: dict[Key, asyncio.Event] = {}
+        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._registered = -1
+        self._number = 0
+        self._concurrency = max(1, worker.config.concurrency)
+
+    def prepare(self) -> None:
+        asyncio.set_event_loop(self._loop)
+
+    def run(self) -> None:
+        self._loop.add_reader(self._worker.wake_fd, self._on_wake)
+        self._loop.call_soon(self._look)
+        while not self._done.done():
+            try:
+                self._loop.run_until_complete(self._done)
+            except (SystemExit, KeyboardInterrupt, RuntimeError):
+                # User code ended the event loop from a task or callback of its own: that is not a worker's end.
+                sys.excepthook(*sys.exc_info())
+
+    def _on_wake(self) -> None:
+        self._worker.clear_wake()
+        self._look()
+
+    def _on_readable(self) -> None:
+        if not self._worker.inbox.read():
+            self._worker.control.poke()
+        self._look()
+
+    def _look(self) -> None:
+        """Follow the connection, start what there is room for, and end when all is done."""
+        self._follow()
+        while len(self._tasks) < self._concurrency:
+            attempt = self._worker.take()
+            if attempt is None:
+                break
+            task = self._loop.create_task(self._run(attempt), name=f"call {attempt.id}")
+            self._tasks[attempt.key] = task
+        if self._worker.is_finished and not self._done.done():
+            self._done.set_result(None)
+
+    def _follow(self) -> None:
+        inbox = self._worker.inbox
+        fd = inbox.fileno
+        current = -1 if fd is None else fd
+        if current != self._registered or inbox.number != self._number:
+            if self._registered >= 0:
+                self._loop.remove_reader(self._registered)
+            if current >= 0:
+                self._loop.add_reader(current, self._on_readable)
+            self._registered, self._number = current, inbox.number
+
+    async def _run(self, attempt: Attempt) -> None:
+        worker = self._worker
+        enter_call(attempt)
+        if self._concurrency == 1:
+            enter_only_call(attempt)
+        worker.begin(attempt)
+        try:
+            report = worker.reports.of_value(attempt, await self._call(attempt))
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything; nothing of it may end the worker
+            report = worker.reports.of_error(attempt, error)
+        if self._concurrency == 1:
+            enter_only_call(None)
+        del self._tasks[attempt.key]
+        worker.finish(attempt, report)
+        self._loop.call_soon(self._look)
+
+    async def _call(self, attempt: Attempt) -> Any:
+        reports = self._worker.reports
+        args, kwargs = reports.read_input(attempt)
+        if self._worker.config.kind == "generator":
+            return await self._generate(attempt, args, kwargs)
+        awaitable: Coroutine[Any, Any, Any] = self._worker.function(*args, **kwargs)
+        return reports.encode(await awaitable)
+
+    async def _generate(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        worker = self._worker
+        stream = worker.open_stream(attempt)
+        room = self._rooms[attempt.key] = asyncio.Event()
+        generator = worker.function(*args, **kwargs)
+        try:
+            while not self._is_closed(attempt):
+                try:
+                    item = await generator.__anext__()
+                except StopAsyncIteration:
+                    break
+                worker.sender.send(stream, worker.reports.encode(item))
+                while not stream.has_room and attempt.interrupt is None:
+                    room.clear()
+                    await room.wait()
+        finally:
+            del self._rooms[attempt.key]
+            try:
+                await generator.aclose()
+            finally:
+                worker.close_stream(stream)
+        return b""
+
+    def _is_closed(self, attempt: Attempt) -> bool:
+        if attempt.interrupt is Interrupt.CLOSED:
+            attempt.raised = True
+        return attempt.raised
+
+    # -- asked for by the control thread
+
+    def interrupt(self, attempt: Attempt) -> None:
+        self._loop.call_soon_threadsafe(self._cancel, attempt)
+
+    def _cancel(self, attempt: Attempt) -> None:
+        task = self._tasks.get(attempt.key)
+        if task is not None and not attempt.raised:
+            attempt.raised = True
+            task.cancel()
+
+    def close_generator(self, attempt: Attempt) -> None:
+        self._loop.call_soon_threadsafe(self._open_room, attempt.key)
+
+    def on_room(self, stream: Stream) -> None:
+        """The event loop itself has read it."""
+        self._open_room(stream.attempt.key)
+
+    def _open_room(self, key: Key) -> None:
+        room = self._rooms.get(key)
+        if room is not None:
+            room.set()

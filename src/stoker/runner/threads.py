@@ -1,0 +1,126 @@
+"""The loop for sync functions that run several calls at once: threads that take attempts as they come.
+
+The main thread only reads. Nothing interrupts a thread: a cancelled call can see it in `CurrentCall.cancelled`, a
+generator ends at its next yield, and one that does neither in time ends with its worker.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from stoker.runner import pools
+from stoker.runner.attempts import Attempt
+from stoker.runner.generators import drive
+from stoker.runner.inline import Waiter
+from stoker.runner.interrupts import Interrupt
+from stoker.runner.outbox import Payload, Stream
+from stoker.transport.current import enter_call
+
+if TYPE_CHECKING:
+    from stoker.runner.worker import Worker
+
+
+class ThreadsLoop:
+    """See the module."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._waiter = Waiter(worker)
+        self._news = threading.Condition()
+        self._idle = 0
+        self._threads = 0
+        self._is_generator = worker.config.kind == "generator"
+
+    def prepare(self) -> None:
+        """Nothing to do: threads start when there is work for them."""
+
+    def run(self) -> None:
+        worker = self._worker
+        while not worker.is_finished:
+            self._waiter.wait()
+            if worker.stopping:
+                worker.take()
+            with self._news:
+                waiting = len(worker.desk.waiting)
+                while self._threads < worker.config.concurrency and self._idle < waiting:
+                    self._threads += 1
+                    self._idle += 1
+                    threading.Thread(target=self._work, name=f"call-{self._threads}", daemon=True).start()
+                self._news.notify_all()
+
+    def _work(self) -> None:
+        worker = self._worker
+        pools.raise_pools(worker.threads, worker.order.cpus)
+        while True:
+            with self._news:
+                attempt = worker.take()
+                while attempt is None:
+                    self._news.wait()
+                    attempt = worker.take()
+                self._idle -= 1
+            self._run(attempt)
+            with self._news:
+                self._idle += 1
+            if worker.desk.draining:
+                worker.wake()
+
+    def _run(self, attempt: Attempt) -> None:
+        worker = self._worker
+        enter_call(attempt)
+        worker.begin(attempt)
+        try:
+            payload = self._call(attempt)
+            self._heed(attempt)
+            report = worker.reports.of_value(attempt, payload)
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything; nothing of it may end the worker
+            self._heed(attempt)
+            report = worker.reports.of_error(attempt, error)
+        enter_call(None)
+        worker.finish(attempt, report)
+
+    def _heed(self, attempt: Attempt) -> None:
+        # Nobody can raise anything in a thread, so being asked to stop counts as having been told.
+        attempt.raised = attempt.interrupt is not None
+
+    def _call(self, attempt: Attempt) -> Payload:
+        reports = self._worker.reports
+        args, kwargs = reports.read_input(attempt)
+        if self._is_generator:
+            return self._generate(attempt, args, kwargs)
+        return reports.encode(self._worker.function(*args, **kwargs))
+
+    def _generate(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        worker = self._worker
+        stream = worker.open_stream(attempt)
+        try:
+            generator = worker.function(*args, **kwargs)
+            drive(generator, stream, host=self, sender=worker.sender, encode=worker.reports.encode)
+        finally:
+            worker.close_stream(stream)
+        return b""
+
+    # -- the host of a generator
+
+    def enter_user_code(self, attempt: Attempt) -> None:
+        """Nothing to do: nothing interrupts a thread."""
+
+    def leave_user_code(self) -> None:
+        """Nothing to do: nothing interrupts a thread."""
+
+    def wait_for_room(self, stream: Stream) -> None:
+        with self._news:
+            while not stream.has_room and stream.attempt.interrupt is None:
+                self._news.wait()
+
+    # -- asked for by the control thread
+
+    def interrupt(self, attempt: Attempt) -> None:
+        attempt.cancelled = attempt.interrupt is not Interrupt.CLOSED or attempt.cancelled
+        self._worker.wake()
+
+    def close_generator(self, attempt: Attempt) -> None:
+        self._worker.wake()
+
+    def on_room(self, stream: Stream) -> None:
+        """The main thread notifies after each message."""

@@ -1,0 +1,257 @@
+"""A worker: what it was leased, the loop that runs it, and the thread that listens meanwhile.
+
+main thread      one of `InlineLoop`, `TasksLoop`, `ThreadsLoop`: reads leases, runs attempts, sends results
+control thread   `Control`: cancels, revocations, drains, timeouts, late results, and both connections
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from stoker.protocol.messages import Ack, Lease, StreamCredit
+from stoker.protocol.zygotes import Fork, ZygoteConfig
+from stoker.runner import process
+from stoker.runner.attempts import Attempt, Desk, Key
+from stoker.runner.config import EXIT_ABANDONED, EXIT_STOPPED, FLUSH_SECONDS
+from stoker.runner.control import NEVER, Control
+from stoker.runner.generators import Sender
+from stoker.runner.inline import InlineLoop
+from stoker.runner.interrupts import Interrupt
+from stoker.runner.links import Abandoned, Inbox, Links
+from stoker.runner.outbox import Outbox, Stream
+from stoker.runner.output import Output
+from stoker.runner.reports import Report, Reports
+from stoker.runner.sampling import Sampler
+from stoker.runner.tasks import TasksLoop
+from stoker.runner.threads import ThreadsLoop
+from stoker.transport.current import WorkerIdentity, become_worker
+
+
+class Worker:
+    """See the module. The loops use its parts; `Control` calls the methods in the middle."""
+
+    def __init__(
+        self,
+        config: ZygoteConfig,
+        order: Fork,
+        function: Callable[..., Any],
+        output: Output,
+        *,
+        threads: dict[str, str],
+        forked: bool,
+    ) -> None:
+        self.config = config
+        self.order = order
+        self.function = function
+        self.output = output
+        self.threads = threads
+        self.desk = Desk()
+        self.outbox = Outbox(self.desk, order.worker)
+        self.reports = Reports(config, self.outbox, output)
+        self.stopping = False
+        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._pid = os.getpid()
+        self._links = Links(
+            config.server_socket,
+            worker=order.worker,
+            token=order.token,
+            grace=config.grace,
+            desk=self.desk,
+            outbox=self.outbox,
+        )
+        self.control = Control(self._links, self)
+        self.sender = Sender(self.outbox, self.control.want)
+        self.inbox = Inbox(self._links, self._on_message)
+        self._sampler = Sampler(output) if forked else None
+        self._escalations: dict[Key, float] = {}
+        self._loop: InlineLoop | TasksLoop | ThreadsLoop = _loop_for(config)(self)
+
+    # -- the life of the process
+
+    def run(self) -> NoReturn:
+        """Work until drained, recycled or stopped, and end the process."""
+        identity = WorkerIdentity(
+            self.order.worker, self.config.app, self.config.name, self.config.function, self.config.run_id
+        )
+        become_worker(identity, server=self.config.server_socket, token=self.order.token)
+        os.register_at_fork(after_in_child=self._after_user_fork)
+        self.output.notify_partial(self.control.want)
+        self._loop.prepare()
+        signal.signal(signal.SIGTERM, self._on_terminate)
+        try:
+            self.control.start()
+        except Abandoned as error:
+            self.abandon(str(error))
+        self._loop.run()
+        process.run_exit_hooks()
+        self.output.end_call("")
+        os._exit(EXIT_STOPPED if self.stopping else 0)
+
+    def abandon(self, reason: str) -> NoReturn:
+        self.output.log.write(
+            f"stoker: worker {self.order.worker} ends: the server was away for more than {self.config.grace:g} s "
+            f"({reason})\n".encode()
+        )
+        process.kill_own_group()
+        os._exit(EXIT_ABANDONED)
+
+    def _on_terminate(self, *_: object) -> None:
+        if os.getpid() != self._pid:
+            os._exit(128 + signal.SIGTERM)
+        self.stopping = True
+        self.desk.draining = True
+        for attempt in list(self.desk.running.values()):
+            attempt.interrupt = Interrupt.STOP
+            self._loop.interrupt(attempt)
+        self.wake()
+
+    def _after_user_fork(self) -> None:
+        """Make a child that user code forked harmless: it is no worker."""
+        self.reports.is_forked_child = True
+        self.output.after_user_fork()
+        self._links.close_in_child()
+        if signal.getsignal(signal.SIGTERM) == self._on_terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    # -- what the loops use
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether the loop may return: all is done, and the server has every result."""
+        if not self.desk.draining or not self.desk.is_idle:
+            return False
+        return self.stopping or self.outbox.is_empty
+
+    def take(self) -> Attempt | None:
+        """Return the next attempt to run; the last one before recycling drains the worker."""
+        if self.stopping:
+            self.desk.drain()  # what waits is not given back: the server is told of our end, and leases it again
+            return None
+        attempt = self.desk.take()
+        limit = self.config.recycle_after
+        if limit is not None and attempt is not None and self.desk.taken >= limit:
+            self.drain()
+        return attempt
+
+    def begin(self, attempt: Attempt) -> None:
+        attempt.started = time.monotonic()
+        if self._sampler is not None and self.desk.taken == 1:
+            self.control.want(self._sampler.begin(attempt.started))
+
+    def finish(self, attempt: Attempt, report: Report) -> None:
+        """Note how an attempt ended; the results go when enough are there, or it is time."""
+        if self.output.stdout.has_open or self.output.stderr.has_open:
+            self.output.end_call(attempt.id)
+        self._escalations.pop(attempt.key, None)
+        if report.silent:
+            with self.desk.lock:
+                self.desk.running.pop(attempt.key, None)
+            return
+        now = time.monotonic()
+        batch = self.outbox.add(attempt, report.outcome, report.payload, now, report.error)
+        if self.outbox.is_due(batch, now, remaining=len(self.desk.waiting)):
+            self.outbox.flush()
+        elif len(batch.ids) == 1:
+            self.control.want(now + FLUSH_SECONDS)
+
+    def open_stream(self, attempt: Attempt) -> Stream:
+        return self.outbox.open_stream(attempt)
+
+    def close_stream(self, stream: Stream) -> None:
+        self.outbox.flush_items(stream)
+
+    def _on_message(self, message: object, parts: list[memoryview], number: int) -> None:
+        if isinstance(message, Lease):
+            if message.acked:
+                self.outbox.acknowledged(message.acked)
+            cancelled, returned = self.desk.put(message, parts, connection=number)
+            self._settle_unstarted(cancelled)
+            if returned:
+                self.control.give_back([attempt.key for attempt in returned])
+        elif isinstance(message, Ack):
+            self.outbox.acknowledged(message.seq)
+        elif isinstance(message, StreamCredit):
+            for stream in self.outbox.credit(message.id, message.upto):
+                self._loop.on_room(stream)
+
+    def _settle_unstarted(self, attempts: list[Attempt]) -> None:
+        for attempt in attempts:
+            report = self.reports.cancelled_unstarted()
+            self.outbox.add(attempt, report.outcome, report.payload, time.monotonic(), report.error)
+        if attempts:
+            self.outbox.flush()
+
+    # -- what the control thread asks for
+
+    def tick(self, now: float) -> float:
+        dues = [
+            self.outbox.flush_due(now, after=FLUSH_SECONDS),
+            self.output.show_due(now),
+            self._check_attempts(now),
+            self._sampler.check(now, self.desk.running) if self._sampler is not None else None,
+        ]
+        return min((due for due in dues if due is not None), default=NEVER)
+
+    def _check_attempts(self, now: float) -> float:
+        """Time out what ran too long. An idle worker looks again after one timeout: nothing can be due before that."""
+        timeout = self.config.timeout if self.config.timeout > 0 else NEVER
+        due = now + timeout
+        for attempt in list(self.desk.running.values()):
+            escalation = self._escalations.get(attempt.key)
+            if escalation is not None and now >= escalation:
+                del self._escalations[attempt.key]
+                attempt.interrupt = Interrupt.CANCEL
+                self._loop.interrupt(attempt)
+            elif escalation is not None:
+                due = min(due, escalation)
+            if attempt.interrupt is None and attempt.started:
+                if now >= attempt.started + timeout:
+                    attempt.interrupt = Interrupt.TIMEOUT
+                    self._loop.interrupt(attempt)
+                else:
+                    due = min(due, attempt.started + timeout)
+        return due
+
+    def cancel(self, keys: list[Key], interrupt: Interrupt, *, grace: float) -> None:
+        dropped, running = self.desk.cancel(keys)
+        self._settle_unstarted(dropped)
+        for attempt in running:
+            if attempt.interrupt is not None:
+                continue
+            attempt.cancelled = True
+            if interrupt is Interrupt.CLOSED and self.config.kind == "generator":
+                # It is closed at its next yield; one that does not come to it in time is interrupted where it is.
+                attempt.interrupt = Interrupt.CLOSED
+                self._escalations[attempt.key] = time.monotonic() + grace / 2
+                self._loop.close_generator(attempt)
+            else:
+                attempt.interrupt = Interrupt.CANCEL
+                self._loop.interrupt(attempt)
+
+    def revoke(self, keys: list[Key]) -> list[Key]:
+        return self.desk.revoke(keys, finished=self.outbox.finished_keys())
+
+    def drain(self) -> None:
+        left = self.desk.drain()
+        if left:
+            self.control.give_back([attempt.key for attempt in left])
+        self.wake()
+
+    def wake(self) -> None:
+        os.eventfd_write(self.wake_fd, 1)
+
+    def clear_wake(self) -> None:
+        try:
+            os.eventfd_read(self.wake_fd)
+        except BlockingIOError:
+            pass  # somebody else of us has seen it
+
+
+def _loop_for(config: ZygoteConfig) -> type[InlineLoop] | type[TasksLoop] | type[ThreadsLoop]:
+    if config.is_async:
+        return TasksLoop
+    return InlineLoop if config.concurrency <= 1 else ThreadsLoop

@@ -195,7 +195,7 @@ class FakeServer:
         params = message.params
         result: Any = None
         error: ErrorInfo | None = None
-        if message.verb == "register" or message.verb == "deploy":
+        if message.verb in {"register", "deploy"}:
             specs = [structured(FunctionSpec, spec) for spec in params["functions"]]
             self.specs.update((spec.key, spec) for spec in specs)
             result = {"keys": {spec.name: spec.key for spec in specs}, "version": 1}
@@ -272,7 +272,8 @@ class FakeServer:
             generator = _sync(generator)
         for number, item in enumerate(generator):
             with self._credit:
-                self._credit.wait_for(lambda n=number: n < self._credits.get(call_id, 64) or call_id in self._cancelled)
+                while number >= self._credits.get(call_id, 64) and call_id not in self._cancelled:
+                    self._credit.wait()
             if call_id in self._cancelled:
                 generator.close()
                 return

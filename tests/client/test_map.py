@@ -5,7 +5,7 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -176,7 +176,7 @@ def test_a_map_survives_servers_that_are_restarted(server: FakeServer, app: stok
 
 def test_for_each_runs_all(server: FakeServer, app: stoker.App, double: stoker.Function[[int], int]) -> None:
     with app.run():
-        assert double.for_each(range(40)) is None  # type: ignore[func-returns-value]
+        double.for_each(range(40))
     assert len(server.ran) == 40
 
 
@@ -205,7 +205,7 @@ def test_a_generator_is_not_mapped(server: FakeServer, app: stoker.App) -> None:
 
 
 async def test_async_inputs(app: stoker.App, double: stoker.Function[[int], int]) -> None:
-    async def inputs():  # type: ignore[no-untyped-def]
+    async def inputs() -> AsyncIterator[int]:
         for i in range(10):
             yield i
 

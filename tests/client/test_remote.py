@@ -174,7 +174,12 @@ def test_a_server_that_stays_away_fails_what_is_open(server: FakeServer, app: st
 
     serve(server, app)
     with app.run():
-        thread = threading.Thread(target=lambda: (until(lambda: bool(server.ran)), server._drop_links()))
+
+        def go_away() -> None:
+            until(lambda: bool(server.ran))
+            server._drop_links()
+
+        thread = threading.Thread(target=go_away)
         thread.start()
         with pytest.raises(stoker.ConnectionFailed, match="did not come back"):
             wait.remote()
@@ -252,9 +257,12 @@ def test_ctrl_c_cancels_the_call(server: FakeServer, app: stoker.App) -> None:
     serve(server, app)
     main = threading.main_thread().ident or 0
     with app.run():
-        thread = threading.Thread(
-            target=lambda: (until(lambda: bool(server.ran)), signal.pthread_kill(main, signal.SIGINT))
-        )
+
+        def interrupt() -> None:
+            until(lambda: bool(server.ran))
+            signal.pthread_kill(main, signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
         thread.start()
         with pytest.raises(KeyboardInterrupt):
             wait.remote()

@@ -217,6 +217,8 @@ class App:
             run.holders -= 1
             if run.holders == 0 and self.current_run is run:
                 self.current_run = None
+                if run.session.usable:
+                    run.session.tell("end_run", {"app": self.name, "run_id": run.run_id})
 
     def _register(self, run: Run, functions: list[Function[..., Any]]) -> None:
         _settle_main()

@@ -139,6 +139,25 @@ class Slot(Waiter):
         return None
 
 
+class Sinks:
+    """Several sinks of one call: its spawner's, and those of handles made from its id."""
+
+    def __init__(self, *sinks: Sink) -> None:
+        self._sinks = sinks
+
+    def settle(self, pending: Pending, settled: Settled) -> None:
+        for sink in self._sinks:
+            sink.settle(pending, settled)
+
+    def accept(self, pending: Pending) -> None:
+        for sink in self._sinks:
+            sink.accept(pending)
+
+    def items(self, pending: Pending, first: int, parts: list[Buffer]) -> None:
+        for sink in self._sinks:
+            sink.items(pending, first, parts)
+
+
 def opened(settled: Settled, *, call_id: str, label: str) -> Any:
     """Return the value of a settled call, or raise its error."""
     if settled.outcome == Outcome.VALUE:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from stoker.client.calls import OpenCalls, Pending, Waiter, submit_of
+from stoker.client.calls import OpenCalls, Pending, Sinks, Waiter, submit_of
 from stoker.errors import ConnectionFailed, NotFound, PermissionDenied, StokerError, VersionMismatch
 from stoker.protocol.frames import Buffer
 from stoker.protocol.messages import Ack, Cancel, Reply, Request, StreamCredit, Watch, Welcome
@@ -79,6 +79,7 @@ class Connection:
         self.generation = 0
         self.seen = 0  # the newest `Results.seq` that was dealt with
         self._acked = 0
+        self.closing = False  # the server was asked to end: its going away is no fault
         self._sendable = False
         self._lock = threading.Lock()
         self._request_ids = itertools.count(1)
@@ -114,6 +115,8 @@ class Connection:
             ConnectionFailed: the server did not come back.
         """
         self.drop()
+        if self.closing:
+            raise ConnectionFailed("The server closed the connection at the end of the session.")
         grace = self.welcome.grace if self.welcome else 0.0
         give_up = time.monotonic() + grace
         delay = REDIAL_FIRST_DELAY_SECONDS
@@ -164,6 +167,11 @@ class Connection:
     def watch(self, pending: Pending) -> None:
         """Ask for the result of a detached call of somebody else's."""
         with self._lock:
+            known = self.calls.get(pending.id)
+            if known is not None:
+                known.sink = Sinks(known.sink, pending.sink)
+                if self.calls.get(pending.id) is known:
+                    return  # else it was settled meanwhile, and perhaps told its old sink only: ask
             self.calls.add_one(pending)
             if self._sendable:
                 self._send(Watch([pending.id]))

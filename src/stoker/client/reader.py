@@ -162,11 +162,10 @@ class Reader:
         try:
             if link is None:
                 raise ConnectionFailed("The connection is broken.")
-            if not link.has_buffered:
-                if link.fileno() != self._polled:
-                    self._poll_link(link.fileno())
-                if not self._wait_readable(deadline):
-                    return deadline is None or time.monotonic() < deadline
+            if link.fileno() != self._polled:
+                self._poll_link(link.fileno())
+            if not self._wait_readable(deadline):
+                return deadline is None or time.monotonic() < deadline
         except ConnectionFailed:
             return self._reconnect()
         return self._receive()
@@ -175,9 +174,8 @@ class Reader:
         link = self._connection.link
         assert link is not None
         try:
-            self._dispatch(link.receive())
-            while link.has_buffered:
-                self._dispatch(link.receive())
+            for received in link.receive_ready():
+                self._dispatch(received)
         except (ConnectionFailed, ProtocolError):
             return self._reconnect()
         except BaseException:

@@ -142,6 +142,10 @@ class Session:
         """
         return self.answer(self.connection.request(verb, params or {}), timeout=timeout)
 
+    def tell(self, verb: str, params: dict[str, Any]) -> None:
+        """Send a request whose answer does not matter."""
+        self.connection.request(verb, params)
+
     def put_blob(self, digest: str, data: Buffer) -> OpenRequest:
         """Send a blob; `answer` tells when the server has it."""
         return self.connection.ask(PutBlob(self.connection.next_request_id(), digest), [data])
@@ -184,6 +188,7 @@ class Session:
         try:
             self.request("flush", timeout=FLUSH_LOGS_SECONDS)
             if self.embedded:
+                self.connection.closing = True
                 self.request("shutdown", timeout=SHUTDOWN_SECONDS)
         except (StokerError, TimeoutError):
             pass  # it is on its way out in any case: `end` sees to an embedded server that does not answer

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+
+import stoker
+
+PUBLIC = [
+    "App",
+    "Call",
+    "CallCancelled",
+    "CallError",
+    "CallState",
+    "CallTimeout",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "Function",
+    "FunctionOptions",
+    "Image",
+    "ImageBuildError",
+    "InterpreterNotFound",
+    "InvalidOption",
+    "InvalidRequest",
+    "LocalEntrypoint",
+    "NotFound",
+    "NotRunning",
+    "OutOfMemory",
+    "Overloaded",
+    "PermissionDenied",
+    "RemoteError",
+    "RemoteValue",
+    "ResultExpired",
+    "Retries",
+    "SerializationError",
+    "StartupError",
+    "StokerError",
+    "StoreError",
+    "TimelineEntry",
+    "Unschedulable",
+    "VersionMismatch",
+    "WorkerLost",
+    "__version__",
+    "enable_output",
+    "gather",
+]
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(stoker.__all__) == sorted(PUBLIC)
+    for name in PUBLIC:
+        assert getattr(stoker, name) is not None
+        assert name in dir(stoker)
+
+
+def test_nothing_public_is_a_module() -> None:
+    assert not [name for name in PUBLIC if isinstance(getattr(stoker, name), types.ModuleType)]
+
+
+def test_an_import_loads_nothing_before_it_is_used() -> None:
+    code = "import sys, stoker; print([m for m in sys.modules if m.startswith('stoker.client')])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -13,6 +13,7 @@ from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.state import State
 from stoker.types import CallState, ErrorInfo, Outcome
 
+QUEUE_SWEEP_SECONDS = 0.1  # while calls wait, whether another worker would help is asked this often
 START_BACKOFF_MAX_SECONDS = 30.0
 START_RETRY_SECONDS = 0.5  # another program holds the capacity: ask again
 BAD_STARTS_MAX = 4  # one death at the start may be anybody's kill; four in a row are the function's
@@ -23,6 +24,8 @@ def scale(st: State, pool: Pool) -> None:
     """Start workers that would help; let go of the pool when it is retired and empty."""
     if st.recovering_until is not None or (pool.retired and _is_over(st, pool)):
         return
+    if len(pool.queue):
+        st.sweep_by(st.now + QUEUE_SWEEP_SECONDS)
     demand = pool.demand(st.now)
     have = demand.workers + demand.starting
     wanted = desired_workers(demand, pool.options)
@@ -34,6 +37,9 @@ def scale(st: State, pool: Pool) -> None:
         return
     if st.now < pool.start_after:
         pool.waiting = f"{pool.start_after - st.now:.1f} s, after workers that could not start"
+        return
+    if (have or not demand.queued) and (other := _starving(st, pool)) is not None:
+        pool.waiting = f"for {other.spec.label}, which has no worker yet"
         return
     for _ in range(wanted - have):
         if not _start_one(st, pool):
@@ -123,15 +129,42 @@ def _may_go(worker: Worker, pool: Pool) -> bool:
 
 def _steal(st: State, pool: Pool) -> None:
     """Have the pool with the most workers give one up after what it runs: none starves behind another's long queue."""
-    if st.now - pool.wanted_since < STEAL_AFTER_SECONDS:
+    if not len(pool.queue) or st.now - max(pool.wanted_since, pool.last_steal) < STEAL_AFTER_SECONDS:
         return
-    donors = [p for p in st.pools.values() if p is not pool and _live(p) > max(p.options.min_workers, 0)]
-    for donor in sorted(donors, key=_live, reverse=True):
-        for worker in donor.workers.values():
-            if worker.state is WorkerState.READY and pool.needs.fits(st.nodes[worker.node].free() + worker.capacity):
-                drain(st, worker, f"{pool.spec.label} has waited for a place")
-                pool.wanted_since = st.now
+    for node in st.nodes.values():
+        room = node.free() + _leaving(st, node)
+        chosen: list[Worker] = []
+        for worker in sorted(_donors(st, pool, node), key=lambda w: (w.idle, _live(w.pool)), reverse=True):
+            chosen.append(worker)
+            room = room + worker.capacity
+            if pool.needs.fits(room):
+                pool.last_steal = st.now
+                for leaving in chosen:
+                    drain(st, leaving, f"{pool.spec.label} has waited for a place")
                 return
+
+
+def _donors(st: State, pool: Pool, node: Node) -> list[Worker]:
+    """Return workers of other pools that can be asked to end; a warm minimum must not lock others out."""
+    return [w for w in st.workers.values() if w.node == node.id and w.pool is not pool and _may_be_taken(w)]
+
+
+def _may_be_taken(worker: Worker) -> bool:
+    """Tell whether ending a worker leaves its pool some progress: two pools must not take one place from each other
+    before either has run a call on it."""
+    if worker.state is WorkerState.STARTING:
+        return _live(worker.pool) > 1 or not len(worker.pool.queue)
+    return worker.state is WorkerState.READY and bool(worker.leased or worker.done or not len(worker.pool.queue))
+
+
+def _starving(st: State, pool: Pool) -> Pool | None:
+    """Return a pool that has waited for its first worker: what is freed goes to it, not to a pool that has some."""
+    for other in st.pools.values():
+        if other is not pool and other.wanted_since and len(other.queue) and not _live(other):
+            could = any(other.needs.fits(node.free_of_others) for node in st.nodes.values())
+            if could and st.now - other.wanted_since >= STEAL_AFTER_SECONDS:
+                return other
+    return None
 
 
 def _live(pool: Pool) -> int:

@@ -28,6 +28,8 @@ def lease(st: State, pool: Pool) -> None:
         calls = _take(st, pool, worker, min(room, share))
         if calls:
             st.emit(c.LeaseCalls(worker.id, calls))
+            if len(worker.leased) > 1:
+                st.sweep_by(st.now + STUCK_SECONDS)
         if not len(pool.queue):
             break
 

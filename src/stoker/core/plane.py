@@ -17,7 +17,6 @@ from stoker.core.prefetch import STUCK_SECONDS
 from stoker.core.state import Limits, State
 
 SWEEP_SECONDS = 0.5  # idle workers and overdue attempts are looked for this often
-QUEUE_SWEEP_SECONDS = 0.1  # while calls wait, whether another worker would help is asked this often
 
 _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
     e.FunctionDeclared: intake.declare,
@@ -50,8 +49,9 @@ class CallPlane:
     def __init__(
         self, *, prefix: str = "w", limits: Limits | None = None, elastic: bool = False, now: float = 0.0
     ) -> None:
-        self.state = State(limits=limits or Limits(), elastic=elastic, prefix=prefix, now=now, started=now)
-        self._next_sweep = now
+        self.state = State(
+            limits=limits or Limits(), elastic=elastic, prefix=prefix, now=now, started=now, next_sweep=now
+        )
 
     def handle(self, events: Iterable[e.Event], now: float) -> list[c.Command]:
         """Take in what happened until ``now`` (seconds, monotonic) and return what is to be done, in order."""
@@ -63,7 +63,7 @@ class CallPlane:
             handler = _HANDLERS.get(type(event))
             if handler is not None:
                 handler(st, event)
-        if st.now >= self._next_sweep:
+        if st.now >= st.next_sweep:
             self._sweep(st)
         while st.dirty:
             dirty, st.dirty = st.dirty, {}
@@ -79,7 +79,7 @@ class CallPlane:
         if st.timers:
             times.append(st.timers[0][0])
         if st.workers or any(len(pool.queue) for pool in st.pools.values()):
-            times.append(self._next_sweep)
+            times.append(st.next_sweep)
         return min(times) if times else None
 
     def _sweep(self, st: State) -> None:
@@ -89,7 +89,7 @@ class CallPlane:
             if len(pool.queue) or pool.retired or pool.options.min_workers:
                 st.touch(pool)
             if len(pool.queue):
-                pause = min(pause, QUEUE_SWEEP_SECONDS)
+                pause = min(pause, fleet.QUEUE_SWEEP_SECONDS)
         for worker in st.workers.values():
             if not worker.leased:
                 continue
@@ -97,4 +97,4 @@ class CallPlane:
             if len(worker.leased) > 1 and worker.state is not WorkerState.STOPPING:
                 leasing.revoke_stuck(st, worker)
                 pause = min(pause, STUCK_SECONDS)
-        self._next_sweep = st.now + pause
+        st.next_sweep = st.now + pause

@@ -95,6 +95,7 @@ class Pool:
     start_after: float = 0.0
     waiting: str = ""  # why nothing of the queue runs, for people
     wanted_since: float = 0.0  # since when it has calls and cannot be given a worker
+    last_steal: float = 0.0
     retired: bool = False
 
     @property

@@ -60,6 +60,7 @@ class State:
     prefix: str = "w"  # of worker ids: unique over terms
     started: float = 0.0
 
+    next_sweep: float = 0.0
     dirty: dict[str, Pool] = field(default_factory=dict)
     out: list[c.Command] = field(default_factory=list)
     writes: list[c.Command] = field(default_factory=list)
@@ -78,6 +79,10 @@ class State:
     def touch(self, pool: Pool) -> None:
         """Have this pool's leases and size reconsidered before the commands go out."""
         self.dirty[pool.key] = pool
+
+    def sweep_by(self, when: float) -> None:
+        """Have workers and queues looked over by then, if not before."""
+        self.next_sweep = min(self.next_sweep, when)
 
     def token(self) -> int:
         self.tokens += 1

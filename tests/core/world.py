@@ -1,0 +1,214 @@
+"""A small world around the core: clients, a store, nodes and workers, all in injected time.
+
+It executes the core's commands the way the shell does, lets a test (or hypothesis) choose what happens next, and checks
+the invariants after every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from stoker.core import commands as c
+from stoker.core import events as e
+from stoker.core.calls import Call, Result
+from stoker.core.placement import Capacity
+from stoker.core.plane import CallPlane
+from stoker.core.pools import WorkerState
+from stoker.core.state import Limits
+from stoker.types import CodeRef, ErrorInfo, FunctionSpec, ImageSpec, OptionsSpec, Outcome
+
+NODE = "n1"
+
+
+def spec(name: str = "f", **options: object) -> FunctionSpec:
+    return FunctionSpec(
+        app="app",
+        name=name,
+        code=CodeRef(module="m", qualname=name),
+        image=ImageSpec(python="3.11"),
+        options=OptionsSpec(**options),  # type: ignore[arg-type]
+    )
+
+
+@dataclass
+class FakeWorker:
+    """What a worker process would know: its leases in order, and whether it is connected."""
+
+    id: str
+    key: str
+    capacity: Capacity
+    connected: bool = False
+    draining: bool = False
+    leases: dict[str, int] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
+
+
+class World:
+    """See the module."""
+
+    def __init__(self, *, cpus: float = 2.0, memory: int = 1 << 30, limits: Limits | None = None) -> None:
+        self.now = 100.0
+        self.plane = CallPlane(limits=limits, now=self.now)
+        self.size = Capacity(cpus, memory)
+        self.workers: dict[str, FakeWorker] = {}
+        self.results: dict[str, list[tuple[str, Result]]] = {}  # call → deliveries (client, result)
+        self.refused: dict[str, ErrorInfo] = {}
+        self.accepted: set[str] = set()
+        self.rows: dict[str, Call] = {}  # committed detached calls
+        self.settled_rows: dict[str, int] = {}  # how often each was settled in the store
+        self.unwritten: list[c.PersistAccepted | c.PersistSettled] = []
+        self.asked: list[str] = []
+        self.items: dict[str, list[object]] = {}
+        self.log: list[object] = []
+        self.step(e.NodeReported(NODE, self.size, self.size))
+
+    # Time and events
+
+    def step(self, *events: e.Event, after: float = 0.0) -> list[c.Command]:
+        self.now += after
+        commands = self.plane.handle(events, self.now)
+        if any(isinstance(command, c.StartWorker) for command in commands):
+            # Cores that were lent are taken back without asking, so this holds whenever a worker is placed, not always.
+            assert self.plane.state.nodes[NODE].free().cpus >= -1e-6, "a node was over-committed"
+        for command in commands:
+            self.log.append(command)
+            self._execute(command)
+        self.check()
+        return commands
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass as the shell does: woken whenever the core asked for it."""
+        end = self.now + seconds
+        while True:
+            at = self.plane.next_wakeup()
+            if at is None or at > end:
+                break
+            self.step(e.Tick(), after=max(0.0, at - self.now) + 1e-9)
+        self.step(e.Tick(), after=max(0.0, end - self.now))
+
+    # What the shell does
+
+    def _execute(self, command: c.Command) -> None:
+        if isinstance(command, c.StartWorker):
+            assert command.worker not in self.workers
+            self.workers[command.worker] = FakeWorker(command.worker, command.key, command.capacity)
+        elif isinstance(command, c.LeaseCalls):
+            self._lease(command)
+        elif isinstance(command, c.CancelRunning):
+            worker = self.workers.get(command.worker)
+            if worker is not None:
+                worker.cancelled |= set(command.ids) & set(worker.leases)
+        elif isinstance(command, c.DrainWorker):
+            if command.worker in self.workers:
+                self.workers[command.worker].draining = True
+        elif isinstance(command, c.Deliver):
+            for delivery in command.deliveries:
+                self.results.setdefault(delivery.id, []).append((command.client, delivery.result))
+        elif isinstance(command, c.DeliverItems):
+            self.items.setdefault(command.id, []).extend(command.payloads)
+        elif isinstance(command, c.TellRefused):
+            self.refused.update(dict.fromkeys(command.ids, command.error))
+        elif isinstance(command, c.TellAccepted):
+            self.accepted.update(command.ids)
+        elif isinstance(command, (c.PersistAccepted, c.PersistSettled)):
+            self.unwritten.append(command)
+
+    def _lease(self, command: c.LeaseCalls) -> None:
+        worker = self.workers[command.worker]
+        assert worker.connected, "leased to a worker that is not connected"
+        for call in command.calls:
+            assert call.id not in worker.leases
+            worker.leases[call.id] = call.attempt
+
+    # What others do
+
+    def submit(self, ids: Sequence[str], *, key: str, client: str = "c1", **more: object) -> None:
+        self.asked.extend(ids)
+        self.step(e.Submitted(client, key, list(ids), [i.encode() for i in ids], **more))  # type: ignore[arg-type]
+
+    def declare(self, function: FunctionSpec) -> str:
+        self.step(e.FunctionDeclared(function, function.key))
+        return function.key
+
+    def connect(self, worker_id: str) -> None:
+        worker = self.workers[worker_id]
+        worker.connected = True
+        self.step(e.WorkerConnected(worker_id, list(worker.leases.items())))
+
+    def connect_all(self) -> None:
+        for worker_id in [w.id for w in self.workers.values() if not w.connected]:
+            self.connect(worker_id)
+
+    def finish(self, worker_id: str, call_id: str, result: Result | None = None) -> None:
+        attempt = self.workers[worker_id].leases.pop(call_id)
+        self.step(e.AttemptsEnded(worker_id, [call_id], [attempt], [result or Result(Outcome.VALUE, b"v", None, 0.01)]))
+
+    def finish_first(self, result: Result | None = None) -> bool:
+        """Have some worker end the first attempt it holds."""
+        for worker in list(self.workers.values()):
+            if worker.leases and worker.connected:
+                self.finish(worker.id, next(iter(worker.leases)), result)
+                return True
+        return False
+
+    def kill(self, worker_id: str, cause: str = "signal") -> None:
+        del self.workers[worker_id]
+        self.step(e.WorkerGone(worker_id, cause, "killed by signal 9"))
+
+    def write(self, *, fail: bool = False) -> None:
+        """Let the store commit, or refuse, the oldest write."""
+        command = self.unwritten.pop(0)
+        if fail:
+            self.step(e.PersistFailed([command.token], "disk full"))
+            return
+        if isinstance(command, c.PersistAccepted):
+            self.rows.update({call.id: call for call in command.calls})
+        else:
+            for settlement in command.settlements:
+                self.settled_rows[settlement.call.id] = self.settled_rows.get(settlement.call.id, 0) + 1
+        self.step(e.Persisted([command.token]))
+
+    def settle_everything(self, *, rounds: int = 3000) -> None:
+        """Let a kind world run until nothing is left to do."""
+        for _ in range(rounds):
+            while self.unwritten:
+                self.write()
+            self.connect_all()
+            for worker in list(self.workers.values()):
+                if worker.draining and not worker.leases:
+                    del self.workers[worker.id]
+                    self.step(e.WorkerGone(worker.id, "exit", "exit status 0"))
+            if not self.finish_first():
+                if not self.plane.state.calls and not self.unwritten:
+                    return
+                self.sleep(1.0)
+        raise AssertionError(f"not settled: {[(x.id, x.state, x.timeline()) for x in self.plane.state.calls.values()]}")
+
+    # What must always hold
+
+    def check(self) -> None:
+        state = self.plane.state
+        for deliveries in self.results.values():
+            assert len(deliveries) == 1, f"settled twice: {deliveries}"
+        for count in self.settled_rows.values():
+            assert count == 1, "settled twice in the store"
+        for worker in state.workers.values():
+            pool = worker.pool
+            if pool.options.concurrency > 1:
+                assert len(worker.leased) <= pool.options.concurrency
+            if worker.state is WorkerState.STARTING:
+                assert not worker.leased
+        for node in state.nodes.values():
+            assert sum(h.memory for h in node.held.values()) <= node.total.memory
+        for pool in state.pools.values():
+            waiting = pool.queue.waiting()
+            assert len(waiting) == len(pool.queue)
+            assert len({x.id for x in waiting}) == len(waiting), "queued twice"
+            assert pool.backoff >= 0
+            assert pool.accepting >= 0
+            if pool.options.max_workers is not None:
+                live = [w for w in pool.workers.values() if w.state not in (WorkerState.DRAINING, WorkerState.STOPPING)]
+                assert len(live) <= pool.options.max_workers
+        running = [call_id for w in state.workers.values() for call_id, x in w.leased.items() if not x.state.settled]
+        assert len(running) == len(set(running)), "one attempt at two workers"

@@ -31,7 +31,7 @@ class FakeServer:
         self.hello: Hello | None = None
         self.messages: list[Any] = []
         self.on_hello: Callable[[FakeServer, Hello], None] = lambda server, hello: None
-        self.on_message: Callable[[Any], None] = self.messages.append
+        self.on_message: Callable[[Any], object] = self.messages.append
         self.on_gone: Callable[[], None] = lambda: None
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -71,8 +71,8 @@ class FakeServer:
         finally:
             if self._writer is writer:
                 self._writer = None
-                self.on_gone()
             writer.close()
+            self.on_gone()
 
     def send(self, message: Any) -> None:
         if self._writer is not None:

@@ -42,6 +42,7 @@ from stoker.types import ErrorInfo, ImageSpec
 
 RESTART_FIRST_SECONDS = 0.1
 RESTART_LAST_SECONDS = 10.0  # an agent that dies at once each time is not started in a tight loop
+SHUT_DOWN_SLACK_SECONDS = 10.0  # past the grace of its workers: for what a busy machine needs to kill and clean up
 EPSILON_CPUS = 1e-6
 log = logging.getLogger("stoker.engine")
 
@@ -86,12 +87,13 @@ class LocalEngine:
             await asyncio.gather(self._keeper, return_exceptions=True)
         if self._link is not None:
             try:
-                await self.ask("stop", {"term": self._term, "grace": grace})
-            except ConnectionFailed:
-                log.warning("the agent went away while it was shutting down")
+                stopping = self.ask("stop", {"term": self._term, "grace": grace})
+                await asyncio.wait_for(stopping, grace + SHUT_DOWN_SLACK_SECONDS)
+            except (ConnectionFailed, TimeoutError) as error:
+                log.warning("the agent did not say that it has ended everything: %r", error)
         pid = self._attached_pid or self._pid
         if pid and start_time(pid) is not None:
-            await _end_agent(pid, patience=grace + 5.0 if self._link is not None else 0.0)
+            await _end_agent(pid, patience=SHUT_DOWN_SLACK_SECONDS if self._link is not None else 0.0)
         _collect(pid)
 
     def attach(self, link: AgentLink, hello: m.Hello, *, term: int) -> None:

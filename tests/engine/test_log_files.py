@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stoker.engine.local import log_files
+from stoker.engine.local.log_files import Header, Line, LogQuery, append_note, create_log, parse_lines, prune, read_logs
+
+HEADER = Header("w1", "key", "shop.train", 1.0)
+
+
+def query(**params: Any) -> LogQuery:
+    return LogQuery.of(params)
+
+
+def write(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
+def test_lines_belong_to_their_calls() -> None:
+    data = b"native\n\x1ec1\x1fo\x1fhello\npartial\x1ec2\x1fe\x1foops\r\n\n\x1e\x1fs\x1fnote"
+    assert list(parse_lines(data)) == [
+        Line("", "stdout", "native"),
+        Line("c1", "stdout", "hello"),
+        Line("", "stdout", "partial"),
+        Line("c2", "stderr", "oops"),
+        Line("", "stdout", ""),
+        Line("", "stoker", "note"),
+    ]
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_lines(data: bytes) -> None:
+    for line in parse_lines(data):
+        assert line.stream in {"stdout", "stderr", "stoker"}
+
+
+def test_questions_by_worker_call_and_name(tmp_path: Path) -> None:
+    for number, label in ((1, "shop.train"), (2, "shop.score"), (3, "other.train")):
+        path = tmp_path / f"w{number}.log"
+        create_log(path, Header(f"w{number}", f"key{number}", label, float(number)))
+        write(path, f"\x1ec{number}\x1fo\x1ffrom {number}\n".encode())
+    append_note(tmp_path / "w1.log", "a note")
+
+    def texts(**params: Any) -> list[str]:
+        return [line["text"] for line in read_logs(tmp_path, query(**params))]
+
+    assert texts() == ["from 1", "a note", "from 2", "from 3"]
+    assert texts(worker="w2") == texts(call="c2") == texts(functions=["key2"]) == ["from 2"]
+    assert texts(app="shop") == ["from 1", "a note", "from 2"]
+    assert texts(function="train") == ["from 1", "a note", "from 3"]
+    assert texts(function="other.train") == ["from 3"]
+    assert texts(worker="w1", tail=1) == ["a note"]
+    assert texts(call="c9") == []
+
+
+def test_a_trimmed_file_keeps_its_header_and_its_newest(tmp_path: Path) -> None:
+    path = tmp_path / "w1.log"
+    create_log(path, HEADER)
+    write(path, b"".join(b"line %07d\n" % number for number in range(100_000)))
+    fd = os.open(path, os.O_RDWR)
+    try:
+        kept_from = log_files.trim(fd, os.fstat(fd).st_size, keep=64 << 10)
+    finally:
+        os.close(fd)
+    write(path, b"one more\n")
+    assert kept_from > 0 and path.stat().st_blocks * 512 < 128 << 10
+    lines = read_logs(tmp_path, query(tail=100_000))
+    assert lines[-1]["text"] == "one more" and lines[-2]["text"] == "line 0099999"
+    assert lines[0]["stream"] == "stoker" and "older output are gone" in lines[0]["text"]
+    assert lines[0]["label"] == "shop.train"
+
+
+def test_old_files_go_first_and_living_ones_stay(tmp_path: Path) -> None:
+    for number in range(4):
+        path = tmp_path / f"w{number}.log"
+        path.write_bytes(b"x" * (100 << 10))
+        os.utime(path, (number + 1_000_000, number + 1_000_000))
+    prune(tmp_path, alive={"w0"}, total=250 << 10, age=1e12)
+    assert sorted(path.stem for path in tmp_path.glob("*.log")) == ["w0", "w2", "w3"]
+    prune(tmp_path, alive={"w0"}, total=1 << 30, age=60.0)
+    assert [path.stem for path in tmp_path.glob("*.log")] == ["w0"]

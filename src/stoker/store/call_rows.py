@@ -10,6 +10,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
+from sys import intern
 from typing import Any
 
 import msgspec
@@ -123,7 +124,11 @@ def settle(connection: sqlite3.Connection, rows: Sequence[SettledRow]) -> None:
 
 
 def pending_row(row: tuple[Any, ...]) -> PendingRow:
-    call = AcceptedRow(*row[:10], _tags(row[10]))  # type: ignore[call-arg]  # mypy does not see a slice's length
+    """Build a row to be queued. A million share the few functions and clients that there are."""
+    seq, call_id, function, client, priority, created, deadline, payload, blob, parent, tags = row[:11]
+    call = AcceptedRow(
+        seq, call_id, intern(function), intern(client), priority, created, deadline, payload, blob, parent, _tags(tags)
+    )
     return PendingRow(call) if row[11] is None else PendingRow(call, *row[11:])
 
 

@@ -106,6 +106,11 @@ class App:
         _defined[self.name] = self
 
     @property
+    def image(self) -> Image | None:
+        """The default image of its functions."""
+        return self._defaults.image
+
+    @property
     def run_id(self) -> str:
         """The id of the run under way; empty when there is none."""
         return self.current_run.run_id if self.current_run is not None else ""

@@ -1,0 +1,80 @@
+"""`stoker apps`: what is deployed, in which version."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from stoker.cli.screen import Column, count, field, say, show_json, show_rows, since
+from stoker.cli.server_requests import ask
+from stoker.errors import NotFound
+
+app = typer.Typer(help="Apps: those deployed and those being run.", no_args_is_help=True)
+
+AppName = Annotated[str, typer.Argument(metavar="APP", help="The app's name.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+COLUMNS = (
+    Column("app", field("app")),
+    Column("version", lambda row: f"v{row['version']}" if row.get("version") else "run", right=True),
+    Column("deployed", since("created"), right=True),
+    Column("queued", count("queued"), right=True),
+    Column("running", count("running"), right=True),
+    Column("workers", count("workers"), right=True),
+    Column("functions", lambda row: ", ".join(row["functions"]), flexible=True),
+)
+HISTORY_COLUMNS = (
+    Column("version", lambda row: f"v{row['version']}", right=True),
+    Column("deployed", since("created"), right=True),
+    Column("", lambda row: "current" if row["current"] else "", style="green"),
+    Column("functions", lambda row: ", ".join(row["functions"]), flexible=True),
+)
+
+
+@app.command("list")
+def list_apps(as_json: AsJson = False) -> None:
+    """List apps: deployed ones with their version, and those that programs run just now."""
+    show_rows(ask("apps"), COLUMNS, as_json=as_json, empty="No apps. Deploy one with `stoker deploy FILE.py`.")
+
+
+@app.command()
+def stop(name: AppName, as_json: AsJson = False) -> None:
+    """Remove a deployed app. Calls that were accepted are finished; new ones are refused."""
+    ask("undeploy", app=name)
+    if as_json:
+        show_json({"app": name, "stopped": True})
+    else:
+        say(f"stopped {name}; calls that were accepted are being finished (`stoker calls list --app {name}`)")
+
+
+@app.command()
+def history(name: AppName, as_json: AsJson = False) -> None:
+    """List the versions of an app, the newest first."""
+    rows = sorted(ask("history", app=name), key=lambda row: -row["version"])
+    show_rows(rows, HISTORY_COLUMNS, as_json=as_json, empty=f"{name} was never deployed. See `stoker apps list`.")
+
+
+@app.command()
+def rollback(
+    name: AppName,
+    version: Annotated[
+        int | None, typer.Argument(help="The version to go back to; without it, the one before.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Deploy an earlier version of an app again, as a new version."""
+    wanted = version if version is not None else _version_before(name)
+    made = ask("rollback", app=name, version=wanted)
+    if as_json:
+        show_json({"app": name, "version": made["version"], "same_as": wanted})
+    else:
+        say(f"{name} is now version {made['version']}, the same as version {wanted}")
+
+
+def _version_before(name: str) -> int:
+    rows = sorted(ask("history", app=name), key=lambda row: -row["version"])
+    earlier = [int(row["version"]) for row in rows if not row["current"]]
+    if not earlier:
+        raise NotFound(f"{name} has no earlier version to go back to. See `stoker apps history {name}`.")
+    return earlier[0]

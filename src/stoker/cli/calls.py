@@ -1,0 +1,124 @@
+"""`stoker calls`: what was asked for, what became of it, and why it waits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from stoker.cli.screen import (
+    Column,
+    clock,
+    duration,
+    escape,
+    field,
+    say,
+    show_facts,
+    show_json,
+    show_rows,
+    since,
+    state,
+)
+from stoker.cli.server_requests import ask
+from stoker.errors import InvalidRequest
+from stoker.quantities import format_duration
+
+app = typer.Typer(help="Calls: their states, timelines and errors.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+COLUMNS = (
+    Column("call", field("id")),
+    Column("function", field("function"), flexible=True),
+    Column("state", state("state")),
+    Column("made", since("created"), right=True),
+    Column("took", duration("seconds"), right=True),
+    Column("tries", field("attempts"), right=True),
+    Column("error", lambda row: escape(_first_line(row.get("error"))), flexible=True, style="red"),
+)
+
+
+@app.command("list")
+def list_calls(
+    app_name: Annotated[str | None, typer.Option("--app", help="Those of one app only.")] = None,
+    function: Annotated[str | None, typer.Option(help="Those of one function only: name, or app.name.")] = None,
+    state_name: Annotated[str | None, typer.Option("--state", help="queued, running, succeeded, failed, …")] = None,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most so many, the newest first.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List calls, the newest first."""
+    wanted = "leased" if state_name == "running" else state_name
+    rows = ask("calls", app=app_name, function=function, state=wanted, limit=limit)
+    narrowed = app_name or function or state_name
+    empty = "No such calls; without options all are listed." if narrowed else "No calls yet. `f.spawn(x)` makes one."
+    show_rows(rows, COLUMNS, as_json=as_json, empty=empty)
+
+
+@app.command()
+def show(
+    call_id: Annotated[str, typer.Argument(metavar="CALL", help="The call's id.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Show one call: what happened to it, with reasons, and what it waits for."""
+    row = ask("call", id=call_id)
+    if as_json:
+        show_json(row)
+        return
+    show_facts(_facts(row))
+    if row.get("timeline"):
+        say("")
+        show_rows(row["timeline"], _timeline_columns(row["timeline"]), as_json=False, empty="")
+    say(f"\nIts output: stoker logs --call {row['id']}")
+
+
+@app.command()
+def cancel(
+    call_ids: Annotated[list[str], typer.Argument(metavar="CALL…", help="Ids of calls.", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="End the worker at once, with no time to clean up.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel calls. Running code gets an exception that it can clean up on."""
+    cancelled = ask("cancel", ids=call_ids, force=force)["cancelled"]
+    if as_json:
+        show_json({"cancelled": cancelled})
+    elif cancelled:
+        say(f"cancelling {', '.join(cancelled)}")
+    missed = [call_id for call_id in call_ids if call_id not in cancelled]
+    if missed:
+        raise InvalidRequest(
+            f"Not open, so not cancelled: {', '.join(missed)}. They have ended, or never were (`stoker calls show`)."
+        )
+
+
+def _facts(row: Mapping[str, Any]) -> dict[str, str]:
+    facts = {"call": row["id"], "function": row["function"], "state": state("state")(row)}
+    if row.get("why"):
+        facts["waits"] = f"[yellow]{escape(row['why'])}[/yellow]"
+    facts["made"] = f"{clock(row['created'])} ({since('created')(row)})"
+    if row.get("seconds") is not None:
+        facts["took"] = format_duration(row["seconds"])
+    facts["attempts"] = str(row["attempts"])
+    facts["kind"] = "spawned: kept on disk" if row.get("detached") else "attached to its program"
+    if row.get("worker"):
+        facts["worker"] = row["worker"]
+    if row.get("tags"):
+        facts["tags"] = escape(", ".join(f"{name}={value}" for name, value in row["tags"].items()))
+    if row.get("error"):
+        facts["error"] = f"[red]{escape(row['error'])}[/red]"
+    return facts
+
+
+def _timeline_columns(timeline: list[dict[str, Any]]) -> tuple[Column, ...]:
+    first = timeline[0]["at"]
+    return (
+        Column("at", lambda entry: clock(entry["at"])),
+        Column("after", lambda entry: format_duration(max(0.0, entry["at"] - first)), right=True),
+        Column("", state("event")),
+        Column("worker", field("worker")),
+        Column("", lambda entry: escape(entry["detail"]), flexible=True),
+    )
+
+
+def _first_line(text: Any) -> str:
+    return str(text or "").split("\n", maxsplit=1)[0]

@@ -1,0 +1,35 @@
+"""`stoker functions`: what is registered and how busy it is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from stoker.cli.screen import NONE, Column, count, duration, escape, field, show_rows
+from stoker.cli.server_requests import ask
+
+app = typer.Typer(help="Functions: their queues and workers.", no_args_is_help=True)
+
+COLUMNS = (
+    Column("function", lambda row: f"{row['app']}.{row['name']}"),
+    Column("version", lambda row: f"v{row['version']}" if row.get("version") else "run", right=True),
+    Column("queued", count("queued"), right=True),
+    Column("running", count("running"), right=True),
+    Column("workers", lambda row: f"{row['workers']} ({row['idle']} idle)" if row["workers"] else NONE),
+    Column("done", field("calls_done"), right=True),
+    Column("failed", count("failed"), right=True),
+    Column("a call takes", duration("service_seconds"), right=True),
+    Column("waiting", lambda row: escape(row.get("waiting") or ""), flexible=True, style="yellow"),
+)
+
+
+@app.command("list")
+def list_functions(
+    app_name: Annotated[str | None, typer.Option("--app", help="Those of one app only.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List functions, with what waits and what runs."""
+    rows = ask("functions", app=app_name)
+    empty = "No functions. `stoker deploy FILE.py` deploys an app; `stoker run FILE.py` runs one."
+    show_rows(rows, COLUMNS, as_json=as_json, empty=empty)

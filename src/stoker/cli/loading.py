@@ -1,0 +1,169 @@
+"""Finding the app and the function that a command names: ``file.py::name``, or with ``-m`` ``package.module::name``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from stoker.client.app import App, LocalEntrypoint
+from stoker.client.function import Function
+from stoker.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class Program:
+    """A loaded file or module, and the apps that are defined in it."""
+
+    source: str
+    module: ModuleType
+    apps: tuple[App, ...]
+
+    @property
+    def entrypoints(self) -> dict[str, LocalEntrypoint[..., Any]]:
+        return {name: entry for app in self.apps for name, entry in app.registered_entrypoints.items()}
+
+    @property
+    def functions(self) -> dict[str, Function[..., Any]]:
+        return {name: function for app in self.apps for name, function in app.functions.items()}
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """Return what to load, and the name after ``::`` (empty without one)."""
+    source, _, name = target.partition("::")
+    return source, name
+
+
+def load(source: str, *, is_module: bool = False) -> Program:
+    """Import a user's file, or module, and find its apps.
+
+    Raises:
+        InvalidRequest: there is no such file, or no app in it. What the file itself raises is raised as it is.
+    """
+    module = _import_module(source) if is_module else _import_file(source)
+    apps = _apps_of(module)
+    if not apps:
+        raise InvalidRequest(
+            f'{source} defines no app. Write `app = stoker.App("a-name")` in it, and '
+            "`@app.function()` before what is to run elsewhere."
+        )
+    return Program(source, module, apps)
+
+
+def find(program: Program, name: str) -> LocalEntrypoint[..., Any] | Function[..., Any]:
+    """Return the entrypoint, or function, of this name; without a name, the one there is.
+
+    Raises:
+        InvalidRequest: there is none, or several; the message lists them.
+    """
+    if name:
+        return _by_name(program, name)
+    if len(program.entrypoints) == 1:
+        return next(iter(program.entrypoints.values()))
+    if program.entrypoints:
+        listed = _listed(program, program.entrypoints)
+        raise InvalidRequest(f"{program.source} has several local entrypoints: say which one to run.{listed}")
+    if len(program.functions) == 1:
+        return next(iter(program.functions.values()))
+    if program.functions:
+        raise InvalidRequest(
+            f"{program.source} has no local entrypoint and several functions: say which one to run, or mark a function "
+            f"with `@app.local_entrypoint()`.{_listed(program, program.functions)}"
+        )
+    raise InvalidRequest(f"The app in {program.source} has nothing to run. Mark a function with `@app.function()`.")
+
+
+def _by_name(program: Program, name: str) -> LocalEntrypoint[..., Any] | Function[..., Any]:
+    known: dict[str, Any] = {**program.functions, **program.entrypoints}
+    found = known.get(name) or vars(program.module).get(name)
+    if isinstance(found, (LocalEntrypoint, Function)):
+        return found
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise InvalidRequest(f"{program.source} has no function {name!r}.{hint} There are:{_listed(program, known)}")
+
+
+def _listed(program: Program, names: dict[str, Any]) -> str:
+    return "".join(f"\n  {program.source}::{name}" for name in names) or " none"
+
+
+def _apps_of(module: ModuleType) -> tuple[App, ...]:
+    apps: dict[int, App] = {}
+    for value in list(vars(module).values()):
+        app = value if isinstance(value, App) else None
+        if isinstance(value, (Function, LocalEntrypoint)):
+            app = value.app
+        if app is not None:
+            apps[id(app)] = app
+    return tuple(apps.values())
+
+
+def _import_module(name: str) -> ModuleType:
+    if name.endswith(".py") or "/" in name:
+        raise InvalidRequest(f"-m takes a module's name such as package.module. For the file {name}, leave -m out.")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module is there, something that it imports is not
+        raise InvalidRequest(f"There is no module {name!r} on the path, nor below {Path.cwd()}.") from None
+
+
+def _import_file(source: str) -> ModuleType:
+    path = Path(source)
+    if not path.is_file():
+        raise InvalidRequest(_no_file(path))
+    path = path.resolve()
+    if path.suffix == ".ipynb":
+        raise InvalidRequest(f"{source} is a notebook. Run its cells where you edit it: `with app.run(): f.remote(…)`.")
+    root, name = _import_name(path)
+    sys.path.insert(0, str(root))
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__file__", None) != str(path):
+        raise InvalidRequest(
+            f"{source} would be imported as {name!r}, the name of a module that is loaded already "
+            f"({getattr(loaded, '__file__', 'built in')}). Give the file another name."
+        )
+    if "." in name:
+        return importlib.import_module(name)
+    return _execute(name, path)
+
+
+def _execute(name: str, path: Path) -> ModuleType:
+    """Import a file by its path: its ending does not matter, nor what else of its name is on the path."""
+    from importlib.machinery import SourceFileLoader
+
+    spec = importlib.util.spec_from_file_location(name, path, loader=SourceFileLoader(name, str(path)))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import_name(path: Path) -> tuple[Path, str]:
+    """Return the directory for ``sys.path`` and the name to import by; a file in a package is a part of it."""
+    root, parts = path.parent, [path.stem.replace(".", "_")]
+    while (root / "__init__.py").is_file():
+        parts.insert(0, root.name)
+        root = root.parent
+    return root, ".".join(parts)
+
+
+def _no_file(path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a directory. Name a file in it, or use -m with a module's name."
+    parent = path.parent
+    near = difflib.get_close_matches(path.name, [p.name for p in parent.glob("*.py")] if parent.is_dir() else [], n=1)
+    hint = f" Did you mean {parent / near[0]}?" if near else ""
+    return f"There is no file {path}.{hint}"

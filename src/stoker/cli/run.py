@@ -1,0 +1,74 @@
+"""`stoker run`: a program's local entrypoint, or one function remotely."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from contextlib import ExitStack
+from typing import Annotated, Any
+
+import typer
+
+from stoker.cli import parameters
+from stoker.cli.interrupts import two_step_interrupts
+from stoker.cli.loading import Program, find, load, split_target
+from stoker.cli.screen import show_json
+from stoker.client.app import LocalEntrypoint
+from stoker.client.function import Function
+
+# What follows the target belongs to the user's function, `--help` included.
+CONTEXT: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+def run(
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="FILE.py[::NAME]", help="What to run.", show_default=False)],
+    is_module: Annotated[bool, typer.Option("-m", help="The target is a module's name, not a file.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show progress of maps and of environments.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a function's result as JSON.")] = False,
+) -> None:
+    """Run a program: its local entrypoint here, its functions where their app says.
+
+    Options after the target are the entrypoint's own: `stoker run sweep.py --help` shows them. With ::NAME of a
+    function, that function is called remotely and its result printed.
+    """
+    source, name = split_target(target)
+    with two_step_interrupts():
+        sys.argv = [source, *context.args]
+        program = load(source, is_module=is_module)
+        found = find(program, name)
+        values = parameters.parse(found.raw_f, context.args, program=f"stoker run {target}")
+        if values is not None:
+            _run(program, found, values, progress=progress, as_json=as_json)
+
+
+def _run(
+    program: Program,
+    found: LocalEntrypoint[..., Any] | Function[..., Any],
+    values: dict[str, Any],
+    *,
+    progress: bool,
+    as_json: bool,
+) -> None:
+    with ExitStack() as running:
+        for app in program.apps:
+            running.enter_context(app.run(show_progress=progress))
+        if isinstance(found, Function):
+            _call(found, values, as_json=as_json)
+            return
+        outcome = found(**values)
+        if inspect.iscoroutine(outcome):
+            asyncio.run(outcome)
+
+
+def _call(function: Function[..., Any], values: dict[str, Any], *, as_json: bool) -> None:
+    show = show_json if as_json else print
+    raw = inspect.unwrap(function.raw_f)
+    if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw):
+        for item in function.stream(**values):
+            show(item)
+        return
+    result = function.remote(**values)
+    if result is not None or as_json:
+        show(result)

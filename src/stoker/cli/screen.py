@@ -1,0 +1,176 @@
+"""What commands print: tables for people, JSON for programs, one line for an error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from stoker.quantities import format_duration, format_size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH_WITHOUT_TERMINAL = 100
+NONE = "-"
+STATE_STYLES = {
+    "running": "cyan",
+    "busy": "cyan",
+    "leased": "cyan",
+    "succeeded": "green",
+    "idle": "green",
+    "failed": "red",
+    "refused": "red",
+    "cancelled": "yellow",
+    "backoff": "yellow",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """``of`` gives a row's cell. One ``flexible`` column may be cut short where the screen is too narrow."""
+
+    title: str
+    of: Callable[[Mapping[str, Any]], str]
+    right: bool = False
+    flexible: bool = False
+    style: str = ""
+
+
+def field(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """Return a cell that shows a row's value as it is; nothing for None."""
+    return lambda row: "" if row.get(name) is None else str(row[name])
+
+
+def count(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """Return a cell that shows a number, and a dash for none."""
+    return lambda row: str(row[name]) if row.get(name) else NONE
+
+
+def size(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: format_size(row[name]) if row.get(name) else NONE
+
+
+def duration(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: format_duration(row[name]) if row.get(name) is not None else NONE
+
+
+def since(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """Return a cell that shows how long ago a time was."""
+    return lambda row: ago(row[name]) if row.get(name) else NONE
+
+
+def ago(at: float, *, now: float | None = None) -> str:
+    """Return how long ago a time (seconds since 1970) was: ``5 min 3 s ago``."""
+    seconds = max(0.0, (time.time() if now is None else now) - at)
+    if seconds < 1:
+        return "just now"
+    if seconds < 60:
+        return f"{seconds:.0f} s ago"
+    if seconds < 2 * 86400:
+        return f"{format_duration(seconds)} ago"
+    return f"{seconds / 86400:.0f} days ago"
+
+
+def clock(at: float) -> str:
+    """Return the time of day, to the millisecond."""
+    return time.strftime("%H:%M:%S", time.localtime(at)) + f".{int(at % 1 * 1000):03d}"
+
+
+def state(name: str) -> Callable[[Mapping[str, Any]], str]:
+    def cell(row: Mapping[str, Any]) -> str:
+        text = "running" if row.get(name) == "leased" else str(row.get(name, ""))
+        style = STATE_STYLES.get(text)
+        return f"[{style}]{text}[/{style}]" if style else text
+
+    return cell
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """Return a Rich console on stdout, as wide as the terminal, or wide enough where there is none."""
+    from rich.console import Console
+
+    out = stream or sys.stdout
+    width = None if out.isatty() or "COLUMNS" in os.environ else WIDTH_WITHOUT_TERMINAL
+    return Console(file=out, width=width, highlight=False, soft_wrap=False)
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, as_json: bool, empty: str) -> None:
+    """Print rows as a table, or as JSON; ``empty`` says what to do where there are none."""
+    if as_json:
+        show_json(list(rows))
+    elif not rows:
+        say(empty)
+    else:
+        console().print(table(rows, columns))
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1))
+    for column in columns:
+        made.add_column(
+            column.title,
+            justify="right" if column.right else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            style=column.style,
+            min_width=None if column.flexible else _widest(rows, column),
+        )
+    for row in rows:
+        made.add_row(*(column.of(row) for column in columns))
+    return made
+
+
+def _widest(rows: Sequence[Mapping[str, Any]], column: Column) -> int:
+    """A cell that is no sentence is never cut: half an id is worth nothing."""
+    from rich.text import Text
+
+    return max(len(column.title), *(Text.from_markup(column.of(row)).cell_len for row in rows))
+
+
+def show_facts(facts: Mapping[str, str]) -> None:
+    """Print names and values in two columns."""
+    from rich.table import Table
+
+    made = Table.grid(padding=(0, 2))
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in facts.items():
+        made.add_row(name, value)
+    console().print(made)
+
+
+def show_json(value: Any) -> None:
+    """Print a value as JSON; what JSON does not know is shown as Python writes it."""
+    print(json.dumps(value, indent=2, default=repr, ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """Print a sentence for people."""
+    print(text)
+
+
+def escape(text: str) -> str:
+    """Return a text that Rich prints as it is."""
+    from rich.markup import escape as escaped
+
+    return escaped(text)
+
+
+def fail(text: str) -> None:
+    """Print an error: its first line red."""
+    first, _, rest = text.partition("\n")
+    line = f"error: {first}"
+    if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+        line = f"\x1b[31m{line}\x1b[0m"
+    print(line, file=sys.stderr)
+    if rest:
+        print(rest, file=sys.stderr)
+    sys.stderr.flush()

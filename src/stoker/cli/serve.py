@@ -1,0 +1,99 @@
+"""`stoker serve`: an app that runs while its files are edited."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stoker.cli.interrupts import two_step_interrupts
+from stoker.cli.loading import Program, load, split_target
+from stoker.cli.screen import fail, say, show_json
+from stoker.cli.tracebacks import describe, is_ours_alone
+from stoker.client import session as sessions
+from stoker.client.bundle import build_bundle
+from stoker.errors import StokerError
+
+POLL_SECONDS = 0.3  # what an editor's save may take to be noticed
+
+Stamps = dict[Path, tuple[int, int]]
+
+
+def serve(
+    target: Annotated[
+        str, typer.Argument(metavar="FILE.py", help="The file that defines the app.", show_default=False)
+    ],
+    is_module: Annotated[bool, typer.Option("-m", help="The target is a module's name, not a file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each load.")] = False,
+) -> None:
+    """Run an app until Ctrl-C, and load it again whenever one of its source files changes."""
+    source, _ = split_target(target)
+    if not is_module and not Path(source).is_file():
+        load(source)  # says what is wrong
+    search_path = list(sys.path)
+    with two_step_interrupts(), sessions.held():
+        watched: set[Path] = set()
+        while True:
+            before = set(sys.modules)
+            stamps = _serve_once(source, watched, is_module=is_module, as_json=as_json)
+            changed = sorted(path.name for path, stamp in stamps.items() if _stamp(path) != stamp)
+            say(f"changed: {', '.join(changed)}") if not as_json else None
+            _forget(watched, before)
+            sys.path[:] = search_path
+
+
+def _serve_once(source: str, watched: set[Path], *, is_module: bool, as_json: bool) -> Stamps:
+    """Load and run the app until a file changes; a file that does not load is waited for as well."""
+    if not is_module:
+        watched.add(Path(source).resolve())
+    stamps = {path: _stamp(path) for path in watched}
+    with ExitStack() as running:
+        try:
+            program = load(source, is_module=is_module)
+            watched |= _sources(program)
+            stamps = {path: _stamp(path) for path in watched}
+            for app in program.apps:
+                running.enter_context(app.run())
+            _announce(program, len(watched), as_json=as_json)
+        except Exception as error:  # noqa: BLE001 - whatever the user's file raises while it is being edited
+            fail(str(error)) if isinstance(error, StokerError) and is_ours_alone(error) else _show(error)
+        while all(_stamp(path) == stamp for path, stamp in stamps.items()):
+            time.sleep(POLL_SECONDS)
+    return stamps
+
+
+def _announce(program: Program, count: int, *, as_json: bool) -> None:
+    names = [f"{app.name}.{name}" for app in program.apps for name in app.functions]
+    if as_json:
+        show_json({"event": "loaded", "functions": names, "files": count})
+    else:
+        say(f"serving {', '.join(names)}; watching {count} file{'s' * (count != 1)}; Ctrl-C ends")
+    sys.stdout.flush()
+
+
+def _show(error: Exception) -> None:
+    print(describe(error), file=sys.stderr, flush=True)
+
+
+def _sources(program: Program) -> set[Path]:
+    return {path.resolve() for path in build_bundle(program.module).sources}
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0)  # an editor is replacing it
+    return found.st_mtime_ns, found.st_size
+
+
+def _forget(watched: set[Path], before: set[str]) -> None:
+    """Have the app's own modules imported anew."""
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).resolve() in watched:
+            del sys.modules[name]

@@ -1,0 +1,246 @@
+"""`stoker server`: the server that stays, in the background or here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import stoker
+from stoker import paths
+from stoker.cli.readiness import read_readiness
+from stoker.cli.screen import Column, count, field, say, show_facts, show_json, show_rows
+from stoker.cli.server_requests import ask
+from stoker.client import session as sessions
+from stoker.engine.local.config import RUN_MARKER
+from stoker.engine.local.processes import with_environment
+from stoker.errors import ConnectionFailed, StokerError
+from stoker.quantities import format_duration, format_size
+
+app = typer.Typer(help="The server that stays: it keeps apps, calls and logs.", no_args_is_help=True)
+
+START_TIMEOUT_SECONDS = 60.0
+STOP_TIMEOUT_SECONDS = 60.0  # running calls get their grace first
+POLL_SECONDS = 0.05
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+NODE_COLUMNS = (
+    Column("node", field("id")),
+    Column("cores", lambda row: f"{row['cpus']:g}", right=True),
+    Column("free", lambda row: f"{row['cpus_free']:g}", right=True),
+    Column("memory", lambda row: format_size(row["memory"]), right=True),
+    Column("free", lambda row: format_size(row["memory_free"]), right=True),
+    Column("workers", count("workers"), right=True),
+)
+
+
+@app.command()
+def start(
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay here, with the log on stderr.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start the server in the background and wait until it listens."""
+    if sessions.persistent_endpoint() is not None:
+        status = ask("status")
+        if as_json:
+            show_json({"started": False, "pid": status["pid"], "socket": status["socket"]})
+        else:
+            say(f"It runs already (pid {status['pid']}, {status['socket']}).")
+        return
+    command = [sys.executable, "-P", "-m", "stoker.server", "--persistent"]
+    if foreground:
+        os.execve(sys.executable, command, _environment())
+    ready = _start(command)
+    log = str(log_file())
+    if as_json:
+        show_json({"started": True, "pid": ready["pid"], "socket": ready["socket"], "log": log})
+    else:
+        say(f"The server runs (pid {ready['pid']}).\n  socket  {ready['socket']}\n  log     {log}")
+        say("Deploy an app with `stoker deploy FILE.py`; end the server with `stoker server stop`.")
+
+
+@app.command()
+def stop(
+    force: Annotated[bool, typer.Option("--force", help="Kill it, and all that it started, at once.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stop the server and wait until everything that it started is gone. Spawned calls go on with its next start."""
+    pid = _pid()
+    was_there = bool(pid or _agents() or _started())
+    if pid and not force:
+        _ask_to_end(pid)
+        _wait_for_end(lambda: not _lives(pid))
+    elif pid:
+        os.kill(pid, signal.SIGKILL)
+    _end_rest(force=force)
+    if force:
+        (paths.server_runtime() / "server.sock").unlink(missing_ok=True)
+    if as_json:
+        show_json({"stopped": was_there, "pid": pid or None})
+    else:
+        say("The server has stopped." if was_there else "No server runs.")
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Show the server, its machines, and how busy they are."""
+    if sessions.persistent_endpoint() is None:
+        if as_json:
+            show_json({"running": False})
+        else:
+            say("No server runs. Start one with `stoker server start`; `stoker run` needs none.")
+        raise typer.Exit(1)
+    found = ask("status")
+    if as_json:
+        show_json({"running": True, **found})
+        return
+    show_facts(
+        {
+            "server": f"version {found['version']}, pid {found['pid']}, term {found['term']}",
+            "up for": format_duration(found["uptime"]),
+            "socket": found["socket"],
+            "log": str(log_file()),
+            "apps": str(found["apps"]),
+            "workers": str(found["workers"]),
+            "calls": f"{found['calls']['queued']} queued, {found['calls']['running']} running",
+        }
+    )
+    say("")
+    show_rows(found["nodes"], NODE_COLUMNS, as_json=False, empty="No machine has reported yet.")
+
+
+def log_file() -> Path:
+    """Return where the server in the background writes its log."""
+    return paths.server_home() / "server.log"
+
+
+def _start(command: list[str]) -> dict[str, Any]:
+    """Start the server in a session of its own, so that neither Ctrl-C nor the terminal's end reaches it."""
+    ready, ready_out = os.pipe()
+    try:
+        with log_file().open("ab") as log:
+            process = subprocess.Popen(
+                [*command, "--ready-fd", str(ready_out)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(ready_out,),
+                start_new_session=True,
+                cwd=paths.server_home(),  # not the user's directory, which it would keep in use
+                env=_environment(),
+            )
+    finally:
+        os.close(ready_out)
+    with open(ready, "rb", buffering=0) as pipe:  # noqa: PTH123 - a file descriptor
+        answer = read_readiness(pipe, timeout=START_TIMEOUT_SECONDS)
+    if answer is None:
+        process.kill()
+        process.wait()
+        raise ConnectionFailed(f"The server did not start. The end of its log ({log_file()}):\n{_log_tail()}")
+    process.returncode = 0  # it outlives us: nothing to wait for, and no warning that we did not
+    return answer
+
+
+def _environment() -> dict[str, str]:
+    """Return the server's environment: Stoker is importable there from where it was imported here."""
+    root = str(Path(stoker.__file__ or "").resolve().parent.parent)
+    given = [str(Path(part).absolute()) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*given, root])}
+
+
+def _log_tail() -> str:
+    try:
+        return log_file().read_bytes()[-2000:].decode(errors="replace").strip() or "(it is empty)"
+    except OSError:
+        return "(there is none)"
+
+
+def _pid() -> int:
+    """Return the server's process id from its lock file, 0 where none runs: also one that does not answer is found."""
+    try:
+        pid = int((paths.server_home() / "server.lock").read_text() or 0)
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return 0
+    return pid if b"stoker.server" in command else 0
+
+
+def _ask_to_end(pid: int) -> None:
+    if sessions.persistent_endpoint() is not None:
+        try:
+            ask("shutdown")
+            return
+        except (StokerError, TimeoutError):
+            pass  # it does not answer, or was faster than its answer
+        finally:
+            sessions.close()
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+
+
+def _wait_for_end(ended: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+    while not ended():
+        if time.monotonic() > deadline:
+            raise StokerError(
+                f"The server has not stopped within {STOP_TIMEOUT_SECONDS:.0f} s. `stoker server stop --force` kills "
+                f"it; its log is {log_file()}."
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state != "Z"
+
+
+def _started() -> list[int]:
+    """Return what the server's agent started, and the agents of servers that were killed."""
+    marker = f"{RUN_MARKER}={paths.server_runtime().resolve()}"
+    return with_environment({os.fsencode(marker)})
+
+
+def _end_rest(*, force: bool) -> None:
+    """See to what a killed server left behind: its agent would wait for another one."""
+    for pid in [*_agents(), *_started()] if force else _agents():
+        try:
+            os.kill(pid, signal.SIGKILL if force else signal.SIGTERM)
+        except ProcessLookupError:
+            continue
+    _wait_for_end(lambda: not any(_lives(pid) for pid in [*_agents(), *_started()]))
+
+
+def _agents() -> list[int]:
+    """Return the agents of this home's servers: forked off the server, they show its command line."""
+    home = f"STOKER_HOME={os.environ['STOKER_HOME']}" if "STOKER_HOME" in os.environ else ""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if not entry.name.isdigit() or entry.stat().st_uid != os.getuid():
+                continue
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            variables = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        is_ours = b"stoker.server" in words and b"--persistent" in words
+        if is_ours and _same_place(variables, home):
+            found.append(int(entry.name))
+    return found
+
+
+def _same_place(variables: list[bytes], home: str) -> bool:
+    given = next((v for v in variables if v.startswith(b"STOKER_HOME=")), b"")
+    return given == os.fsencode(home)

@@ -1,0 +1,36 @@
+"""Asking the persistent server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stoker.client import session as sessions
+from stoker.client.session import Session
+from stoker.errors import ConnectionFailed
+
+TIMEOUT_SECONDS = 30.0  # it answers from memory; only a machine that hangs takes longer
+
+
+def persistent_session() -> Session:
+    """Return a session with the persistent server.
+
+    Raises:
+        ConnectionFailed: none runs.
+    """
+    if sessions.persistent_endpoint() is None:
+        raise ConnectionFailed(
+            "No server runs. Start one with `stoker server start`: it then keeps apps, calls and logs. What "
+            "`stoker run` starts by itself ends with its program."
+        )
+    return sessions.current()
+
+
+def ask(verb: str, **params: Any) -> Any:
+    """Ask the persistent server something; parameters that are None are left out.
+
+    Raises:
+        ConnectionFailed: none runs.
+        StokerError: its answer.
+    """
+    given = {name: value for name, value in params.items() if value is not None}
+    return persistent_session().request(verb, given, timeout=TIMEOUT_SECONDS)

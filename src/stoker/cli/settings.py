@@ -1,0 +1,183 @@
+"""Settings, and where each value came from: flags, then ``STOKER_*``, then the project's file, then the user's.
+
+Everything below the command line goes by the environment variables alone: `export` sets them for this process and all
+that it starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomllib
+
+from stoker.errors import InvalidOption
+from stoker.quantities import parse_duration, parse_size
+
+PROJECT_FILE = "stoker.toml"
+USER_FILE = "config.toml"
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """``name`` is the key in files, ``check`` returns the value as a text, or raises."""
+
+    name: str
+    variable: str
+    help: str
+    default: str
+    check: Callable[[Any, str], str]
+    is_path: bool = False
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A setting's value. ``source``: ``flag``, the variable, the file, or ``default`` (``value`` describes it)."""
+
+    setting: Setting
+    value: str
+    source: str
+
+
+def _path(value: Any, option: str) -> str:
+    if isinstance(value, (str, Path)) and str(value):
+        return str(Path(value).expanduser().absolute())
+    raise InvalidOption(f"{option}={value!r} is not a path. Write it as a text.")
+
+
+def _cores(value: Any, option: str) -> str:
+    try:
+        cores = float(value)
+    except (TypeError, ValueError):
+        cores = 0.0
+    if isinstance(value, bool) or not 0 < cores < 1e6:
+        raise InvalidOption(f"{option}={value!r} is not a positive number of cores.")
+    return f"{cores:g}"
+
+
+def _size(value: Any, option: str) -> str:
+    is_count = isinstance(value, str) and value.isdigit()
+    return str(parse_size(int(value) if is_count else value, option=option))
+
+
+def _duration(value: Any, option: str) -> str:
+    is_count = isinstance(value, str) and value.replace(".", "", 1).isdigit()
+    return f"{parse_duration(float(value) if is_count else value, option=option):g}"
+
+
+def _paths(value: Any, option: str) -> str:
+    parts = value.split(":") if isinstance(value, str) else value
+    if not isinstance(parts, list):
+        raise InvalidOption(f"{option}={value!r} is not a list of paths.")
+    return ":".join(_path(part, option) for part in parts if part)
+
+
+SETTINGS = (
+    Setting(
+        "home",
+        "STOKER_HOME",
+        "where environments, deployments and logs are kept",
+        "$XDG_DATA_HOME/stoker, or ~/.local/share/stoker",
+        _path,
+        is_path=True,
+    ),
+    Setting(
+        "runtime_dir",
+        "STOKER_RUNTIME_DIR",
+        "where sockets and runs are; a short path",
+        "$XDG_RUNTIME_DIR/stoker, or in the directory for temporary files",
+        _path,
+        is_path=True,
+    ),
+    Setting("node_cpus", "STOKER_NODE_CPUS", "cores of this machine that are Stoker's", "all", _cores),
+    Setting("node_memory", "STOKER_NODE_MEMORY", "memory of this machine that is Stoker's", "all", _size),
+    Setting(
+        "result_retention", "STOKER_RESULT_RETENTION", "how long results of spawned calls are kept", "7d", _duration
+    ),
+    Setting("pythons", "STOKER_PYTHONS", "further interpreters, ':' between them", "none", _paths, is_path=True),
+)
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+def resolve(flags: Mapping[str, str | None], environ: Mapping[str, str], cwd: Path) -> list[Resolved]:
+    """Return every setting with its value and where that came from.
+
+    Raises:
+        InvalidOption: a file or a value cannot be read; the message names where it stands.
+    """
+    layers = [(path, _read(path)) for path in config_files(environ, cwd)]
+    return [_resolve_one(setting, flags, environ, layers) for setting in SETTINGS]
+
+
+def export(resolved: list[Resolved], environ: MutableMapping[str, str]) -> None:
+    """Set what was resolved for this process and all that it starts."""
+    for item in resolved:
+        if item.source != DEFAULT:
+            environ[item.setting.variable] = item.value
+
+
+def config_files(environ: Mapping[str, str], cwd: Path) -> list[Path]:
+    """Return the files there are, the project's first: `stoker.toml` here, or above in the same repository."""
+    found = []
+    for directory in (cwd, *cwd.parents):
+        if (directory / PROJECT_FILE).is_file():
+            found.append(directory / PROJECT_FILE)
+            break
+        if (directory / ".git").exists():
+            break
+    user = user_file(environ)
+    return [*found, user] if user.is_file() else found
+
+
+def user_file(environ: Mapping[str, str]) -> Path:
+    """Return where the user's own file is, or would be."""
+    base = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or "/") / ".config"
+    return Path(base) / "stoker" / USER_FILE
+
+
+def _resolve_one(
+    setting: Setting,
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    layers: list[tuple[Path, dict[str, Any]]],
+) -> Resolved:
+    flag = flags.get(setting.name)
+    if flag is not None:
+        return Resolved(setting, setting.check(flag, f"--{setting.name.replace('_', '-')}"), "flag")
+    if given := environ.get(setting.variable):
+        return Resolved(setting, setting.check(given, setting.variable), setting.variable)
+    for path, values in layers:
+        if setting.name in values:
+            value = _beside(path, values[setting.name]) if setting.is_path else values[setting.name]
+            return Resolved(setting, setting.check(value, f"{path}: {setting.name}"), str(path))
+    return Resolved(setting, setting.default, DEFAULT)
+
+
+def _beside(file: Path, value: Any) -> Any:
+    """A relative path in a file is relative to that file."""
+    if isinstance(value, list):
+        return [_beside(file, item) for item in value]
+    return str(file.parent / Path(value).expanduser()) if isinstance(value, str) else value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidOption(f"{path} is not valid TOML: {error}.") from None
+    for name in values:
+        if name not in _BY_NAME:
+            near = difflib.get_close_matches(name, _BY_NAME, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(_BY_NAME)}."
+            raise InvalidOption(f"{path} sets {name!r}, which is no setting. {hint}")
+    return values
+
+
+def from_environment() -> list[Resolved]:
+    """Resolve for this process, without flags."""
+    return resolve({}, os.environ, Path.cwd())

@@ -1,0 +1,53 @@
+"""A user's exception as the user should see it: their own frames, there and here, without Stoker's."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from pathlib import Path
+
+import typer
+
+import stoker
+from stoker.errors import RemoteError, StokerError
+
+_OURS = tuple(f"{Path(module.__file__ or '').resolve().parent}{os.sep}" for module in (stoker, typer))
+
+
+def describe(error: BaseException) -> str:
+    """Return what to print of an exception: where it was raised in a worker first, then who called it here."""
+    there = remote_text(error)
+    shown = traceback.TracebackException.from_exception(error, capture_locals=False)
+    _trim(shown)
+    if not there:
+        return "".join(shown.format()).rstrip()
+    shown.__cause__ = shown.__context__ = None
+    here = "".join(shown.format()).rstrip().removeprefix("Traceback (most recent call last):\n")
+    return f"{there.rstrip()}\n\nThat was in a worker. It was called here:\n{here}"
+
+
+def remote_text(error: BaseException) -> str:
+    """Return the traceback of the worker in which an exception was raised; empty if it was raised here."""
+    if isinstance(error, RemoteError) and error.traceback:
+        return error.traceback
+    cause = error.__cause__
+    return str(cause) if cause is not None and type(cause).__name__ == "RemoteTraceback" else ""
+
+
+def is_ours_alone(error: StokerError) -> bool:
+    """Tell whether a sentence says all: one of Stoker's errors, and no code of the user's raised it."""
+    return not remote_text(error)
+
+
+def _trim(shown: traceback.TracebackException) -> None:
+    for part in (shown, shown.__cause__, shown.__context__):
+        if part is None:
+            continue
+        kept = [frame for frame in part.stack if not _is_ours(frame.filename)]
+        part.stack = traceback.StackSummary.from_list(kept)
+        if part is not shown:
+            _trim(part)
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(("<frozen importlib", *_OURS)) or filename.endswith(f"{os.sep}bin{os.sep}stoker")

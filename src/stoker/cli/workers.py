@@ -1,0 +1,32 @@
+"""`stoker workers`: the processes that run calls."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from stoker.cli.screen import Column, duration, field, show_rows, since, size, state
+from stoker.cli.server_requests import ask
+
+app = typer.Typer(help="Workers: the processes that run calls.", no_args_is_help=True)
+
+COLUMNS = (
+    Column("worker", field("id")),
+    Column("function", field("function"), flexible=True),
+    Column("state", state("state")),
+    Column("pid", field("pid"), right=True),
+    Column("cores", lambda row: f"{row['cpus']:g}", right=True),
+    Column("memory", size("memory"), right=True),
+    Column("limit", size("memory_limit"), right=True),
+    Column("cpu time", duration("cpu_seconds"), right=True),
+    Column("calls", field("calls_done"), right=True),
+    Column("started", since("started"), right=True),
+)
+
+
+@app.command("list")
+def list_workers(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the workers of all functions."""
+    empty = "No workers: nothing is running. They start when calls come and end when they have been idle for a while."
+    show_rows(ask("workers"), COLUMNS, as_json=as_json, empty=empty)

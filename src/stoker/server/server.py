@@ -341,7 +341,9 @@ class Server:
         if isinstance(event, engine_base.NodeJoined):
             return [self._node_joined(event)]
         if isinstance(event, engine_base.NodeChanged):
-            return [e.NodeReported(event.node.node, *_sizes(event.node), self._running_on(event.node.node), anew=False)]
+            return [
+                e.NodeReported(event.node.node, *self._sizes(event.node), self._running_on(event.node.node), anew=False)
+            ]
         if isinstance(event, engine_base.NodeLost):
             log.warning("node %s is away: %s", event.node, event.reason)
             return []
@@ -366,7 +368,16 @@ class Server:
             self.pids.setdefault(running.worker, (running.pid, ""))
             capacity = Capacity(running.grant.cpus, running.grant.memory)
             workers.append((running.worker, running.function, capacity))
-        return e.NodeReported(event.node.node, *_sizes(event.node), workers)
+        return e.NodeReported(event.node.node, *self._sizes(event.node), workers)
+
+    def _sizes(self, node: engine_base.NodeInfo) -> tuple[Capacity, Capacity]:
+        """Return what a node has, and what other programs leave of it: the engine tells what is left by us as well."""
+        ours = [grant for grant in self.executor.grants.values() if grant.node == node.node]
+        known = self.plane.state.nodes.get(node.node)
+        lent = sum(known.lent.values()) if known else 0.0
+        cpus = node.cpus_free + sum(grant.cpus for grant in ours) - lent
+        memory = node.memory_free + sum(grant.memory for grant in ours)
+        return Capacity(node.cpus, node.memory), Capacity(cpus, memory)
 
     def _running_on(self, node: str) -> list[tuple[str, str, Capacity]]:
         workers = self.plane.state.workers.values()
@@ -469,10 +480,6 @@ class AgentPeer:
 
     def closed(self) -> None:
         self._engine.detach(self._link)
-
-
-def _sizes(node: engine_base.NodeInfo) -> tuple[Capacity, Capacity]:
-    return Capacity(node.cpus, node.memory), Capacity(node.cpus_free, node.memory_free)
 
 
 def stored_delivery(call_id: str, record: CallRecord | None, spill: Path) -> Delivery:

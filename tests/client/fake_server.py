@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from stoker.errors import ConnectionFailed, StokerError
 from stoker.protocol.encoded import Encoded
@@ -49,7 +49,7 @@ RESULTS_A_FRAME = 64
 class Gate(threading.Event):
     """An event that functions wait for; it may be referred to by a function that travels by value."""
 
-    _all: dict[int, Gate] = {}
+    _all: ClassVar[dict[int, Gate]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._all[id(self)] = self

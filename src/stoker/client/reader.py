@@ -2,7 +2,7 @@
 
 Of the threads that wait, one leads: it reads, and hands others what is theirs. When it has what it wanted it leaves,
 and another follower leads on. Where nobody waits (a loop's futures, output to be printed, a server that would stop
-because nobody listens) a background thread leads, after a pause without a foreground reader; it gives way when asked to.
+because nobody listens) a background thread leads, after a pause without a foreground reader, and gives way when asked.
 
 The mutex guards who leads and who follows, nothing else; nothing that blocks happens under it.
 """

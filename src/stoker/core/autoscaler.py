@@ -41,19 +41,13 @@ def desired_workers(demand: Demand, options: OptionsSpec) -> int:
 
 
 def _needed(demand: Demand, options: OptionsSpec, useful: int) -> int:
-    """Return the least number at which one more would come too late to help."""
+    """Return the least number of workers that drain the queue before one more would be ready."""
     have = demand.workers + demand.starting
-    if not demand.queued:
-        return min(useful, have)
-    count = max(1, min(have, useful))
-    while count < useful and not _drains_soon(demand, options, count):
-        count += 1
-    return count
-
-
-def _drains_soon(demand: Demand, options: OptionsSpec, count: int) -> bool:
+    if not demand.queued or useful <= have:
+        return min(useful, have) if not demand.queued else max(1, useful)
     if demand.seconds is None:
-        return False
+        return useful
     seconds = max(demand.seconds, demand.oldest)
     start = demand.start_seconds or DEFAULT_START_SECONDS
-    return (demand.queued + demand.running) * seconds / (count * options.concurrency) <= start
+    enough = math.ceil((demand.queued + demand.running) * seconds / (options.concurrency * start))
+    return max(1, min(useful, max(have, enough)))

@@ -35,6 +35,8 @@ class FakeServer:
         self.on_gone: Callable[[], None] = lambda: None
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._agents: list[asyncio.StreamWriter] = []
+        self.workers: list[Hello] = []
 
     async def listen(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -55,29 +57,33 @@ class FakeServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         frames = FrameReader()
-        self._writer = writer
         try:
             while data := await reader.read(1 << 18):
                 for frame in frames.feed(data):
                     message = decode_header(frame.kind, frame.header)
-                    if isinstance(message, Hello):
+                    if isinstance(message, Hello) and message.role != "agent":
+                        self.workers.append(message)
+                        write(writer, Welcome(__version__, "s-test", self.term))
+                    elif isinstance(message, Hello):
                         self.hello = message
+                        self._writer = writer
+                        self._agents.append(writer)
                         self.send(Welcome(__version__, "s-test", self.term))
                         self.on_hello(self, message)
-                    else:
+                    elif writer is self._writer:
                         self.on_message(message)
         except ConnectionError:
             pass
         finally:
             if self._writer is writer:
                 self._writer = None
+            if writer in self._agents:
+                self.on_gone()
             writer.close()
-            self.on_gone()
 
     def send(self, message: Any) -> None:
         if self._writer is not None:
-            kind, header = encode_header(message)
-            self._writer.write(encode_prefix(kind, len(header), 0) + header)
+            write(self._writer, message)
 
     def all(self, kind: type[T], **fields: Any) -> list[T]:
         return [
@@ -90,6 +96,11 @@ class FakeServer:
         """Return the first message of this kind with these fields, as soon as it is there."""
         found = await until(lambda: self.all(kind, **fields), what=f"{kind.__name__} {fields}", patience=patience)
         return found[0]
+
+
+def write(writer: asyncio.StreamWriter, message: Any) -> None:
+    kind, header = encode_header(message)
+    writer.write(encode_prefix(kind, len(header), 0) + header)
 
 
 def function(*, name: str = "f", body: str = "", load: str = "", image: ImageSpec, **options: Any) -> FunctionSpec:

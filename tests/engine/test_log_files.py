@@ -4,11 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from stoker.engine.local import log_files
-from stoker.engine.local.log_files import Header, Line, LogQuery, append_note, create_log, parse_lines, prune, read_logs
+from stoker.engine.local.log_files import Header, LogQuery, append_note, create_log, prune, read_logs
 
 HEADER = Header("w1", "key", "shop.train", 1.0)
 
@@ -20,24 +17,6 @@ def query(**params: Any) -> LogQuery:
 def write(path: Path, data: bytes) -> None:
     with path.open("ab") as file:
         file.write(data)
-
-
-def test_lines_belong_to_their_calls() -> None:
-    data = b"native\n\x1ec1\x1fo\x1fhello\npartial\x1ec2\x1fe\x1foops\r\n\n\x1e\x1fs\x1fnote"
-    assert list(parse_lines(data)) == [
-        Line("", "stdout", "native"),
-        Line("c1", "stdout", "hello"),
-        Line("", "stdout", "partial"),
-        Line("c2", "stderr", "oops"),
-        Line("", "stdout", ""),
-        Line("", "stoker", "note"),
-    ]
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_are_lines(data: bytes) -> None:
-    for line in parse_lines(data):
-        assert line.stream in {"stdout", "stderr", "stoker"}
 
 
 def test_questions_by_worker_call_and_name(tmp_path: Path) -> None:

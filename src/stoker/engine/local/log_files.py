@@ -1,8 +1,6 @@
 """Workers' output as it lies on disk: one append-only file a worker, which any number of processes write.
 
-A line that user code printed through Python begins with ``\\x1e<call id>\\x1f<o|e>\\x1f``; other lines are native
-output and belong to the worker. The first line is ours: ``\\x1e\\x1fm\\x1f`` and a JSON object that says whose file
-it is.
+What the lines mean stands in `log_lines`. The first one is ours: it says whose file it is.
 
 A file is kept small by punching holes: what is old is given back to the disk while every offset stays as it was, so
 writers and readers go on undisturbed. Its length therefore counts all that was ever written.
@@ -21,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stoker.engine.local.log_lines import META, RECORD, UNIT, Joiner, Line, parse_lines
 from stoker.engine.local.processes import libc
 from stoker.quantities import format_size
 
@@ -31,18 +30,7 @@ TOTAL_BYTES = 256 << 20  # of all workers that are gone
 TOTAL_AGE_SECONDS = 7 * 86400.0
 REPLY_BYTES = 4 << 20  # of text in one answer: a frame's header holds 16 MiB
 ROW_BYTES = 200  # of the rest of a line's row
-RECORD, UNIT = b"\x1e", b"\x1f"
-STREAMS = {b"o": "stdout", b"e": "stderr", b"s": "stoker"}
-META = b"m"
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
-
-
-class Line(NamedTuple):
-    """One line of output: the call that printed it, empty for native output; ``stdout`` · ``stderr`` · ``stoker``."""
-
-    call: str
-    stream: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -73,33 +61,6 @@ def append_note(path: Path, text: str) -> None:
     """Add a line of Stoker's own to a worker's file."""
     with path.open("ab", buffering=0) as file:
         file.write(b"".join([RECORD, UNIT, b"s", UNIT, text.replace("\n", " ").encode(), b"\n"]))
-
-
-def parse_lines(data: bytes) -> Iterator[Line]:
-    """Yield the lines of a piece of a file, without our own first one."""
-    for raw in data.split(b"\n"):
-        # Native output without a newline may stand before a line of Python's.
-        native, mark, rest = raw.partition(RECORD)
-        if native and (native := native.lstrip(b"\0")):
-            yield Line("", "stdout", _decode(native))
-        elif not mark and not raw:
-            yield Line("", "stdout", "")
-        while mark:
-            record, mark, rest = rest.partition(RECORD)
-            yield from _parse_record(record)
-
-
-def _parse_record(record: bytes) -> Iterator[Line]:
-    call, _, rest = record.partition(UNIT)
-    stream, found, text = rest.partition(UNIT)
-    if found and stream in STREAMS:
-        yield Line(call.decode("ascii", "replace"), STREAMS[stream], _decode(text))
-    elif stream != META or call:
-        yield Line("", "stdout", _decode(record))  # a user's own control character
-
-
-def _decode(text: bytes) -> str:
-    return text.removesuffix(b"\r").decode("utf-8", "replace")
 
 
 def trim(fd: int, size: int, *, keep: int = KEEP_BYTES) -> int:
@@ -179,20 +140,26 @@ def _read_one(path: Path, query: LogQuery) -> tuple[float, list[dict[str, Any]]]
             0, Line("", "stoker", f"… {format_size(dropped)} of older output are gone: a worker keeps the newest")
         )
     common = {"worker": header.worker, "function": header.function, "label": header.label}
-    return header.began, [{**common, **line._asdict()} for line in lines]
+    return header.began, [{**common, "call": one.call, "stream": one.stream, "text": one.text} for one in lines]
 
 
 def _last_lines(file: Iterable[bytes], query: LogQuery, room: int) -> list[Line]:
     kept: deque[Line] = deque(maxlen=query.tail)
     size = 0
-    for raw in file:
-        for line in parse_lines(raw.removesuffix(b"\n")):
-            if not query.call or line.call == query.call:
-                size += len(line.text) - (len(kept[0].text) if len(kept) == query.tail else 0)
-                kept.append(line)
+    for line in _all_lines(file):
+        if not query.call or line.call == query.call:
+            size += len(line.text) - (len(kept[0].text) if len(kept) == query.tail else 0)
+            kept.append(line)
         while size > room and kept:
             size -= len(kept.popleft().text)
     return list(kept)
+
+
+def _all_lines(file: Iterable[bytes]) -> Iterator[Line]:
+    joiner = Joiner()
+    for raw in file:
+        yield from joiner.join(parse_lines(raw.removesuffix(b"\n")))
+    yield from joiner.rest()
 
 
 def _read_header(path: Path, line: bytes) -> Header:

@@ -18,15 +18,13 @@ from pathlib import Path
 
 from stoker.engine.local.log_files import (
     KEEP_BYTES,
-    RECORD,
     TRIM_SLACK_BYTES,
     Header,
-    Line,
     create_log,
     log_path,
-    parse_lines,
     trim,
 )
+from stoker.engine.local.log_lines import PROGRESS_SECONDS, RECORD, Joiner, Line, parse_lines
 from stoker.engine.local.processes import libc
 from stoker.protocol.messages import LogLines
 from stoker.quantities import format_size
@@ -50,6 +48,7 @@ class Tail:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._at = os.fstat(self._fd).st_size if from_end else 0
         self._partial = b""
+        self._joiner = Joiner(progress=PROGRESS_SECONDS)
         self._allowance = float(LIVE_BYTES_PER_SECOND)
         self._counted = time.monotonic()
         self._unshown_lines = 0
@@ -90,6 +89,7 @@ class Tail:
         if self._partial:
             self._send_lines(self._partial, send)
             self._partial = b""
+        self._send(list(self._joiner.rest()), send)
 
     def _refill(self) -> None:
         now = time.monotonic()
@@ -134,12 +134,12 @@ class Tail:
             self._send([Line("", "stoker", text)], send)
 
     def _send_lines(self, data: bytes, send: Send) -> None:
-        self._send(list(parse_lines(data)), send)
+        self._send(list(self._joiner.join(parse_lines(data))), send)
 
     def _send(self, lines: list[Line], send: Send) -> None:
         if not lines:
             return
-        calls, streams, texts = (list(column) for column in zip(*lines, strict=True))
+        calls, streams, texts, _ = (list(column) for column in zip(*lines, strict=True))
         now = [time.time()] * len(lines)
         send(LogLines(self.header.worker, self.header.function, calls, streams, now, texts))
 

@@ -18,11 +18,12 @@ from stoker.errors import InvalidRequest
 
 @dataclass(frozen=True)
 class Program:
-    """A loaded file or module, and the apps that are defined in it."""
+    """A loaded file or module. ``apps`` are its own; ``used`` are those of functions that it imports."""
 
     source: str
     module: ModuleType
     apps: tuple[App, ...]
+    used: tuple[App, ...] = ()
 
     @property
     def entrypoints(self) -> dict[str, LocalEntrypoint[..., Any]]:
@@ -46,13 +47,13 @@ def load(source: str, *, is_module: bool = False) -> Program:
         InvalidRequest: there is no such file, or no app in it. What the file itself raises is raised as it is.
     """
     module = _import_module(source) if is_module else _import_file(source)
-    apps = _apps_of(module)
+    apps, used = _apps_of(module)
     if not apps:
         raise InvalidRequest(
             f'{source} defines no app. Write `app = stoker.App("a-name")` in it, and '
             "`@app.function()` before what is to run elsewhere."
         )
-    return Program(source, module, apps)
+    return Program(source, module, apps, used)
 
 
 def find(program: Program, name: str) -> LocalEntrypoint[..., Any] | Function[..., Any]:
@@ -92,15 +93,16 @@ def _listed(program: Program, names: dict[str, Any]) -> str:
     return "".join(f"\n  {program.source}::{name}" for name in names) or " none"
 
 
-def _apps_of(module: ModuleType) -> tuple[App, ...]:
-    apps: dict[int, App] = {}
-    for value in list(vars(module).values()):
-        app = value if isinstance(value, App) else None
-        if isinstance(value, (Function, LocalEntrypoint)):
-            app = value.app
-        if app is not None:
-            apps[id(app)] = app
-    return tuple(apps.values())
+def _apps_of(module: ModuleType) -> tuple[tuple[App, ...], tuple[App, ...]]:
+    """Return the apps that the module names, and further ones whose functions it has; the latter, where it names none."""
+    values = list(vars(module).values())
+    named = {id(value): value for value in values if isinstance(value, App)}
+    used: dict[int, App] = {}
+    for value in values:
+        app = value.app if isinstance(value, (Function, LocalEntrypoint)) else None
+        if app is not None and id(app) not in named:
+            used[id(app)] = app
+    return (tuple(named.values()), tuple(used.values())) if named else (tuple(used.values()), ())
 
 
 def _import_module(name: str) -> ModuleType:

@@ -66,8 +66,8 @@ def _option(parameter: inspect.Parameter, hints: dict[str, Any], owner: str) -> 
     if not _is_supported(kind):
         raise InvalidRequest(
             f"The parameter {parameter.name!r} of {owner} has the type {_name(kind)}, which cannot be written on a "
-            "command line. Types that can: int, float, str, bool, Path, datetime, an Enum, a Literal, and Optional or list "
-            "of these."
+            "command line. Types that can: int, float, str, bool, Path, datetime, an Enum, a Literal, and Optional or "
+            "list of these."
         )
     annotation: Any = Annotated[kind, typer.Option(help=text)]
     return inspect.Parameter(parameter.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

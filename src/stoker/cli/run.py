@@ -52,7 +52,7 @@ def _run(
     as_json: bool,
 ) -> None:
     with ExitStack() as running:
-        for app in program.apps:
+        for app in (*program.apps, *program.used):
             running.enter_context(app.run(show_progress=progress))
         if isinstance(found, Function):
             _call(found, values, as_json=as_json)

@@ -56,7 +56,7 @@ def _serve_once(source: str, watched: set[Path], *, is_module: bool, as_json: bo
             program = load(source, is_module=is_module)
             watched |= _sources(program)
             stamps = {path: _stamp(path) for path in watched}
-            for app in program.apps:
+            for app in (*program.apps, *program.used):
                 running.enter_context(app.run())
             _announce(program, len(watched), as_json=as_json)
         except Exception as error:  # noqa: BLE001 - whatever the user's file raises while it is being edited

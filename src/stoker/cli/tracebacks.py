@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import typer
 
 import stoker
 from stoker.errors import RemoteError, StokerError
+from stoker.protocol.remote_exceptions import RemoteTraceback
 
 _OURS = tuple(f"{Path(module.__file__ or '').resolve().parent}{os.sep}" for module in (stoker, typer))
+
+_UNPACKED = re.compile(r'File "/[^"]*/bundles/[0-9a-f]{64}/')  # where a worker has the user's own files
 
 
 def describe(error: BaseException) -> str:
@@ -21,17 +25,18 @@ def describe(error: BaseException) -> str:
     _trim(shown)
     if not there:
         return "".join(shown.format()).rstrip()
-    shown.__cause__ = shown.__context__ = None
-    here = "".join(shown.format()).rstrip().removeprefix("Traceback (most recent call last):\n")
-    return f"{there.rstrip()}\n\nThat was in a worker. It was called here:\n{here}"
+    if not shown.stack:
+        return there
+    here = "".join(shown.stack.format()).rstrip()
+    return f"{there}\n\nThat was in a worker. It was called here:\n{here}"
 
 
 def remote_text(error: BaseException) -> str:
     """Return the traceback of the worker in which an exception was raised; empty if it was raised here."""
-    if isinstance(error, RemoteError) and error.traceback:
-        return error.traceback
-    cause = error.__cause__
-    return str(cause) if cause is not None and type(cause).__name__ == "RemoteTraceback" else ""
+    text = error.traceback if isinstance(error, RemoteError) else ""
+    if isinstance(error.__cause__, RemoteTraceback):
+        text = error.__cause__.text
+    return _UNPACKED.sub('File "', text).strip()
 
 
 def is_ours_alone(error: StokerError) -> bool:

@@ -49,7 +49,7 @@ def test_a_server_that_keeps_ending_is_given_up(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("stoker.client.embedded.time.monotonic", lambda: 1.0)
     process = server._process
     assert process is not None
-    process.kill()
+    process.terminate()
     process.wait()
     for _ in range(embedded.RESTARTS_PER_MINUTE):
         server.revive()

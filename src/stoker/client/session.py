@@ -7,6 +7,7 @@ one of its own. A forked child gets a session of its own, to the same server.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -185,13 +186,13 @@ class Session:
                 )
 
     def _say_goodbye(self) -> None:
-        try:
+        """Have the last output sent, and an embedded server end. Neither is waited for in vain."""
+        with contextlib.suppress(StokerError, TimeoutError):
             self.request("flush", timeout=FLUSH_LOGS_SECONDS)
-            if self.embedded:
-                self.connection.closing = True
+        if self.embedded:
+            self.connection.closing = True
+            with contextlib.suppress(StokerError, TimeoutError):
                 self.request("shutdown", timeout=SHUTDOWN_SECONDS)
-        except (StokerError, TimeoutError):
-            pass  # it is on its way out in any case: `end` sees to an embedded server that does not answer
 
 
 _lock = threading.RLock()

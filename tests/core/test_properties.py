@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -58,7 +59,12 @@ def functions(draw: st.DrawFn) -> list[dict[str, Any]]:
     return draw(st.lists(one, min_size=1, max_size=3))
 
 
-@settings(max_examples=100, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=int(os.environ.get("STOKER_EXAMPLES", "200")),
+    deadline=None,
+    phases=PHASES,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(functions(), st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 1000)), max_size=80))
 def test_no_call_is_lost_and_none_settled_twice(options: list[dict[str, Any]], moves: list[tuple[str, int]]) -> None:
     world = World(cpus=2.0)

@@ -183,7 +183,11 @@ class World:
                 if not self.plane.state.calls and not self.unwritten:
                     return
                 self.sleep(1.0)
-        raise AssertionError(f"not settled: {[(x.id, x.state, x.timeline()) for x in self.plane.state.calls.values()]}")
+        state = self.plane.state
+        pools = [(p.spec.name, len(p.queue), p.waiting, p.wanted_since, p.start_after) for p in state.pools.values()]
+        workers = [(w.id, w.pool.spec.name, w.state, list(w.leased)) for w in state.workers.values()]
+        left = [(x.id, x.pool.spec.name, x.state, x.timeline()) for x in state.calls.values()]
+        raise AssertionError(f"not settled at {self.now}: {left}; {pools}; {workers}; {state.nodes}")
 
     # What must always hold
 

@@ -24,6 +24,8 @@ def scale(st: State, pool: Pool) -> None:
     """Start workers that would help; let go of the pool when it is retired and empty."""
     if st.recovering_until is not None or (pool.retired and _is_over(st, pool)):
         return
+    if pool.options.recycle_after is not None:
+        _recycle(st, pool, pool.options.recycle_after)
     if len(pool.queue):
         st.sweep_by(st.now + QUEUE_SWEEP_SECONDS)
     demand = pool.demand(st.now)
@@ -44,6 +46,13 @@ def scale(st: State, pool: Pool) -> None:
     for _ in range(wanted - have):
         if not _start_one(st, pool):
             break
+
+
+def _recycle(st: State, pool: Pool, after: int) -> None:
+    """Let go of workers that have run their number of attempts; they end by themselves too, this frees their place."""
+    for worker in list(pool.workers.values()):
+        if worker.idle and worker.done >= after:
+            drain(st, worker, f"it has run {worker.done} attempts")
 
 
 def _is_over(st: State, pool: Pool) -> bool:

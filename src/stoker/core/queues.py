@@ -64,7 +64,9 @@ class FairQueue:
 
     def waiting(self) -> list[Call]:
         """Return every queued call, in no useful order."""
-        return [c for lanes in self._levels.values() for lane in lanes.values() for c in lane if c.queued]
+        # One that was taken out and came back stands twice in its lane until its older place comes up.
+        found = {c.id: c for lanes in self._levels.values() for lane in lanes.values() for c in lane if c.queued}
+        return list(found.values())
 
     def _lane(self, call: Call) -> deque[Call]:
         lanes = self._levels.get(call.priority)

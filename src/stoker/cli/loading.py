@@ -94,7 +94,7 @@ def _listed(program: Program, names: dict[str, Any]) -> str:
 
 
 def _apps_of(module: ModuleType) -> tuple[tuple[App, ...], tuple[App, ...]]:
-    """Return the apps that the module names, and further ones whose functions it has; the latter, where it names none."""
+    """Return the apps that the module names, and those of functions it has; the latter as its own, if it names none."""
     values = list(vars(module).values())
     named = {id(value): value for value in values if isinstance(value, App)}
     used: dict[int, App] = {}

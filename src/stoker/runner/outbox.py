@@ -227,7 +227,8 @@ class Outbox:
     def acknowledged(self, seq: int) -> None:
         """Forget results up to this number."""
         while self._unacknowledged and self._unacknowledged[0].seq <= seq:
-            for key in self._unacknowledged.popleft().keys if self._streams else ():
+            keys = self._unacknowledged.popleft().keys
+            for key in keys if self._streams else ():
                 self._streams.pop(key, None)
 
     @property

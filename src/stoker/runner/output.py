@@ -74,6 +74,7 @@ class CallStream(io.TextIOBase):
         self._lock = threading.Lock()
         self._partial: dict[str, bytes] = {}
         self._open: set[str] = set()  # calls whose last record was a piece
+        self._since = 0.0  # when the oldest of them began
         self._shown_at = 0.0
         self._on_partial: Callable[[float], None] | None = None
         self._buffer = CallBuffer(self)
@@ -121,9 +122,10 @@ class CallStream(io.TextIOBase):
 
     def flush(self) -> None:
         """Show a line without an end, if none was shown a moment ago; complete lines are never held back."""
-        if self._partial:
+        now = time.monotonic()
+        if self._partial and now - self._shown_at >= PARTIAL_LINE_SECONDS:
             with self._lock:
-                self._show_partials(time.monotonic())
+                self._show_partials(now)
 
     def put(self, data: bytes) -> None:
         """Write bytes of the current call."""
@@ -143,8 +145,15 @@ class CallStream(io.TextIOBase):
             if len(rest) >= PARTIAL_MAX_BYTES:
                 self._log.write(self._piece(call_id, rest))
             elif rest:
-                self._partial[call_id] = rest
-                self._hold_partial()
+                self._hold(call_id, rest)
+
+    def _hold(self, call_id: str, rest: bytes) -> None:
+        # Not shown at once even after a pause: `print` writes a line in several pieces.
+        if not self._partial:
+            self._since = time.monotonic()
+            if self._on_partial is not None:
+                self._on_partial(self._since + PARTIAL_LINE_SECONDS)
+        self._partial[call_id] = rest
 
     def _records(self, call_id: str, lines: bytes) -> bytes:
         self._open.discard(call_id)
@@ -156,15 +165,7 @@ class CallStream(io.TextIOBase):
         # What a piece is made of may itself end in a part of a character: readers join the pieces first.
         return RECORD + call_id.encode() + FIELD + self._open_letter + FIELD + text + b"\n"
 
-    def _hold_partial(self) -> None:
-        now = time.monotonic()
-        self._show_partials(now)
-        if self._partial and self._on_partial is not None:
-            self._on_partial(self._shown_at + PARTIAL_LINE_SECONDS)
-
     def _show_partials(self, now: float) -> None:
-        if now - self._shown_at < PARTIAL_LINE_SECONDS:
-            return
         self._shown_at = now
         self._log.write(b"".join(self._piece(call_id, text) for call_id, text in self._partial.items()))
         self._partial.clear()
@@ -187,8 +188,10 @@ class CallStream(io.TextIOBase):
         if not self._partial:
             return None
         with self._lock:
+            if now < self._since + PARTIAL_LINE_SECONDS:
+                return self._since + PARTIAL_LINE_SECONDS
             self._show_partials(now)
-            return self._shown_at + PARTIAL_LINE_SECONDS if self._partial else None
+        return None
 
     def rebind(self, log: LogFile, on_partial: Callable[[float], None] | None = None) -> None:
         """Write to another file from now on, as after a fork: what the parent had not written stays the parent's."""

@@ -16,6 +16,7 @@ from tests.core.world import World, spec
 T = TypeVar("T")
 FAILURE = Result(Outcome.ERROR, b"e", ErrorInfo("builtins.ValueError", "bad", mro=["builtins.ValueError"]), 0.001)
 # Shrinking a world of eighty moves takes minutes; the failing one is printed as it is, with its seed.
+EXAMPLES = int(os.environ.get("EXAMPLES", "200"))
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 MOVES = (
     "submit",
@@ -60,7 +61,7 @@ def functions(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 @settings(
-    max_examples=int(os.environ.get("STOKER_EXAMPLES", "200")),
+    max_examples=EXAMPLES,
     deadline=None,
     phases=PHASES,
     suppress_health_check=[HealthCheck.too_slow],

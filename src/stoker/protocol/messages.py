@@ -109,8 +109,8 @@ class Results:
 
     ``outcomes`` are `stoker.types.Outcome`; ``errors[str(i)]`` belongs to ``ids[i]``. An error made by Stoker itself
     (``WorkerLost``, …) has a name without a dot and no payload. ``seconds`` is how long each ran, by the
-    worker's clock. The receiver answers with `Ack` of ``seq``; until then the sender keeps the frame, and sends it again
-    after a reconnect.
+    worker's clock. The receiver answers with `Ack` of ``seq``; until then the sender keeps the frame and sends it
+    again after a reconnect.
     """
 
     seq: int

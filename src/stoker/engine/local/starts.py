@@ -21,7 +21,7 @@ from stoker.engine.local.log_files import Header, append_note
 from stoker.engine.local.log_tails import LogTails
 from stoker.engine.local.processes import Watch, start_time
 from stoker.engine.local.workers import Running, Workers
-from stoker.engine.local.zygotes import Launch, RunnerProcess, StartRefusal, Zygotes, clean_environ
+from stoker.engine.local.zygotes import KilledWhileLoading, Launch, RunnerProcess, StartRefusal, Zygotes, clean_environ
 from stoker.errors import StokerError
 from stoker.images.builder import EnvironmentBuilder
 from stoker.images.environment import Environment, Hold
@@ -210,12 +210,18 @@ class Starter:
     ) -> tuple[str, int, RunnerProcess | None]:
         """Return (how, pid, the zygote that forked it)."""
         stock = self._stock
+        killed: KilledWhileLoading | None = None
         for _ in range(FORK_TRIES):
             if reason := stock.zygotes.unforkable(launch.key):
                 append_note(log, f"{launch.config.label} starts without a zygote: {reason}")
                 return "fresh", await self._start_fresh(launch, fork, log), None
             zygote = stock.zygotes.find(launch.key) or self._start_zygote(attempt, launch)
-            ready = await zygote.ready()
+            try:
+                ready = await zygote.ready()
+            except KilledWhileLoading as error:
+                stock.zygotes.end(zygote)
+                killed = error
+                continue
             attempt.lap("zygote")
             if not ready.forkable:
                 stock.zygotes.refuse(zygote, ready.reason or f"it has {ready.threads} threads")
@@ -224,7 +230,7 @@ class Starter:
                 return "fork", await zygote.fork(fork), zygote
             except ConnectionResetError:
                 stock.zygotes.end(zygote)
-        raise StartRefusal(
+        raise killed or StartRefusal(
             ErrorInfo(
                 "StartupError", f"{launch.config.label}: its zygote ended {FORK_TRIES} times before it could fork."
             )

@@ -42,6 +42,7 @@ ZYGOTES_MEMORY_SHARE = 0.25  # of the node, for what they hold of their own
 ZYGOTE_IDLE_SECONDS = 600.0  # after its last worker has gone
 LINE_BYTES = 8 << 20  # a config has a whole `sys.path` and an environment in it; an error its traceback
 LINK_FD = 3
+KILLS = frozenset({signal.SIGKILL, signal.SIGTERM})  # what code does not do to itself by accident
 UNWANTED_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")
 INTERNAL_PREFIX = "STOKER_"
 PUBLIC_VARIABLES = frozenset({"STOKER_HOME", "STOKER_RUNTIME_DIR", "STOKER_NODE_CPUS", "STOKER_NODE_MEMORY"})
@@ -53,6 +54,10 @@ class StartRefusal(Exception):
     def __init__(self, error: ErrorInfo) -> None:
         super().__init__(error.message)
         self.error = error
+
+
+class KilledWhileLoading(StartRefusal):
+    """Somebody killed the process before the function was loaded, which says nothing about the function."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,7 @@ class RunnerProcess:
         """Return when the function is loaded.
 
         Raises:
+            KilledWhileLoading: it was killed from outside; another one may do it.
             StartRefusal: it cannot be, or not within the startup timeout.
         """
         label, limit = self.launch.config.label, self.launch.startup_timeout
@@ -160,8 +166,13 @@ class RunnerProcess:
             message = f"{label} did not load within its startup_timeout of {limit:g} s. Its output until then:\n"
             raise StartRefusal(ErrorInfo("StartupError", message + self._last_output())) from None
         if isinstance(answer, Failed):
-            raise StartRefusal(_startup_error(label, answer.error))
+            refusal = KilledWhileLoading if self._was_killed else StartRefusal
+            raise refusal(_startup_error(label, answer.error))
         return answer
+
+    @property
+    def _was_killed(self) -> bool:
+        return self.status is not None and os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) in KILLS
 
     async def fork(self, order: Fork) -> int:
         """Fork a worker and return its pid.
@@ -249,7 +260,9 @@ class RunnerProcess:
         self.on_gone()
 
     def _sudden_end(self) -> ErrorInfo:
-        how = self._protocol_error or (processes.explain(self.status)[1] if self.status is not None else "it ended")
+        how = self._protocol_error or "it ended"
+        if self.status is not None and (os.WIFSIGNALED(self.status) or not self._protocol_error):
+            how = processes.explain(self.status)[1]
         message = f"its process ended while it loaded ({how}). Its output until then:\n{self._last_output()}"
         return ErrorInfo("StartupError", f"{self.launch.config.label}: {message}")
 

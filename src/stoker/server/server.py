@@ -40,6 +40,7 @@ from stoker.types import CallState, ErrorInfo, FunctionSpec, Outcome
 
 log = logging.getLogger(__name__)
 
+ACK_SECONDS = 0.02  # a worker keeps its results so much longer; a lease that comes first carries the word
 NODE_LEASE_SECONDS = 30.0  # how long a restarted server waits for a node's report before it leases anything
 RETENTION_SWEEP_SECONDS = 600.0
 
@@ -113,6 +114,7 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._ack_timer: asyncio.TimerHandle | None = None
         self._new_agent = True
 
     # The core
@@ -140,14 +142,20 @@ class Server:
 
     def flush(self) -> None:
         """Write what was sent, and set the timer for when the core wants to be asked again."""
-        if self.to_acknowledge:
-            for links in self.to_acknowledge:
-                links.acknowledge()
-            self.to_acknowledge.clear()
+        if self.to_acknowledge and self._ack_timer is None:
+            self._ack_timer = self.loop.call_later(ACK_SECONDS, self._acknowledge)
         for link in self.links:
             if link.unsent:
                 link.flush()
         self._set_timer()
+
+    def _acknowledge(self) -> None:
+        """Tell workers what is safe, unless a lease has told them meanwhile: an idle worker is not woken for it."""
+        self._ack_timer = None
+        for links in self.to_acknowledge:
+            links.acknowledge()
+        self.to_acknowledge.clear()
+        self.flush()
 
     def _set_timer(self) -> None:
         at = self.plane.next_wakeup()
@@ -457,8 +465,9 @@ class Server:
         for link in list(self.links):
             link.flush()
             link.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._ack_timer):
+            if timer is not None:
+                timer.cancel()
         self.writer.close()
         self.file_thread.shutdown()
         self.store.close()

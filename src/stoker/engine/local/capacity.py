@@ -8,16 +8,16 @@ processes and is never synced: after a reboot it means nothing.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stoker.engine.local.node import NodeSize
 from stoker.engine.local.processes import start_time
+from stoker.engine.local.state_file import read_state, write_state
 
 LOCK_PATIENCE_SECONDS = 0.5  # a holder needs well under a millisecond; one that was stopped may not stop us too
 ROUNDING_CPUS = 1e-6
@@ -139,10 +139,7 @@ class CapacityLedger:
             os.close(fd)
 
     def _write(self, holdings: list[Holding]) -> None:
-        # Renamed into place, so that a writer that is killed leaves what was there.
-        fresh = self._path.with_suffix(".new")
-        fresh.write_text(json.dumps([asdict(h) for h in holdings]))
-        fresh.replace(self._path)
+        write_state(self._path, [vars(holding) for holding in holdings])
 
 
 def _lock(fd: int) -> None:
@@ -159,8 +156,6 @@ def _lock(fd: int) -> None:
 
 def _parse(path: Path) -> list[Holding]:
     try:
-        return [Holding(**one) for one in json.loads(path.read_bytes())]
-    except FileNotFoundError:
-        return []
+        return [Holding(**one) for one in read_state(path) or []]
     except (ValueError, TypeError):
         return []  # written by another version: its holders fill it again as they start workers

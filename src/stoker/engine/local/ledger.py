@@ -6,11 +6,11 @@ whole; it is small, and written when something starts or ends.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stoker.engine.local.processes import start_time
+from stoker.engine.local.state_file import read_state, write_state
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,15 @@ class Ledger:
 
     def _replace(self, state: LedgerState) -> None:
         self.state = state
-        fresh = self._path.with_suffix(".new")
-        fresh.write_text(json.dumps(asdict(state)))
-        fresh.replace(self._path)
+        write_state(self._path, {"term": state.term, "workers": [vars(entry) for entry in state.workers]})
 
 
 def _read(path: Path) -> LedgerState:
     try:
-        document = json.loads(path.read_bytes())
+        document = read_state(path)
+        if document is None:
+            return LedgerState()
         workers = [WorkerEntry(**one) for one in document["workers"]]
         return LedgerState(term=int(document["term"]), workers=workers)
-    except FileNotFoundError:
-        return LedgerState()
     except (ValueError, TypeError, KeyError):
         return LedgerState()  # another version's: what it started is found by its mark and ended

@@ -11,6 +11,7 @@ one huge allocation is refused by ``RLIMIT_DATA`` in the meantime, which the wor
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import signal
 import time
@@ -27,6 +28,7 @@ WATCH_TREE_SECONDS = 1.0  # how often a watched worker's descendants are looked 
 STALE_SECONDS = 60.0  # an empty group of another run that is older than this is left over
 V1_SHARES_PER_CPU = 1024
 V2_WEIGHT_PER_CPU = 100
+CORES = os.cpu_count() or 1  # all workers of a run together weigh as much as the machine has cores
 RLIMIT_HEADROOM_BYTES = 4 << 30  # reserved but never touched: allocators and thread stacks do that
 
 
@@ -127,10 +129,16 @@ class CgroupLimits:
         self._leftover: list[Path] = []
 
     def open(self, worker: str, *, cpus: float, memory: int) -> Group:
-        paths = [root / worker for root in self._roots]
+        # Joining a group of version 1 takes the kernel ten milliseconds. A worker of one core has an ordinary process's
+        # weight anyway, so it joins no second one.
+        roots = self._roots[:1] if cpus == 1.0 else self._roots
+        paths = [root / worker for root in roots]
         for path in paths:
             path.mkdir(parents=True, exist_ok=True)
+        for root in roots[1:]:
+            _try_write(root / "cpu.shares", str(V1_SHARES_PER_CPU * CORES))
         if self.mode == "cgroup2":
+            _try_write(roots[0] / "cpu.weight", str(min(10_000, V2_WEIGHT_PER_CPU * CORES)))
             _try_write(self._roots[0] / "cgroup.subtree_control", "+memory +cpu")
             return _GroupV2(self, paths, cpus=cpus, memory=memory)
         return _GroupV1(self, paths, cpus=cpus, memory=memory)

@@ -1,0 +1,1 @@
+"""Stoker beside its peers, both in one run: ``python -m bench``."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -347,3 +348,18 @@ def test_cancels_that_cross_completions_hit_nobody_else(stage: Stage) -> None:
     canceller.join()
     outcomes = {worker.result(f"c-{i}").outcome for i in range(count)}
     assert outcomes <= {Outcome.VALUE, Outcome.CANCELLED}
+
+
+def test_sigterm_ends_a_worker_that_finds_no_server(stage: Stage) -> None:
+    stage.server.close()
+    stage.agent.start(stage.config("def f(x): return x", grace=60.0))
+    pid = stage.agent.fork(stage.order())
+    eventually(lambda: stage.log.exists() and _handles_sigterm(pid))
+    os.kill(pid, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(stage.agent.exited().status) == 143
+
+
+def _handles_sigterm(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught & (1 << (signal.SIGTERM - 1)))

@@ -16,7 +16,7 @@ from stoker.runner.attempts import Attempt
 from stoker.runner.generators import drive
 from stoker.runner.interrupts import INTERRUPT_SIGNAL
 from stoker.runner.outbox import Stream
-from stoker.transport.current import enter_call, enter_only_call
+from stoker.transport.current import enter_only_call
 
 if TYPE_CHECKING:
     from stoker.runner.worker import Worker
@@ -78,6 +78,7 @@ class InlineLoop:
             if attempt is not None:
                 self._run(attempt)
                 continue
+            enter_only_call(None)
             outbox.flush()
             if worker.is_finished:
                 return
@@ -86,7 +87,6 @@ class InlineLoop:
     def _run(self, attempt: Attempt) -> None:
         worker = self._worker
         worker.begin(attempt)
-        enter_call(attempt)
         enter_only_call(attempt)
         try:
             try:
@@ -97,8 +97,6 @@ class InlineLoop:
         except BaseException as error:  # noqa: BLE001 - user code may raise anything; nothing of it may end the worker
             self._inside = None  # an interrupt may have come just before the line above
             report = worker.reports.of_error(attempt, error)
-        enter_only_call(None)
-        enter_call(None)
         worker.finish(attempt, report)
 
     def _call(self, attempt: Attempt) -> Any:

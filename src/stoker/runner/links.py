@@ -6,7 +6,7 @@ server at once. Whoever finds one broken says so with `report_broken` and waits 
 
 from __future__ import annotations
 
-import platform
+import sys
 import time
 from collections.abc import Callable
 
@@ -89,7 +89,8 @@ class Links:
     def _open(self, role: str) -> tuple[FrameSocket, Welcome]:
         link = connect_unix(self._path, timeout=GREETING_SECONDS)
         try:
-            welcome = greet(link, role=role, name=self._worker, token=self._token, python=platform.python_version())
+            version = sys.version.partition(" ")[0]
+            welcome = greet(link, role=role, name=self._worker, token=self._token, python=version)
         except (StokerError, OSError):
             link.close()
             raise

@@ -320,5 +320,5 @@ def unsendable(error: StokerError) -> ErrorInfo:
 
 
 _NO_BODY = memoryview(b"")
-_WORTH_A_FRAME = 32  # results: a frame costs as much as five short calls
+_WORTH_A_FRAME = 64  # results: a frame costs as much as ten short calls
 _WORTH_A_FRAME_SECONDS = 0.001

@@ -272,6 +272,12 @@ class Output:
         """Say whom to tell when a line without an end must be shown later, and when that is."""
         self.stdout._on_partial = self.stderr._on_partial = on_partial
 
+    @property
+    def has_open(self) -> bool:
+        """Tell whether some call has a line without an end on either."""
+        out, err = self.stdout, self.stderr
+        return bool(out._partial or out._open or err._partial or err._open)
+
     def end_call(self, call_id: str) -> None:
         self.stdout.end_call(call_id)
         self.stderr.end_call(call_id)

@@ -31,6 +31,7 @@ class TasksLoop:
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._registered = -1
         self._number = 0
+        self._is_turn_due = False
         self._concurrency = max(1, worker.config.concurrency)
 
     def prepare(self) -> None:
@@ -53,6 +54,12 @@ class TasksLoop:
     def _on_readable(self) -> None:
         if not self._worker.inbox.read():
             self._worker.control.poke()
+        self._look()
+
+    def _turn(self) -> None:
+        """Send what ended in this turn of the event loop, in one frame, and start what there is room for."""
+        self._is_turn_due = False
+        self._worker.outbox.flush()
         self._look()
 
     def _look(self) -> None:
@@ -91,8 +98,10 @@ class TasksLoop:
         if self._concurrency == 1:
             enter_only_call(None)
         del self._tasks[attempt.key]
-        worker.finish(attempt, report)
-        self._loop.call_soon(self._look)
+        worker.finish(attempt, report, flush=False)
+        if not self._is_turn_due:
+            self._is_turn_due = True
+            self._loop.call_soon(self._turn)
 
     async def _call(self, attempt: Attempt) -> Any:
         reports = self._worker.reports

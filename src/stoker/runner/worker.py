@@ -102,6 +102,8 @@ class Worker:
     def _on_terminate(self, *_: object) -> None:
         if os.getpid() != self._pid:
             os._exit(128 + signal.SIGTERM)
+        if not self._links.number:
+            os._exit(EXIT_STOPPED)  # no server has been found yet: there is nothing to end
         self.stopping = True
         self.desk.draining = True
         for attempt in list(self.desk.running.values()):
@@ -142,9 +144,9 @@ class Worker:
         if self._sampler is not None and self.desk.taken == 1:
             self.control.want(self._sampler.begin(attempt.started))
 
-    def finish(self, attempt: Attempt, report: Report) -> None:
-        """Note how an attempt ended; the results go when enough are there, or it is time."""
-        if self.output.stdout.has_open or self.output.stderr.has_open:
+    def finish(self, attempt: Attempt, report: Report, *, flush: bool = True) -> None:
+        """Note how an attempt ended. With ``flush`` the results go if enough are there; else the caller sees to it."""
+        if self.output.has_open:
             self.output.end_call(attempt.id)
         self._escalations.pop(attempt.key, None)
         if report.silent:
@@ -153,6 +155,8 @@ class Worker:
             return
         now = time.monotonic()
         batch = self.outbox.add(attempt, report.outcome, report.payload, now, report.error)
+        if not flush:
+            return
         if self.outbox.is_due(batch, now, remaining=len(self.desk.waiting)):
             self.outbox.flush()
         elif len(batch.ids) == 1:

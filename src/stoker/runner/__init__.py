@@ -29,3 +29,9 @@ it imports anything). What is said on the link after that stands in `stoker.prot
   outside of calls); all else is native output. Several lines may come in one write, and a line without an end is one
   too.
 """
+
+from __future__ import annotations
+
+from stoker.runner.interrupts import AttemptTimeout, Cancelled
+
+__all__ = ["AttemptTimeout", "Cancelled"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WINDOW_MAX = 4096  # calls of one map in flight: keeps many workers busy, and a client's memory flat
-WINDOW_MIN = 16
+MAP_BACKSTOP_CALLS = 100_000  # maps of many clients that have not heard of their smaller windows yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ def expected_wait(load: Load) -> float | None:
 
 
 def room(load: Load, *, max_pending: int, kind: str) -> int:
-    """Return how many more calls are taken. Maps are held back by their window; the bound is a backstop for them."""
-    bound = max_pending * 2 if kind == "map" else max_pending
+    """Return how many more calls are taken. Maps are held back by their window; this is only a backstop for them."""
+    bound = max(max_pending * 2, MAP_BACKSTOP_CALLS) if kind == "map" else max_pending
     return max(0, bound - load.waiting)
 
 
@@ -40,4 +40,4 @@ def too_late(load: Load, *, deadline: float | None, now: float) -> float | None:
 
 def window(max_pending: int, clients: int) -> int:
     """Return one client's fair share of the bound for its maps."""
-    return max(WINDOW_MIN, min(WINDOW_MAX, max_pending // max(1, clients)))
+    return max(1, min(WINDOW_MAX, max_pending // max(1, clients)))

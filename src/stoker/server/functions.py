@@ -20,6 +20,7 @@ class Functions:
     keep: Callable[[FunctionSpec], None]
     specs: dict[str, FunctionSpec] = field(default_factory=dict)
     runs: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)  # (app, run id) → name → key
+    variants: dict[tuple[str, str], set[str]] = field(default_factory=dict)  # (app, run id) → keys of `with_options`
     current: dict[str, Deployment] = field(default_factory=dict)
 
     def load(self) -> None:
@@ -39,16 +40,19 @@ class Functions:
 
     def register(self, specs: Sequence[FunctionSpec], *, app: str, run_id: str) -> dict[str, str]:
         """Take in an ephemeral app's functions; return their keys by name."""
-        keys = self.runs.setdefault((app, run_id), {})
+        names = self.runs.setdefault((app, run_id), {})
+        keys = {}
         for spec in specs:
-            key = self._declare(spec)
-            keys[spec.name] = key
+            key = keys[spec.name] = self._declare(spec)
+            # The first one of a name is the function; others are the same code with other options.
+            if names.setdefault(spec.name, key) != key:
+                self.variants.setdefault((app, run_id), set()).add(key)
             self.keep(spec)
         return keys
 
     def retire_run(self, app: str, run_id: str) -> None:
         """An ephemeral app has ended: its pools drain."""
-        for key in set(self.runs.pop((app, run_id), {}).values()):
+        for key in {*self.runs.pop((app, run_id), {}).values(), *self.variants.pop((app, run_id), ())}:
             self._retire(key)
 
     def deployed(self, deployment: Deployment) -> None:

@@ -266,7 +266,7 @@ class Server:
             self.functions.retire_run(app, run_id)
 
     def watch(self, session: Session, ids: Iterable[str]) -> None:
-        """Have the results of detached calls sent to a session, besides others."""
+        """Have the results of detached calls sent to a session, besides the one that asked for them."""
         for call_id in ids:
             watchers = self._watchers.setdefault(call_id, [])
             if session not in watchers:
@@ -277,12 +277,14 @@ class Server:
             self._watchers.pop(call_id, None)
 
     def deliver_watched(self, deliveries: Sequence[Delivery]) -> None:
-        by_session: dict[Session, list[Delivery]] = {}
+        by_session: dict[Session | None, list[Delivery]] = {}
         for delivery in deliveries:
-            for session in self._watchers.pop(delivery.id, ()):
+            watchers = self._watchers.pop(delivery.id, [])
+            asker = self.sessions.get(delivery.call.client) if delivery.call else None
+            for session in {*watchers, asker} - {None}:
                 by_session.setdefault(session, []).append(delivery)
         for session, theirs in by_session.items():
-            if session.name in self.sessions:
+            if session is not None and session.name in self.sessions:
                 session.deliver(theirs)
 
     def watch_any(self, session: Session, ids: list[str]) -> None:

@@ -132,8 +132,6 @@ class ClientPeer:
         deadline = message.deadline
         if deadline is None and spec is not None:
             deadline = spec.options.deadline
-        if message.detached:
-            server.watch(session, ids)
         server.decide(
             e.Submitted(
                 client=session.name,

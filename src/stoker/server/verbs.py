@@ -83,9 +83,9 @@ class Verbs:
         app, run_id = _get(params, "app", str), _get(params, "run_id", str)
         specs = _get(params, "functions", list[FunctionSpec])
         self._check_schedulable(specs)
-        session.runs.add((app, run_id))
-        keys = self._server.functions.register(specs, app=app, run_id=run_id)
-        return {"keys": {spec.name: keys[spec.name] for spec in specs}}
+        if not session.owner:
+            session.runs.add((app, run_id))  # the run ends with its program; a worker only adds to it
+        return {"keys": self._server.functions.register(specs, app=app, run_id=run_id)}
 
     async def do_end_run(self, session: Session, params: Params) -> None:
         app, run_id = _get(params, "app", str), _get(params, "run_id", str)

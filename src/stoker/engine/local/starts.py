@@ -30,7 +30,7 @@ from stoker.protocol.messages import Phase, StartFailed, StartWorker, WorkerStar
 from stoker.protocol.zygotes import THREAD_VARIABLES, Fork, ZygoteConfig
 from stoker.types import ErrorInfo
 
-FORK_TRIES = 3  # a zygote may be killed between being found and being asked
+FORK_TRIES = 5  # a zygote may be killed while it loads, or between being found and being asked
 Send = Callable[[Any], None]
 
 

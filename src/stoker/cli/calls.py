@@ -48,8 +48,7 @@ def list_calls(
     as_json: AsJson = False,
 ) -> None:
     """List calls, the newest first."""
-    wanted = "leased" if state_name == "running" else state_name
-    rows = ask("calls", app=app_name, function=function, state=wanted, limit=limit)
+    rows = ask("calls", app=app_name, function=function, state=state_name, limit=limit)
     narrowed = app_name or function or state_name
     empty = "No such calls; without options all are listed." if narrowed else "No calls yet. `f.spawn(x)` makes one."
     show_rows(rows, COLUMNS, as_json=as_json, empty=empty)

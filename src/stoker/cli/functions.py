@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
-from stoker.cli.screen import NONE, Column, count, duration, escape, field, show_rows
+from stoker.cli.screen import Column, count, duration, escape, field, show_rows
 from stoker.cli.server_requests import ask
 
 app = typer.Typer(help="Functions: their queues and workers.", no_args_is_help=True)
+
+
+def _workers(row: Mapping[str, Any]) -> str:
+    return f"{row['workers']} ({row['idle']} idle)" if row["idle"] else count("workers")(row)
+
 
 COLUMNS = (
     Column("function", lambda row: f"{row['app']}.{row['name']}"),
     Column("version", lambda row: f"v{row['version']}" if row.get("version") else "run", right=True),
     Column("queued", count("queued"), right=True),
     Column("running", count("running"), right=True),
-    Column("workers", lambda row: f"{row['workers']} ({row['idle']} idle)" if row["workers"] else NONE),
+    Column("workers", _workers),
     Column("done", field("calls_done"), right=True),
     Column("failed", count("failed"), right=True),
     Column("a call takes", duration("service_seconds"), right=True),

@@ -35,7 +35,8 @@ def logs(
 
 def _line(row: Mapping[str, Any]) -> str:
     mark = "" if row.get("stream") in ("stdout", None) else f" {row['stream']}"
-    return f"{clock(row['time'])} {row['function']}{mark} | {row['text']}"
+    when = f"{clock(row['time'])} " if row.get("time") else ""
+    return f"{when}{row['function']}{mark} | {row['text']}"
 
 
 def _follow(wanted: Mapping[str, str | None]) -> None:

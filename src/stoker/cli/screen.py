@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from stoker.quantities import format_duration, format_size
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 WIDTH_WITHOUT_TERMINAL = 100
 NONE = "-"
+GAP = 3  # characters between two columns
+FLEXIBLE_MIN = 8
 STATE_STYLES = {
     "running": "cyan",
     "busy": "cyan",
@@ -106,33 +108,37 @@ def show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, a
     elif not rows:
         say(empty)
     else:
-        console().print(table(rows, columns))
+        screen = console()
+        screen.print(table(rows, columns, width=screen.width))
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> Any:
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, width: int) -> Any:
+    """Return a Rich table that fits a screen of ``width``: only flexible columns are cut, the widest of them first."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
+    cells = [[Text.from_markup(column.of(row)) for column in columns] for row in rows]
+    widths = [max(len(c.title), *(row[i].cell_len for row in cells)) for i, c in enumerate(columns)]
+    _fit(widths, [i for i, column in enumerate(columns) if column.flexible], width - GAP * (len(columns) - 1))
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1))
-    for column in columns:
-        made.add_column(
-            column.title,
-            justify="right" if column.right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            style=column.style,
-            min_width=None if column.flexible else _widest(rows, column),
-        )
-    for row in rows:
-        made.add_row(*(column.of(row) for column in columns))
+    for column, wide in zip(columns, widths, strict=True):
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        made.add_column(column.title, justify=justify, no_wrap=True, style=column.style, width=wide)
+    for row in cells:
+        for cell, wide in zip(row, widths, strict=True):
+            cell.truncate(wide, overflow="ellipsis")
+        made.add_row(*row)
     return made
 
 
-def _widest(rows: Sequence[Mapping[str, Any]], column: Column) -> int:
-    """A cell that is no sentence is never cut: half an id is worth nothing."""
-    from rich.text import Text
-
-    return max(len(column.title), *(Text.from_markup(column.of(row)).cell_len for row in rows))
+def _fit(widths: list[int], flexible: Sequence[int], room: int) -> None:
+    """Narrow the widest of the flexible columns until all fit; half an id is worth nothing, so no others."""
+    while sum(widths) > room and flexible:
+        widest = max(flexible, key=lambda i: widths[i])
+        if widths[widest] <= FLEXIBLE_MIN:
+            return
+        widths[widest] -= 1
 
 
 def show_facts(facts: Mapping[str, str]) -> None:

@@ -41,7 +41,8 @@ def serve(
             before = set(sys.modules)
             stamps = _serve_once(source, watched, is_module=is_module, as_json=as_json)
             changed = sorted(path.name for path, stamp in stamps.items() if _stamp(path) != stamp)
-            say(f"changed: {', '.join(changed)}") if not as_json else None
+            if not as_json:
+                say(f"changed: {', '.join(changed)}")
             _forget(watched, before)
             sys.path[:] = search_path
 
@@ -55,15 +56,26 @@ def _serve_once(source: str, watched: set[Path], *, is_module: bool, as_json: bo
         try:
             program = load(source, is_module=is_module)
             watched |= _sources(program)
-            stamps = {path: _stamp(path) for path in watched}
+            # Those from before the load stay: what was changed meanwhile has changed.
+            stamps = {**{path: _stamp(path) for path in watched}, **stamps}
             for app in (*program.apps, *program.used):
                 running.enter_context(app.run())
             _announce(program, len(watched), as_json=as_json)
         except Exception as error:  # noqa: BLE001 - whatever the user's file raises while it is being edited
             fail(str(error)) if isinstance(error, StokerError) and is_ours_alone(error) else _show(error)
-        while all(_stamp(path) == stamp for path, stamp in stamps.items()):
-            time.sleep(POLL_SECONDS)
+        _wait_for_change(stamps)
     return stamps
+
+
+def _wait_for_change(stamps: Stamps) -> None:
+    """Return once a file has changed and none changes any more: an editor writes in more than one step."""
+    last = stamps
+    while True:
+        time.sleep(POLL_SECONDS)
+        now = {path: _stamp(path) for path in stamps}
+        if now != stamps and now == last:
+            return
+        last = now
 
 
 def _announce(program: Program, count: int, *, as_json: bool) -> None:

@@ -21,8 +21,10 @@ _UNPACKED = re.compile(r'File "/[^"]*/bundles/[0-9a-f]{64}/')  # where a worker 
 def describe(error: BaseException) -> str:
     """Return what to print of an exception: where it was raised in a worker first, then who called it here."""
     there = remote_text(error)
-    shown = traceback.TracebackException.from_exception(error, capture_locals=False)
+    shown = traceback.TracebackException.from_exception(error)
     _trim(shown)
+    if not there and not shown.stack and not isinstance(error, SyntaxError):
+        return "".join(traceback.format_exception(error)).rstrip()  # a bug of Stoker's own: all of it is wanted
     if not there:
         return "".join(shown.format()).rstrip()
     if not shown.stack:

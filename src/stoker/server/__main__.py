@@ -114,10 +114,13 @@ def _lock(config: ServerConfig) -> int:
 
 
 async def _serve(config: ServerConfig, engine: LocalEngine, arguments: argparse.Namespace) -> None:
-    store = SqliteStore(config.state_dir / "store.db")
-    server = Server(
-        config=config, store=store, blobs=DiskBlobStore(paths.blobs()), engine=engine, epoch=store.begin_term()
-    )
+    try:
+        store = SqliteStore(config.state_dir / "store.db")
+        epoch = store.begin_term()
+    except StokerError:
+        await engine.shut_down(grace=0.0)  # the agent lives already, and would wait for another server
+        raise
+    server = Server(config=config, store=store, blobs=DiskBlobStore(paths.blobs()), engine=engine, epoch=epoch)
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, server.stopping.set)

@@ -1,0 +1,224 @@
+"""`stoker` as a user starts it: real processes, real servers, and nothing left of either."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import leftovers
+from tests.waiting import wait_until
+
+STOKER = (sys.executable, "-m", "stoker.cli")
+
+PROGRAM = '''
+import time
+import stoker
+
+app = stoker.App("programs")
+
+@app.function()
+def square(x: int) -> int:
+    """Square a number."""
+    print(f"squaring {x}")
+    return x * x
+
+@app.function()
+def fail(x: int) -> int:
+    return deeper(x)
+
+def deeper(x):
+    raise ValueError(f"no {x}")
+
+@app.function()
+def wait(path: str) -> None:
+    try:
+        open(path, "w").close()
+        time.sleep(600)
+    finally:
+        open(path + ".cleaned", "w").close()
+
+@app.function()
+def count(n: int):
+    yield from range(n)
+
+@app.local_entrypoint()
+def main(points: int = 3, *, loud: bool = False):
+    """Square some numbers."""
+    print("LOUD" if loud else "quiet", sum(square.map(range(points))))
+
+@app.local_entrypoint()
+def calls_fail():
+    fail.remote(3)
+'''
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "prog.py").write_text(PROGRAM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    return "prog.py"
+
+
+def _stoker(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*STOKER, *arguments], capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == status, f"{arguments}: {done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture
+def server(own_home: Path, program: str) -> Iterator[None]:
+    _stoker("server", "start")
+    yield
+    _stoker("server", "stop")
+
+
+def test_run_calls_the_entrypoint_with_its_options(program: str) -> None:
+    done = _stoker("run", f"{program}::main", "--points", "4", "--loud")
+    assert "LOUD 14" in done.stdout
+    assert "programs.square | squaring 3" in done.stdout
+
+
+def test_run_calls_one_function_and_prints_its_result(program: str) -> None:
+    assert _stoker("run", f"{program}::square", "--x", "7").stdout.splitlines()[-1] == "49"
+    assert json.loads(_stoker("run", "--json", f"{program}::square", "--x", "7").stdout.splitlines()[-1]) == 49
+    assert _stoker("run", f"{program}::count", "--n", "3").stdout.split() == ["0", "1", "2"]
+
+
+def test_a_users_exception_shows_the_users_frames_only(program: str) -> None:
+    done = _stoker("run", f"{program}::calls_fail", status=1)
+    assert "ValueError: no 3" in done.stderr
+    assert 'File "prog.py", line 18, in deeper' in done.stderr
+    assert "in calls_fail" in done.stderr
+    assert f"{os.sep}stoker{os.sep}" not in done.stderr
+
+
+def test_mistakes_have_no_traceback(program: str) -> None:
+    several = _stoker("run", program, status=1)
+    assert several.stderr.startswith("error: prog.py has several local entrypoints")
+    unknown = _stoker("run", f"{program}::main", "--pionts", "3", status=2)
+    assert "--points" in unknown.stderr
+    missing = _stoker("run", "porg.py", status=1)
+    assert missing.stderr == "error: There is no file porg.py. Did you mean prog.py?\n"
+    assert "Traceback" not in several.stderr + unknown.stderr
+
+
+def _start_waiting(program: str, marker: Path) -> subprocess.Popen[str]:
+    command = [*STOKER, "run", f"{program}::wait", "--path", str(marker)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(marker.exists, timeout=60, message="the function runs")
+    return process
+
+
+def test_ctrl_c_cancels_cleanly(program: str, tmp_path: Path, runtime_dir: Path) -> None:
+    process = _start_waiting(program, tmp_path / "started")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "cancelling; Ctrl-C again kills" in errors
+    assert "Traceback" not in errors
+    assert (tmp_path / "started.cleaned").exists()
+    assert leftovers.of(runtime_dir) == []
+
+
+def test_a_second_ctrl_c_kills(program: str, tmp_path: Path, runtime_dir: Path) -> None:
+    text = PROGRAM.replace('open(path + ".cleaned", "w").close()', "time.sleep(600)")
+    Path(program).write_text(text)
+    process = _start_waiting(program, tmp_path / "started")
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    wait_until(lambda: "cancelling" in process.stderr.readline(), timeout=20, message="the first is taken")  # type: ignore[union-attr]
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    wait_until(lambda: leftovers.of(runtime_dir) == [], timeout=30, message="all that the program started is gone")
+
+
+def test_a_server_starts_once_tells_its_status_and_stops(own_home: Path, program: str, runtime_dir: Path) -> None:
+    started = json.loads(_stoker("server", "start", "--json").stdout)
+    assert started["started"] is True
+    again = json.loads(_stoker("server", "start", "--json").stdout)
+    assert again == {"started": False, "pid": started["pid"], "socket": started["socket"]}
+    status = json.loads(_stoker("server", "status", "--json").stdout)
+    assert status["running"] is True
+    assert status["pid"] == started["pid"]
+    assert "queued" in _stoker("server", "status").stdout
+    assert "stopped" in _stoker("server", "stop").stdout
+    assert leftovers.of(runtime_dir) == []
+    assert _stoker("server", "stop").stdout == "No server runs.\n"
+
+
+def test_stop_by_force_ends_what_does_not_answer(own_home: Path, program: str, runtime_dir: Path) -> None:
+    started = json.loads(_stoker("server", "start", "--json").stdout)
+    os.kill(started["pid"], signal.SIGSTOP)
+    _stoker("server", "stop", "--force")
+    assert [line for line in leftovers.of(runtime_dir) if not line.startswith("shared memory")] == []
+    _stoker("server", "start")
+    _stoker("server", "stop")
+
+
+def test_a_server_that_cannot_start_says_why(own_home: Path, program: str) -> None:
+    (own_home / "server").mkdir(parents=True)
+    (own_home / "server" / "store.db").write_bytes(b"this is no database, it is a text" * 100)
+    done = _stoker("server", "start", status=1)
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("server")
+def test_a_deployed_app_is_called_shown_rolled_back_and_stopped(program: str, tmp_path: Path) -> None:
+    assert "deployed programs, version 1" in _stoker("deploy", program).stdout
+    assert json.loads(_stoker("deploy", program, "--json").stdout)[0]["version"] == 2
+    call = (
+        'import stoker; call = stoker.Function.from_name("programs", "square").spawn(6); print(call.id, call.result())'
+    )
+    called = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True, timeout=60)
+    call_id, result = called.stdout.split()[-2:]
+    assert result == "36"
+    assert call_id in _stoker("calls", "list").stdout
+    assert "succeeded" in _stoker("calls", "show", call_id).stdout
+    assert "squaring 6" in _stoker("logs", "--call", call_id).stdout
+    assert "programs.square" in _stoker("functions", "list").stdout
+    assert "programs.square" in _stoker("workers", "list").stdout
+    assert "version 3, the same as version 1" in _stoker("apps", "rollback", "programs").stdout
+    assert [row["version"] for row in json.loads(_stoker("apps", "history", "programs", "--json").stdout)] == [3, 2, 1]
+    _stoker("apps", "stop", "programs")
+    assert "No apps." in _stoker("apps", "list").stdout
+    other = _stoker("deploy", program, "--name", "renamed").stdout
+    assert 'from_name("renamed", "square")' in other
+
+
+def test_deploy_without_a_server_does_not_run_the_file(own_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text("print('the file was run')")
+    done = _stoker("deploy", str(tmp_path / "loud.py"), status=1)
+    assert "stoker server start" in done.stderr
+    assert done.stdout == ""
+
+
+def test_serve_loads_a_changed_file_again(program: str, runtime_dir: Path) -> None:
+    process = subprocess.Popen([*STOKER, "serve", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        assert "serving programs.square" in process.stdout.readline()
+        Path(program).write_text(PROGRAM + "\n@app.function()\ndef added() -> None: ...\n")
+        assert process.stdout.readline() == "changed: prog.py\n"
+        assert "programs.added" in process.stdout.readline()
+        Path(program).write_text("this is no Python")
+        assert process.stdout.readline() == "changed: prog.py\n"
+        wait_until(lambda: "SyntaxError" in process.stderr.readline(), message="the error is shown")  # type: ignore[union-attr]
+        Path(program).write_text(PROGRAM)
+        assert process.stdout.readline() == "changed: prog.py\n"
+        assert "serving programs.square" in process.stdout.readline()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert leftovers.of(runtime_dir) == []

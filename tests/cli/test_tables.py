@@ -1,0 +1,192 @@
+"""Every screen fits 100 columns, says what to do where it is empty, and has a JSON form."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from stoker.errors import NotFound
+
+from .conftest import Command, FakeSession
+
+NOW = time.time()
+CALL = {
+    "id": "c-01m82cc4h1p0tydr2ha5.00000004",
+    "function": "digits-sweep.a_function_with_quite_a_long_name",
+    "state": "failed",
+    "created": NOW - 5,
+    "started": NOW - 4,
+    "seconds": 2.5,
+    "attempts": 3,
+    "worker": "w2-3",
+    "error": "builtins.ValueError: [no] markup in here, and a sentence that goes on for longer than a screen is wide",
+    "detached": True,
+}
+ROWS = {
+    "calls": [CALL],
+    "apps": [
+        {
+            "app": "digits-sweep",
+            "version": 12,
+            "run_id": "",
+            "created": NOW - 90_000,
+            "current": True,
+            "functions": [f"function_{i}" for i in range(20)],
+            "queued": 1_000_000,
+            "running": 2,
+            "workers": 2,
+        }
+    ],
+    "functions": [
+        {
+            "app": "digits-sweep",
+            "name": "score",
+            "version": 0,
+            "run_id": "run-1",
+            "key": "k",
+            "queued": 3,
+            "running": 2,
+            "workers": 2,
+            "idle": 1,
+            "service_seconds": 0.25,
+            "calls_done": 100,
+            "failed": 0,
+            "waiting": "for 4 cores to be free on any of the machines that there are, the largest of which has 2",
+        }
+    ],
+    "workers": [
+        {
+            "id": "w2-3",
+            "function": "digits-sweep.a_function_with_quite_a_long_name",
+            "state": "busy",
+            "pid": 123456,
+            "node": "local",
+            "cpus": 0.5,
+            "memory_limit": 1 << 30,
+            "memory": 300 << 20,
+            "cpu_seconds": 7200.0,
+            "calls_done": 12,
+            "running": [CALL["id"]],
+            "started": NOW - 60,
+            "how": "fork",
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("verb", list(ROWS))
+def test_a_table_fits_the_screen_and_cuts_no_id(verb: str, server: FakeSession, stoker_command: Command) -> None:
+    server.answers[verb] = ROWS[verb]
+    outcome = stoker_command(verb, "list")
+    assert outcome.status == 0, outcome.err
+    assert max(len(line) for line in outcome.out.splitlines()) <= 100
+    assert str(ROWS[verb][0].get("id", "digits-sweep")) in outcome.out
+
+
+@pytest.mark.parametrize("verb", list(ROWS))
+def test_json_has_every_field(verb: str, server: FakeSession, stoker_command: Command) -> None:
+    server.answers[verb] = ROWS[verb]
+    assert stoker_command(verb, "list", "--json").json == ROWS[verb]
+
+
+@pytest.mark.parametrize("verb", list(ROWS))
+def test_an_empty_list_says_what_to_do(verb: str, server: FakeSession, stoker_command: Command) -> None:
+    server.answers[verb] = []
+    outcome = stoker_command(verb, "list")
+    assert outcome.out.startswith("No ")
+    assert stoker_command(verb, "list", "--json").json == []
+
+
+def test_filters_go_to_the_server_and_absent_ones_do_not(server: FakeSession, stoker_command: Command) -> None:
+    server.answers["calls"] = []
+    outcome = stoker_command("calls", "list", "--state", "running", "-n", "3")
+    assert server.asked == [("calls", {"state": "running", "limit": 3})]
+    assert "without options" in outcome.out
+
+
+def test_a_call_is_shown_with_its_timeline_and_why_it_waits(server: FakeSession, stoker_command: Command) -> None:
+    timeline = [
+        {"at": NOW - 5, "event": "queued", "detail": "", "worker": ""},
+        {"at": NOW - 3.5, "event": "running", "detail": "attempt 2", "worker": "w2-3"},
+    ]
+    server.answers["call"] = {**CALL, "timeline": timeline, "why": "it waits for [2] cores", "tags": {"team": "a"}}
+    out = stoker_command("calls", "show", CALL["id"]).out
+    for text in ("it waits for [2] cores", "1.5 s", "attempt 2", "team=a", "ValueError: [no] markup", "stoker logs"):
+        assert text in out
+
+
+def test_cancel_names_the_calls_that_were_not_open(server: FakeSession, stoker_command: Command) -> None:
+    server.answers["cancel"] = {"cancelled": ["c-1"]}
+    outcome = stoker_command("calls", "cancel", "c-1", "c-2", "--force")
+    assert server.asked == [("cancel", {"ids": ["c-1", "c-2"], "force": True})]
+    assert "cancelling c-1" in outcome.out
+    assert "c-2" in outcome.err
+    assert outcome.status == 1
+
+
+def test_rollback_without_a_version_takes_the_one_before(server: FakeSession, stoker_command: Command) -> None:
+    server.answers["history"] = [
+        {"version": 1, "created": NOW, "current": False, "functions": ["f"]},
+        {"version": 3, "created": NOW, "current": True, "functions": ["f"]},
+        {"version": 2, "created": NOW, "current": False, "functions": ["f"]},
+    ]
+    server.answers["rollback"] = {"version": 4}
+    assert "version 4, the same as version 2" in stoker_command("apps", "rollback", "digits").out
+    assert server.asked[-1] == ("rollback", {"app": "digits", "version": 2})
+
+
+def test_logs_are_printed_with_their_function(server: FakeSession, stoker_command: Command) -> None:
+    server.answers["logs"] = {
+        "lines": [
+            {"worker": "w", "function": "a.f", "call": "c", "stream": "stdout", "text": "hello"},
+            {"worker": "w", "function": "a.f", "call": "", "stream": "stderr", "text": "[bold]oh[/bold]"},
+        ]
+    }
+    assert stoker_command("logs", "--app", "a").out == "a.f | hello\na.f stderr | [bold]oh[/bold]\n"
+    assert server.asked == [("logs", {"app": "a", "tail": 100})]
+
+
+def test_an_error_of_the_server_is_one_line(server: FakeSession, stoker_command: Command) -> None:
+    server.answers["undeploy"] = NotFound("No app 'x' is deployed.")
+    outcome = stoker_command("apps", "stop", "x")
+    assert outcome.err == "error: No app 'x' is deployed.\n"
+    assert outcome.status == 1
+
+
+@pytest.mark.parametrize("command", [("calls", "list"), ("workers", "list"), ("logs",), ("apps", "list")])
+def test_without_a_server_every_command_says_how_to_start_one(
+    command: tuple[str, ...], own_home: object, stoker_command: Command
+) -> None:
+    outcome = stoker_command(*command)
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: No server runs. Start one with `stoker server start`")
+    assert outcome.out == ""
+
+
+def test_status_and_stop_without_a_server(own_home: object, stoker_command: Command) -> None:
+    assert stoker_command("server", "status").status == 1
+    assert stoker_command("server", "status", "--json").json == {"running": False}
+    assert stoker_command("server", "stop").out == "No server runs.\n"
+
+
+def test_a_misspelt_command_gets_a_suggestion(stoker_command: Command) -> None:
+    outcome = stoker_command("rnu")
+    assert outcome.status == 2
+    assert "Did you mean 'run'?" in outcome.err
+
+
+def test_images_of_an_empty_home(own_home: object, stoker_command: Command) -> None:
+    assert stoker_command("images", "list").out.startswith("No environments yet.")
+    assert stoker_command("images", "list", "--json").json == []
+    assert stoker_command("images", "prune", "--older-than", "0s").out.startswith("Nothing to remove")
+    assert "There are: none" in stoker_command("images", "lock", "abc").err
+    assert "is not a duration" in stoker_command("images", "prune", "--older-than", "soon").err
+
+
+def test_doctor_tells_facts_with_what_follows(stoker_command: Command) -> None:
+    found = stoker_command("doctor", "--json").json
+    assert {"system", "capacity", "interpreters", "shared memory"} <= {fact["name"] for fact in found}
+    assert all(fact["meaning"] for fact in found)
+    out = stoker_command("doctor").out
+    assert max(len(line) for line in out.splitlines()) <= 100

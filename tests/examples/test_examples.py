@@ -1,0 +1,60 @@
+"""The examples do what their first lines say, in environments that are built for them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+
+# As `stoker run`, in a process that has no NumPy: what comes from the workers cannot be opened there.
+_WITHOUT_NUMPY = """
+import sys
+for name in ("numpy", "sklearn", "matplotlib"):
+    sys.modules[name] = None
+from stoker.cli import main
+sys.argv[0] = "stoker"
+main()
+"""
+
+
+def _run(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_NUMPY, "run", *arguments],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_digits_sweep(tmp_path: Path) -> None:
+    out = _run(str(EXAMPLES / "digits_sweep.py"), "--folds", "3", cwd=tmp_path)
+    scores = [float(found) for found in re.findall(r"^ *(\d+\.\d\d)%  (?:svm|forest) ", out, flags=re.M)]
+    assert len(scores) >= 24
+    assert scores == sorted(scores, reverse=True)
+    held_out = re.search(r"reads (\d+) of 450 held-out digits", out)
+    assert held_out is not None
+    assert int(held_out[1]) > 440
+    picture = (tmp_path / "confusion_matrix.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert len(picture) > 5_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_worlds(tmp_path: Path) -> None:
+    out = _run(str(EXAMPLES / "two_worlds.py"), cwd=tmp_path)
+    assert "Both directions" in out
+    assert re.search(r"old_world \| NumPy 1\.26\.\d+ on Python 3\.1\d\.\d+ received them all", out)
+    assert re.search(r"new_world \| NumPy 2\.\d+\.\d+ on Python 3\.1\d\.\d+ received them all", out)

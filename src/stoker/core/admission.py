@@ -24,10 +24,10 @@ def expected_wait(load: Load) -> float | None:
     return load.seconds * (load.waiting / load.slots + 1)
 
 
-def room(load: Load, *, max_pending: int, kind: str) -> int:
+def room(waiting: int, *, max_pending: int, kind: str) -> int:
     """Return how many more calls are taken. Maps are held back by their window; this is only a backstop for them."""
     bound = max(max_pending * 2, MAP_BACKSTOP_CALLS) if kind == "map" else max_pending
-    return max(0, bound - load.waiting)
+    return max(0, bound - waiting)
 
 
 def too_late(load: Load, *, deadline: float | None, now: float) -> float | None:

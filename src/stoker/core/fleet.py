@@ -22,6 +22,9 @@ STEAL_AFTER_SECONDS = 0.25  # for which a pool without any worker waits before i
 
 def scale(st: State, pool: Pool) -> None:
     """Start workers that would help; let go of the pool when it is retired and empty."""
+    if not len(pool.queue) and pool.is_plain:
+        pool.wanted_since, pool.waiting = 0.0, ""
+        return  # the hot path: all there is to do is leased
     if st.recovering_until is not None or (pool.retired and _is_over(st, pool)):
         return
     if pool.options.recycle_after is not None:
@@ -343,6 +346,7 @@ def node_reported(st: State, event: e.NodeReported) -> None:
     if node is None:
         node = st.nodes[event.node] = Node(event.node, event.total, event.free_of_others)
     node.total, node.free_of_others = event.total, event.free_of_others
+    _reconsider(st)
     reported = {worker_id for worker_id, _, _ in event.workers}
     for worker_id, key, capacity in event.workers:
         pool = st.pools.get(key)
@@ -367,3 +371,9 @@ def node_lost(st: State, event: e.NodeLost) -> None:
     for worker in [w for w in st.workers.values() if w.node == event.node]:
         worker_gone(st, e.WorkerGone(worker.id, "unknown", event.reason))
     st.nodes.pop(event.node, None)
+    _reconsider(st)
+
+
+def _reconsider(st: State) -> None:
+    for pool in st.pools.values():
+        pool.schedulable = False

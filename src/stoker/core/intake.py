@@ -41,10 +41,13 @@ def submit(st: State, event: e.Submitted) -> None:
         message = "This server does not know the function. Run or deploy its app again."
         _refuse(st, event, ids, payloads, stoker_error("NotFound", message))
         return
-    if refusal := _impossible(st, pool) or _too_late(st, pool, event):
+    refusal = None if pool.schedulable else _impossible(st, pool)
+    if refusal is None and event.deadline is not None:
+        refusal = _too_late(st, pool, event)
+    if refusal is not None:
         _refuse(st, event, ids, payloads, refusal)
         return
-    count = min(len(ids), admission.room(pool.load(), max_pending=pool.options.max_pending, kind=_kind(event)))
+    count = min(len(ids), admission.room(pool.waiting_calls, max_pending=pool.options.max_pending, kind=_kind(event)))
     if count < len(ids):
         _refuse(st, event, ids[count:], payloads[count:], _overloaded(pool))
     if count:
@@ -77,6 +80,7 @@ def _unknown_only(st: State, event: e.Submitted) -> tuple[Sequence[str], Sequenc
 def _impossible(st: State, pool: Pool) -> ErrorInfo | None:
     reason = "" if st.elastic else why_never(st.nodes.values(), pool.needs)
     if not reason:
+        pool.schedulable = bool(st.nodes)
         return None
     return unschedulable(pool, reason)
 

@@ -17,6 +17,11 @@ def lease(st: State, pool: Pool) -> None:
     if not len(pool.queue) or st.recovering_until is not None:
         return
     limit = _limit(pool)
+    if len(pool.workers) == 1:
+        (worker,) = pool.workers.values()
+        if worker.state is WorkerState.READY:
+            _lease_to(st, pool, worker, limit - len(worker.leased) - len(worker.unknown))
+        return
     open_workers = [w for w in pool.workers.values() if w.state is WorkerState.READY and len(w.leased) < limit]
     if not open_workers:
         return
@@ -25,13 +30,17 @@ def lease(st: State, pool: Pool) -> None:
     for i, worker in enumerate(open_workers):
         share = -(-len(pool.queue) // (len(open_workers) - i))
         room = limit - len(worker.leased) - len(worker.unknown)
-        calls = _take(st, pool, worker, min(room, share))
-        if calls:
-            st.emit(c.LeaseCalls(worker.id, calls))
-            if len(worker.leased) > 1:
-                st.sweep_by(st.now + STUCK_SECONDS)
+        _lease_to(st, pool, worker, min(room, share))
         if not len(pool.queue):
             break
+
+
+def _lease_to(st: State, pool: Pool, worker: Worker, count: int) -> None:
+    calls = _take(st, pool, worker, count)
+    if calls:
+        st.emit(c.LeaseCalls(worker.id, calls))
+        if len(worker.leased) > 1:
+            st.sweep_by(st.now + STUCK_SECONDS)
 
 
 def _limit(pool: Pool) -> int:

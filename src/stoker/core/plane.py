@@ -75,12 +75,10 @@ class CallPlane:
     def next_wakeup(self) -> float | None:
         """Return when `handle` must be called again even if nothing happens; None if it need not."""
         st = self.state
-        times = []
-        if st.timers:
-            times.append(st.timers[0][0])
+        first = st.timers[0][0] if st.timers else None
         if st.workers or any(len(pool.queue) for pool in st.pools.values()):
-            times.append(st.next_sweep)
-        return min(times) if times else None
+            return st.next_sweep if first is None else min(first, st.next_sweep)
+        return first
 
     def _sweep(self, st: State) -> None:
         pause = SWEEP_SECONDS

@@ -97,6 +97,7 @@ class Pool:
     wanted_since: float = 0.0  # since when it has calls and cannot be given a worker
     last_steal: float = 0.0
     retired: bool = False
+    schedulable: bool = False  # some node there is could hold a worker; asked again when nodes change
 
     @property
     def options(self) -> OptionsSpec:
@@ -120,8 +121,19 @@ class Pool:
         """Take one call's time into the average."""
         self.seconds = seconds if self.seconds is None else self.seconds + EWMA_WEIGHT * (seconds - self.seconds)
 
+    @property
+    def waiting_calls(self) -> int:
+        """Calls taken in and not leased."""
+        return len(self.queue) + self.backoff + self.accepting
+
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether the pool needs no worker that its queue does not ask for."""
+        options = self.spec.options
+        return not (self.retired or options.min_workers or options.buffer_workers or options.recycle_after)
+
     def load(self) -> Load:
-        return Load(waiting=len(self.queue) + self.backoff + self.accepting, slots=self.slots, seconds=self.seconds)
+        return Load(waiting=self.waiting_calls, slots=self.slots, seconds=self.seconds)
 
     def demand(self, now: float) -> Demand:
         queued = len(self.queue)

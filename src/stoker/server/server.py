@@ -108,6 +108,7 @@ class Server:
         self.news = News(self)
         self.records = Records()
         self.verbs = Verbs(self)
+        self._resubmissions_end = now + self.plane.state.limits.client_grace if self.epoch > 1 else 0.0
         self._links: dict[str, WorkerLinks] = {}
         self._owed: dict[int, tuple[WorkerLinks, int]] = {}
         self._watchers: dict[str, list[Session]] = {}
@@ -226,6 +227,8 @@ class Server:
         session = self.sessions.get(hello.name)
         if session is None:
             session = self.sessions[hello.name] = Session(hello.name, owner)
+            if self.now() < self._resubmissions_end:
+                session.resubmits_until = self._resubmissions_end
         elif session.owner != owner:
             raise PermissionDenied("The session belongs to somebody else.")
         if session.link is not None:
@@ -275,6 +278,18 @@ class Server:
     def unwatch(self, ids: Iterable[str]) -> None:
         for call_id in ids:
             self._watchers.pop(call_id, None)
+
+    def not_accepted_before(
+        self, session: Session, ids: list[str], loads: list[Payload]
+    ) -> tuple[list[str], list[Payload]]:
+        """Return the calls that no earlier term accepted; the others are acknowledged, and watched."""
+        known = self.store.known([call_id for call_id in ids if call_id not in self.plane.state.calls])
+        if not known:
+            return ids, loads
+        session.send(m.Accepted(sorted(known)))
+        self.watch_any(session, sorted(known))
+        fresh = [i for i, call_id in enumerate(ids) if call_id not in known]
+        return [ids[i] for i in fresh], [loads[i] for i in fresh]
 
     def deliver_watched(self, deliveries: Sequence[Delivery]) -> None:
         by_session: dict[Session | None, list[Delivery]] = {}

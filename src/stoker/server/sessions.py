@@ -41,6 +41,7 @@ class Session:
     runs: set[tuple[str, str]] = field(default_factory=set)
     follows: list[dict[str, str]] = field(default_factory=list)
     left_at: float = 0.0
+    resubmits_until: float = 0.0  # it may send again what an earlier term of the server has accepted
 
     def send(self, message: Any, parts: Sequence[bytes | bytearray | memoryview] = ()) -> None:
         """Send, if the client is there; what must not be lost goes through the outbox."""
@@ -124,6 +125,8 @@ class ClientPeer:
         loads = payloads.unpack(message.sizes, message.segments, body)
         if message.parent:
             session.parent = message.parent
+        if message.detached and session.resubmits_until > server.now():
+            ids, loads = server.not_accepted_before(session, ids, loads)
         if len(session.outbox) and any(call_id in session.outbox for call_id in ids):
             # Sent again by a client that reconnected, while its result is on its way: that answers it.
             kept = [i for i, call_id in enumerate(ids) if call_id not in session.outbox]

@@ -12,7 +12,7 @@ import platform
 import select
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -81,6 +81,7 @@ class Connection:
         self._acked = 0
         self.closing = False  # the server was asked to end: its going away is no fault
         self._sendable = False
+        self._lost_at: float | None = None
         self._lock = threading.Lock()
         self._request_ids = itertools.count(1)
 
@@ -105,11 +106,14 @@ class Connection:
             self.segments = SegmentDir(welcome.segments, spill=welcome.spill or None) if welcome.segments else None
             self.seen = self._acked = 0
             self.generation += 1
+            self._lost_at = None
             self._sendable = True
             self._say_again(registrations=restarted)
 
-    def redial(self) -> None:
-        """Connect again, for as long as the server keeps what this client is owed.
+    def redial(self, *, deadline: float | None = None, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Connect again, for as long as the server keeps what this client is owed; whether there is a connection.
+
+        It stops trying at ``deadline``, or when it is ``given_up``; the next one goes on.
 
         Raises:
             ConnectionFailed: the server did not come back.
@@ -118,22 +122,28 @@ class Connection:
         if self.closing:
             raise ConnectionFailed("The server closed the connection at the end of the session.")
         grace = self.welcome.grace if self.welcome else 0.0
-        give_up = time.monotonic() + grace
+        if self._lost_at is None:
+            self._lost_at = time.monotonic()
         delay = REDIAL_FIRST_DELAY_SECONDS
-        while True:
+        while not given_up():
             try:
                 self.endpoint.revive()
-                return self.dial()
+                self.dial()
+                return True
             except (VersionMismatch, PermissionDenied):
                 raise
             except (ConnectionFailed, TimeoutError) as error:
-                if time.monotonic() >= give_up:
+                if time.monotonic() >= self._lost_at + grace:
                     raise ConnectionFailed(
                         f"The server at {self.endpoint.path} went away and did not come back within {grace:.0f} s "
                         f"({error}). Calls that were open are lost to this program; run it again."
                     ) from error
+            if deadline is not None and time.monotonic() + delay >= deadline:
+                time.sleep(max(0.0, deadline - time.monotonic()))
+                return False
             time.sleep(delay)
             delay = min(2 * delay, REDIAL_MAX_DELAY_SECONDS)
+        return False
 
     def drop(self) -> None:
         """Close the link, if any; what is submitted from now on waits for the next one."""

@@ -167,17 +167,17 @@ class Reader:
             if not self._wait_readable(deadline):
                 return deadline is None or time.monotonic() < deadline
         except ConnectionFailed:
-            return self._reconnect()
-        return self._receive()
+            return self._reconnect(deadline)
+        return self._receive(deadline)
 
-    def _receive(self) -> bool:
+    def _receive(self, deadline: float | None) -> bool:
         link = self._connection.link
         assert link is not None
         try:
             for received in link.receive_ready():
                 self._dispatch(received)
         except (ConnectionFailed, ProtocolError):
-            return self._reconnect()
+            return self._reconnect(deadline)
         except BaseException:
             link.shutdown()  # Ctrl-C between reading and dispatching: what was read is lost, the server sends it again
             raise
@@ -209,18 +209,17 @@ class Reader:
         self._poller.register(fd, select.POLLIN)
         self._polled = fd
 
-    def _reconnect(self) -> bool:
+    def _reconnect(self, deadline: float | None) -> bool:
         if self._closed or self.failure is not None:
             return False
         if self._polled is not None:
             self._poller.unregister(self._polled)
             self._polled = None
         try:
-            self._connection.redial()
+            return self._connection.redial(deadline=deadline, given_up=lambda: self._closed)
         except StokerError as error:
             self.fail(error)
             return False
-        return True
 
     def _do_chores(self) -> None:
         while self._chores:

@@ -99,7 +99,8 @@ def _wait_for_room(st: State, pool: Pool) -> None:
         return
     wants = pool.needs
     memory = f" with {wants.memory >> 20} MiB" if wants.memory else ""
-    pool.waiting = f"for {wants.cpus:g} CPUs{memory} to be free"
+    unit = "CPU" if wants.cpus <= 1 else "CPUs"
+    pool.waiting = f"for {wants.cpus:g} {unit}{memory} to be free"
     if not pool.wanted_since:
         pool.wanted_since = st.now
     if not _make_room(st, pool) and not any(w.state is not WorkerState.STOPPING for w in pool.workers.values()):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stoker.types import CallState, ErrorInfo, Outcome
 
@@ -12,8 +11,7 @@ if TYPE_CHECKING:
     from stoker.core.pools import Pool, Worker
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A payload outside the frames: a file in the server's segment or payload directory."""
 
     name: str
@@ -110,8 +108,7 @@ class Call:
         return sorted(told, key=lambda entry: entry[0])
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """How a call ended, or one attempt."""
 
     outcome: Outcome
@@ -120,8 +117,7 @@ class Result:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """A settled call on its way to a client; ``call`` is None for one that is told from the store."""
 
     id: str
@@ -135,12 +131,11 @@ def stoker_error(name: str, message: str, fields: Mapping[str, Any] | None = Non
     return ErrorInfo(type_name=name, message=message, fields=dict(fields or {}))
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """A detached call's end, on its way to the store."""
 
     call: Call
     state: CallState
     result: Result
     finished: float
-    timeline: list[tuple[float, str, str]] = field(default_factory=list)
+    timeline: list[tuple[float, str, str]]

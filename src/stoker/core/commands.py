@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from stoker.core.calls import Call, Delivery, Payload, Settlement
 from stoker.core.placement import Capacity
 from stoker.types import ErrorInfo, FunctionSpec
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseCalls:
+class LeaseCalls(NamedTuple):
     """Send these calls' current attempts to a worker."""
 
     worker: str
     calls: Sequence[Call]
 
 
-@dataclass(frozen=True, slots=True)
-class RevokeLeases:
+class RevokeLeases(NamedTuple):
     worker: str
     ids: Sequence[str]
     attempts: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRunning:
+class CancelRunning(NamedTuple):
     worker: str
     ids: Sequence[str]
     attempts: Sequence[int]
@@ -34,15 +31,13 @@ class CancelRunning:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class GrantStream:
+class GrantStream(NamedTuple):
     worker: str
     id: str
     upto: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeliverItems:
+class DeliverItems(NamedTuple):
     client: str
     id: str
     attempt: int
@@ -50,8 +45,7 @@ class DeliverItems:
     payloads: Sequence[Payload]
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(NamedTuple):
     """Settled calls for the client that made them. Detached ones go to all that watch them, after their commit."""
 
     client: str
@@ -59,49 +53,42 @@ class Deliver:
     detached: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TellAccepted:
+class TellAccepted(NamedTuple):
     client: str
     ids: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class TellRefused:
+class TellRefused(NamedTuple):
     client: str
     ids: Sequence[str]
     error: ErrorInfo
 
 
-@dataclass(frozen=True, slots=True)
-class PersistAccepted:
+class PersistAccepted(NamedTuple):
     """Write these calls; `Persisted` or `PersistFailed` with the token follows."""
 
     token: int
     calls: Sequence[Call]
 
 
-@dataclass(frozen=True, slots=True)
-class PersistSettled:
+class PersistSettled(NamedTuple):
     token: int
     settlements: Sequence[Settlement]
 
 
-@dataclass(frozen=True, slots=True)
-class PersistProgress:
+class PersistProgress(NamedTuple):
     """Write down attempts used; nobody waits for it."""
 
     calls: Sequence[Call]
 
 
-@dataclass(frozen=True, slots=True)
-class Discard:
+class Discard(NamedTuple):
     """These payloads are nobody's any more: delete what they hold outside memory."""
 
     payloads: Sequence[Payload]
 
 
-@dataclass(frozen=True, slots=True)
-class StartWorker:
+class StartWorker(NamedTuple):
     worker: str
     key: str
     spec: FunctionSpec
@@ -109,29 +96,25 @@ class StartWorker:
     capacity: Capacity
 
 
-@dataclass(frozen=True, slots=True)
-class DrainWorker:
+class DrainWorker(NamedTuple):
     worker: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class StopWorker:
+class StopWorker(NamedTuple):
     worker: str
     grace: float
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class LendCpus:
+class LendCpus(NamedTuple):
     """A worker's cores may be granted to others (``lent``), or are its own again."""
 
     worker: str
     lent: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SetWindow:
+class SetWindow(NamedTuple):
     """How many calls of a function a client's maps may have outstanding or unread."""
 
     client: str
@@ -139,8 +122,7 @@ class SetWindow:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class TellPhase:
+class TellPhase(NamedTuple):
     """News of a pool for the clients that wait on it: ``building`` · ``starting`` · ``waiting`` · ``running``."""
 
     key: str

@@ -6,30 +6,27 @@ Times are seconds of one monotonic clock, given with `CallPlane.handle`; the cor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from stoker.core.calls import Payload, Result
 from stoker.core.placement import Capacity
 from stoker.types import ErrorInfo, FunctionSpec
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionDeclared:
+class FunctionDeclared(NamedTuple):
     """A function may be called from now on. ``key`` is its pool's."""
 
     spec: FunctionSpec
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionRetired:
+class FunctionRetired(NamedTuple):
     """No new calls will come (an app ended, or a newer version is current): the pool drains and goes."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(NamedTuple):
     """A client wants calls made. ``deadline`` is an absolute time. ``kind``: call · map · stream."""
 
     client: str
@@ -43,8 +40,7 @@ class Submitted:
     parent: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(NamedTuple):
     """A detached call of an earlier term."""
 
     id: str
@@ -61,51 +57,44 @@ class Restored:
     not_before: float
 
 
-@dataclass(frozen=True, slots=True)
-class Persisted:
+class Persisted(NamedTuple):
     """The writes of these tokens are durable."""
 
     tokens: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class PersistFailed:
+class PersistFailed(NamedTuple):
     """The writes of these tokens were refused by the store; nothing of them is there."""
 
     tokens: Sequence[int]
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class CancelAsked:
+class CancelAsked(NamedTuple):
     ids: Sequence[str]
     reason: str = "user"
     force: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ClientCame:
+class ClientCame(NamedTuple):
     client: str
 
 
-@dataclass(frozen=True, slots=True)
-class ClientLeft:
+class ClientLeft(NamedTuple):
     """``final``: it said goodbye, or its process is known to be gone; otherwise it may come back within the grace."""
 
     client: str
     final: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class StreamRead:
+class StreamRead(NamedTuple):
     """A stream's reader has room up to item ``upto``."""
 
     id: str
     upto: int
 
 
-@dataclass(frozen=True, slots=True)
-class ItemsCame:
+class ItemsCame(NamedTuple):
     """A worker's generator yielded ``payloads``, numbered from ``first``."""
 
     worker: str
@@ -115,8 +104,7 @@ class ItemsCame:
     payloads: Sequence[Payload]
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptsEnded:
+class AttemptsEnded(NamedTuple):
     """A worker reports attempts, in the order in which they ended."""
 
     worker: str
@@ -125,8 +113,7 @@ class AttemptsEnded:
     results: Sequence[Result]
 
 
-@dataclass(frozen=True, slots=True)
-class LeasesRevoked:
+class LeasesRevoked(NamedTuple):
     """A worker gives back attempts that it had not started."""
 
     worker: str
@@ -134,8 +121,7 @@ class LeasesRevoked:
     attempts: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class NodeReported:
+class NodeReported(NamedTuple):
     """A node is there, with its capacity and the workers that run on it (worker id, pool key, capacity held).
 
     ``anew``: its agent has just connected, so that orders to an agent before it may have been lost.
@@ -148,31 +134,27 @@ class NodeReported:
     anew: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class NodeLost:
+class NodeLost(NamedTuple):
     """A node's agent is past its lease, or gone: its workers are lost."""
 
     node: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerConnected:
+class WorkerConnected(NamedTuple):
     """A worker's lease socket is open. ``held`` are the attempts that it has and has not reported."""
 
     worker: str
     held: Sequence[tuple[str, int]] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerDisconnected:
+class WorkerDisconnected(NamedTuple):
     """A worker's lease socket closed: it has ended, which its agent will say, or it will connect again."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerProgress:
+class WorkerProgress(NamedTuple):
     """What a starting worker is doing: ``building`` · ``starting`` · ``started``."""
 
     worker: str
@@ -180,8 +162,7 @@ class WorkerProgress:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerRefused:
+class WorkerRefused(NamedTuple):
     """A worker could not be started. With ``retry``, only not now (another program holds the capacity)."""
 
     worker: str
@@ -189,8 +170,7 @@ class WorkerRefused:
     retry: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerGone:
+class WorkerGone(NamedTuple):
     """A worker's process has ended. ``cause``: exit · signal · memory · stopped · unknown."""
 
     worker: str
@@ -198,16 +178,14 @@ class WorkerGone:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class RecoveryBegan:
+class RecoveryBegan(NamedTuple):
     """An earlier term's workers may be out there: lease nothing until these nodes have reported, or ``until``."""
 
     nodes: Sequence[str]
     until: float
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(NamedTuple):
     """Time has passed; nothing else."""
 
 

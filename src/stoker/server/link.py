@@ -36,8 +36,11 @@ class Greeter(Protocol):
     def greeted(self, link: Link, hello: Hello) -> Peer:
         """Admit a peer and answer it, or raise the `StokerError` that it is rejected with."""
 
+    unsent: list[Link]
+    """The links that were sent something since the last `flush`."""
+
     def flush(self) -> None:
-        """Have what was decided for the messages so far carried out."""
+        """Have what was decided for the messages so far carried out, and what was sent written."""
 
 
 class Link(asyncio.Protocol):
@@ -90,12 +93,8 @@ class Link(asyncio.Protocol):
     def send(self, message: Any, parts: Sequence[Buffer] = ()) -> None:
         """Queue a message for the next `flush`."""
         if not self._out:
-            self._links.add(self)
+            self._greeter.unsent.append(self)
         self._out.extend(wire.encode(message, parts))
-
-    @property
-    def unsent(self) -> bool:
-        return bool(self._out)
 
     def flush(self) -> None:
         """Write what was sent since the last time."""

@@ -30,6 +30,8 @@ def unpack(sizes: Sequence[int], segments: Segments, body: memoryview) -> list[P
         ProtocolError: sizes that do not add up, or a segment whose name could leave its directory.
     """
     parts: list[Payload]
+    if not segments and len(sizes) == 1 and sizes[0] == body.nbytes <= KEEP_VIEW_BYTES:
+        return [bytes(body)]  # a call by itself, as most are
     if body.nbytes <= KEEP_VIEW_BYTES * len(sizes):
         data = bytes(body)
         parts, at = [], 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from stoker.core.calls import Call, Delivery
 from stoker.types import CallState, ErrorInfo
@@ -14,8 +13,7 @@ KEPT_CALLS = 2000
 OF_A_BATCH = 50  # of a batch of no-ops the last ones are kept: this is on the hot path
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     call: Call
     finished: float
     seconds: float
@@ -26,21 +24,19 @@ class Records:
     """See the module."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, Record] = OrderedDict()
+        self._kept: deque[Record] = deque(maxlen=KEPT_CALLS)
 
     def add(self, deliveries: Sequence[Delivery], *, now: float) -> None:
         for delivery in deliveries[-OF_A_BATCH:]:
             if delivery.call is not None:
                 result = delivery.result
-                self._kept[delivery.id] = Record(delivery.call, now, result.seconds, result.error)
-        while len(self._kept) > KEPT_CALLS:
-            self._kept.popitem(last=False)
+                self._kept.append(Record(delivery.call, now, result.seconds, result.error))
 
     def get(self, call_id: str) -> Record | None:
-        return self._kept.get(call_id)
+        return next((record for record in reversed(self._kept) if record.call.id == call_id), None)
 
     def newest(self) -> list[Record]:
-        return list(reversed(self._kept.values()))
+        return list(reversed(self._kept))
 
 
 def state_name(state: CallState) -> str:

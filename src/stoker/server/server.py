@@ -80,6 +80,7 @@ class Server:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     sessions: dict[str, Session] = field(default_factory=dict)
     links: set[Link] = field(default_factory=set)
+    unsent: list[Link] = field(default_factory=list)
     to_acknowledge: set[WorkerLinks] = field(default_factory=set)
     usage: dict[str, tuple[float, int]] = field(default_factory=dict)
     pids: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -145,8 +146,9 @@ class Server:
         """Write what was sent, and set the timer for when the core wants to be asked again."""
         if self.to_acknowledge and self._ack_timer is None:
             self._ack_timer = self.loop.call_later(ACK_SECONDS, self._acknowledge)
-        for link in self.links:
-            if link.unsent:
+        if self.unsent:
+            unsent, self.unsent = self.unsent, []
+            for link in unsent:
                 link.flush()
         self._set_timer()
 

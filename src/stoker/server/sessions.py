@@ -50,8 +50,9 @@ class Session:
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Send settled calls, and keep them until they are acknowledged."""
-        for delivery in deliveries:
-            self.streams.pop(delivery.id, None)
+        if self.streams:
+            for delivery in deliveries:
+                self.streams.pop(delivery.id, None)
         seq = self.outbox.add(deliveries)
         if self.link is not None:
             sizes, segments, parts = payloads.pack(d.result.payload for d in deliveries)

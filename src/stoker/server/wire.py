@@ -27,7 +27,7 @@ def decode(kind: int, header: bytes) -> Any:
         raise ProtocolError(f"There is no message of kind {kind}.")
     try:
         return decoder.decode(header)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"A {KINDS[kind].__name__} is malformed: {error}") from None
 
 

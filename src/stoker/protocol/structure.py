@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
+from math import isfinite
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from stoker.errors import ProtocolError
@@ -26,24 +27,52 @@ def _as_dict(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not part of a message")
 
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"), default=_as_dict, check_circular=False)
-_scan: Callable[[str], Any] = json.JSONDecoder().decode
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), default=_as_dict, check_circular=False, allow_nan=False)
+_scan: Callable[[str], Any] = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def _make_encode() -> Callable[[dict[str, Any]], str]:
     """Return the standard library's encoder, made once: `JSONEncoder.encode` makes one for each document."""
     if c_make_encoder is None:
         return _ENCODER.encode
-    chunks = c_make_encoder(None, _as_dict, encode_basestring_ascii, None, ":", ",", False, False, True)
+    chunks = c_make_encoder(None, _as_dict, encode_basestring_ascii, None, ":", ",", False, False, False)
     return lambda document: "".join(chunks(document, 0))
 
 
 _encode = _make_encode()
+_SURROGATE = "\\ud"  # how half a pair is escaped, and whole pairs too: what has it is looked at more closely
 
 
 def encode_header(message: Any) -> tuple[int, bytes]:
-    """Return (kind, JSON header) of a message."""
-    return KIND_OF[type(message)], _encode(vars(message)).encode()
+    """Return (kind, JSON header) of a message.
+
+    What JSON has no notation for, and the other side would close the connection over, is replaced: half a surrogate
+    pair (in the name of a file that is no UTF-8) by U+FFFD, a number that is not finite by null.
+    """
+    document = vars(message)
+    try:
+        text = _encode(document)
+    except ValueError:
+        text = _encode(_sayable(document))
+    if _SURROGATE in text:
+        text = _encode(_sayable(document))
+    return KIND_OF[type(message)], text.encode()
+
+
+def _sayable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {_sayable(key): _sayable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_sayable(item) for item in value]
+    return _sayable(_as_dict(value)) if is_dataclass(value) else value
 
 
 def decode_header(kind: int, header: bytes) -> Any:
@@ -59,7 +88,8 @@ def decode_header(kind: int, header: bytes) -> Any:
         document = _scan(header.decode())
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"The header of a {cls.__name__} is no JSON: {error}") from None
-    if kind in _HOT and document.keys() == _HOT[kind] and not document.get("errors"):
+    hot = _HOT.get(kind)
+    if hot is not None and isinstance(document, dict) and document.keys() == hot and not document.get("errors"):
         # What comes with every call, whole, from a server that checks what it sends on: taken over as it is.
         message = object.__new__(cls)
         vars(message).update(document)

@@ -18,7 +18,7 @@ class CallState(str, Enum):
 
     ACCEPTING = "accepting"  # detached only: not yet committed
     QUEUED = "queued"
-    LEASED = "leased"  # handed to a worker; `running` in what users read
+    LEASED = "running"  # handed to a worker, which may have others to run before it
     BACKOFF = "backoff"  # waits for its next attempt
     SUCCEEDED = "succeeded"
     FAILED = "failed"

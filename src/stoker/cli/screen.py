@@ -22,7 +22,6 @@ FLEXIBLE_MIN = 8
 STATE_STYLES = {
     "running": "cyan",
     "busy": "cyan",
-    "leased": "cyan",
     "succeeded": "green",
     "idle": "green",
     "failed": "red",
@@ -85,7 +84,7 @@ def clock(at: float) -> str:
 
 def state(name: str) -> Callable[[Mapping[str, Any]], str]:
     def cell(row: Mapping[str, Any]) -> str:
-        text = "running" if row.get(name) == "leased" else str(row.get(name, ""))
+        text = str(row.get(name, ""))
         style = STATE_STYLES.get(text)
         return f"[{style}]{text}[/{style}]" if style else text
 

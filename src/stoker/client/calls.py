@@ -18,6 +18,14 @@ from stoker.protocol.payload import decode
 from stoker.protocol.remote_exceptions import decode_exception
 from stoker.types import ErrorInfo, Outcome
 
+_ENDS_THE_CALLER = frozenset(
+    {
+        "builtins.SystemExit",
+        "builtins.KeyboardInterrupt",
+        "builtins.GeneratorExit",
+        "asyncio.exceptions.CancelledError",
+    }
+)
 REFUSED = -1  # beside `Outcome`: the call was never accepted
 FAILED_HERE = -2  # the client itself gave up, because the server is gone for good
 BATCH_MAX_CALLS = 512
@@ -173,7 +181,10 @@ def error_of(settled: Settled, *, call_id: str, label: str) -> BaseException:
             return CallCancelled(f"{label} (call {call_id}) was cancelled.", call_id=call_id, function=label)
         info = ErrorInfo("CallError", f"{label} (call {call_id}) ended without a value and without saying why.")
     if "." in info.type_name:
-        found: BaseException = decode_exception(settled.data, info, call_id=call_id, function=label)
+        # `SystemExit`, `KeyboardInterrupt` and their like would end the caller's program, or stop its loop or generator:
+        # from another process they are told of, as what happened there.
+        harmless = settled.data if not _ENDS_THE_CALLER.intersection(info.mro) else b""
+        found: BaseException = decode_exception(harmless, info, call_id=call_id, function=label)
         return found
     error = from_wire(info.type_name, info.message, info.fields)
     if isinstance(error, CallError):

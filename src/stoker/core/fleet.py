@@ -304,7 +304,8 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
     for call in reversed(running):
         if call.state is CallState.LEASED:
             _end_under(st, worker, call, event)
-    if not worker.done and worker.state not in {WorkerState.DRAINING, WorkerState.STOPPING}:
+    # A call that takes its worker down is bounded by its own retries: only starts that came to nothing wait longer.
+    if not worker.done and not running and worker.state not in {WorkerState.DRAINING, WorkerState.STOPPING}:
         _punish(st, pool)
         if pool.bad_starts >= BAD_STARTS_MAX and worker.state is WorkerState.STARTING:
             message = (

@@ -46,20 +46,19 @@ class Side:
                 start_new_session=True,
             )
 
-    def turn(self, **keywords: Any) -> Figures:
+    def turn(self, **keywords: Any) -> Any:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(keywords) + "\n")
         self.process.stdin.flush()
         return self.answer()
 
-    def answer(self) -> Figures:
+    def answer(self) -> Any:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()
             raise RuntimeError(f"{self.place.function} ended ({self.process.returncode}):\n{self._log_tail()}")
-        found: Figures = json.loads(line)
-        return found
+        return json.loads(line)
 
     def end(self) -> None:
         assert self.process.stdin is not None

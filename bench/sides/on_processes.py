@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from bench.sides.timing import percentiles, rate
+from bench.sides.timing import percentiles, rate, tenths
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -38,3 +38,14 @@ def large_arrays() -> Iterator[Callable[..., Any]]:
 
     with ProcessPoolExecutor(CORES) as pool:
         yield lambda megabytes: one_array(numpy.ones(megabytes * 125_000), lambda x: pool.submit(add_one, x).result())
+
+
+def million_map() -> Iterator[Callable[..., Any]]:
+    """One long `imap`: its rate, tenth by tenth, and the memory of the client."""
+    with get_context("fork").Pool(CORES) as pool:
+
+        def turn(calls: int) -> dict[str, Any]:
+            results = pool.imap(nothing, iter(range(calls)), chunksize=1)
+            return tenths(results, calls, {"client": os.getpid()})
+
+        yield turn

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import stoker
-from bench.processes import rss, servers_under
-from bench.sides.timing import percentiles, rate
+from bench.processes import servers_under
+from bench.sides.timing import percentiles, rate, tenths
 
 app = stoker.App("bench")
 
@@ -52,15 +50,6 @@ def million_map() -> Iterator[Callable[..., Any]]:
 
         def turn(calls: int) -> dict[str, Any]:
             results = nothing.map(iter(range(calls)))
-            tenths, client_memory, server_memory = [], [], []
-            for _ in range(10):
-                began = time.perf_counter()
-                for _ in range(5):
-                    last = sum(1 for _ in itertools.islice(results, calls // 50))
-                    assert last == calls // 50
-                    client_memory.append(rss(os.getpid()))
-                    server_memory.append(rss(server))
-                tenths.append(calls / 10 / (time.perf_counter() - began))
-            return {"tenths": tenths, "client": client_memory, "server": server_memory}
+            return tenths(results, calls, {"client": os.getpid(), "server": server})
 
         yield turn

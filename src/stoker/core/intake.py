@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from stoker.core import admission, recovery, settling
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core.calls import Call, Payload, Result, stoker_error
+from stoker.core.calls import Call, Payload, Result, Settlement, stoker_error
 from stoker.core.placement import why_never
 from stoker.core.pools import Pool, WorkerState
 from stoker.core.state import State
@@ -211,7 +212,13 @@ def persist_failed(st: State, event: e.PersistFailed) -> None:
             st.emit(c.TellRefused(call.client, [call.id], stoker_error("StoreError", message)))
         settlements = st.settling.pop(token, None)
         if settlements:
-            st.at(st.now + st.limits.persist_retry, lambda again=settlements: st.settlements.extend(again))  # type: ignore[misc]
+            st.at(st.now + st.limits.persist_retry, partial(_persist_again, st, token, settlements))
+
+
+def _persist_again(st: State, token: int, settlements: list[Settlement]) -> None:
+    """Write down what had ended, under the same token: workers are owed the acknowledgement of that one."""
+    st.settling[token] = settlements
+    st.writes.append(c.PersistSettled(token, settlements))
 
 
 def restore(st: State, event: e.Restored) -> None:

@@ -54,6 +54,7 @@ class Link(asyncio.Protocol):
         self._peer: Peer | None = None
         self._out: list[Buffer] = []
         self._deadline: asyncio.TimerHandle | None = None
+        self.held_back = True  # not read from while it does not read; see `pause_writing`
         self.uid = -1
         self.pid = 0
 
@@ -91,7 +92,9 @@ class Link(asyncio.Protocol):
             self._deadline.cancel()
 
     def send(self, message: Any, parts: Sequence[Buffer] = ()) -> None:
-        """Queue a message for the next `flush`."""
+        """Queue a message for the next `flush`; to a peer that is gone it is dropped."""
+        if self._transport is None:
+            return
         if not self._out:
             self._greeter.unsent.append(self)
         self._out.extend(wire.encode(message, parts))
@@ -117,12 +120,16 @@ class Link(asyncio.Protocol):
             self._transport.close()
 
     def pause_writing(self) -> None:
-        """Take nothing more from a peer that does not read what it is sent."""
-        if self._transport is not None and not self._transport.is_closing():
+        """Take nothing more from a peer that does not read what it is sent.
+
+        A worker reads and writes in one thread: while it sends a big result it does not read its big lease, so it is
+        not ``held_back``, or both ends would wait for ever. What it is sent is bounded by what it is leased.
+        """
+        if self.held_back and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self.held_back and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -20,6 +20,7 @@ from stoker.protocol.frames import Buffer, split_body
 from stoker.protocol.messages import Segments
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+_INDEX = re.compile(r"[0-9]{1,9}")
 KEEP_VIEW_BYTES = 4096  # smaller parts are copied out of their frame, so that one waiting call does not hold its batch
 
 
@@ -46,9 +47,9 @@ def unpack(sizes: Sequence[int], segments: Segments, body: memoryview) -> list[P
         parts = [p if p.nbytes > KEEP_VIEW_BYTES else bytes(p) for p in split_body(body, sizes)]
     for index, described in segments.items():
         name, length = described if len(described) == 2 else ("", "")
-        if not (index.isdigit() and int(index) < len(parts) and isinstance(name, str) and isinstance(length, int)):
+        if not (_INDEX.fullmatch(index) and int(index) < len(parts)):
             raise ProtocolError(f"A segment was announced for payload {index!r:.20}, which is not there.")
-        if not _NAME.fullmatch(name):
+        if not (isinstance(name, str) and isinstance(length, int) and length >= 0 and _NAME.fullmatch(name)):
             raise ProtocolError(f"{name!r:.60} is no name of a segment.")
         parts[int(index)] = Segment(name, length)
     return parts

@@ -206,6 +206,7 @@ class Server:
     def _worker(self, link: Link, hello: m.Hello) -> Peer:
         links = self._links_of(hello)
         link.send(self._welcome())
+        link.held_back = False
         links.leases = link
         return WorkerPeer(self, links, link)
 
@@ -265,8 +266,8 @@ class Server:
         self.sessions.pop(session.name, None)
         owed = session.outbox.clear()
         self.discard([d.result.payload for d in owed if d.call is not None and not d.call.detached])
-        for stream in session.streams.values():
-            self.discard([payload for _, payload in stream.items])
+        for call_id in list(session.streams):
+            self.discard(session.close_stream(call_id))
         for app, run_id in session.runs:
             self.functions.retire_run(app, run_id)
 
@@ -301,7 +302,7 @@ class Server:
             for session in {*watchers, asker} - {None}:
                 by_session.setdefault(session, []).append(delivery)
         for session, theirs in by_session.items():
-            if session is not None and session.name in self.sessions:
+            if session is not None and self.sessions.get(session.name) is session:
                 session.deliver(theirs)
 
     def watch_any(self, session: Session, ids: list[str]) -> None:

@@ -19,6 +19,8 @@ from stoker.server.link import Link
 if TYPE_CHECKING:
     from stoker.server.server import Server
 
+PRIORITY_MAX = 1 << 31  # more than anybody needs; a number that the store could not hold would refuse others' calls too
+
 
 @dataclass(slots=True)
 class Stream:
@@ -50,9 +52,6 @@ class Session:
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Send settled calls, and keep them until they are acknowledged."""
-        if self.streams:
-            for delivery in deliveries:
-                self.streams.pop(delivery.id, None)
         seq = self.outbox.add(deliveries)
         if self.link is not None:
             sizes, segments, parts = payloads.pack(d.result.payload for d in deliveries)
@@ -78,6 +77,11 @@ class Session:
         while stream is not None and stream.items and stream.items[0][0] < number:
             done.append(stream.items.popleft()[1])
         return done
+
+    def close_stream(self, call_id: str) -> list[Payload]:
+        """Forget a stream whose end its reader has, or will never have; return its items that were still kept."""
+        stream = self.streams.pop(call_id, None)
+        return [payload for _, payload in stream.items] if stream is not None else []
 
     def resend(self) -> None:
         """Send again, on a new connection, all that is not acknowledged."""
@@ -121,6 +125,8 @@ class ClientPeer:
         ids = message.ids
         if len(set(ids)) != len(ids) or len(ids) != len(message.sizes):
             raise ProtocolError("The ids and sizes of a Submit do not belong together.")
+        if abs(message.priority) > PRIORITY_MAX:
+            raise ProtocolError(f"A priority is a number from -{PRIORITY_MAX} to {PRIORITY_MAX}.")
         if message.acked:
             self._acknowledged(message.acked)
         loads = payloads.unpack(message.sizes, message.segments, body)
@@ -130,6 +136,7 @@ class ClientPeer:
             ids, loads = server.not_accepted_before(session, ids, loads)
         if len(session.outbox) and any(call_id in session.outbox for call_id in ids):
             # Sent again by a client that reconnected, while its result is on its way: that answers it.
+            server.discard([load for call_id, load in zip(ids, loads, strict=True) if call_id in session.outbox])
             kept = [i for i, call_id in enumerate(ids) if call_id not in session.outbox]
             ids, loads = [ids[i] for i in kept], [loads[i] for i in kept]
         spec = server.functions.ensure(message.function)
@@ -156,6 +163,10 @@ class ClientPeer:
     def _acknowledged(self, seq: int) -> None:
         done = self._session.outbox.acknowledge(seq)
         self._server.discard([d.result.payload for d in done if d.call is not None and not d.call.detached])
+        if self._session.streams:
+            # Only now: a reader that reconnects is sent its last items together with the end of the stream.
+            for delivery in done:
+                self._server.discard(self._session.close_stream(delivery.id))
 
     def _cancel(self, message: m.Cancel, body: memoryview) -> None:
         self._server.decide(e.CancelAsked(message.ids, message.reason, message.force))

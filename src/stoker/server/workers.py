@@ -85,6 +85,7 @@ class WorkerPeer:
             loads = payloads.unpack(message.sizes, message.segments, body)
             self._server.decide(e.ItemsCame(self._worker, message.id, message.attempt, message.first, loads))
         elif isinstance(message, m.Held):
+            _check_columns(message)
             held = list(zip(message.ids, message.attempts, strict=True))
             self._server.decide(e.WorkerConnected(self._worker, held))
         else:
@@ -110,6 +111,11 @@ class WorkerPeer:
         if self._links.leases is self._link:
             self._links.leases = None
             self._server.decide(e.WorkerDisconnected(self._worker))
+
+
+def _check_columns(message: m.Held | m.Revoked) -> None:
+    if len(message.ids) != len(message.attempts):
+        raise ProtocolError(f"The columns of a {type(message).__name__} do not belong together.")
 
 
 def _results_of(message: m.Results, loads: list[Payload]) -> list[Result]:
@@ -138,6 +144,7 @@ class ControlPeer:
     def received(self, message: Any, body: memoryview) -> None:
         if not isinstance(message, m.Revoked):
             raise ProtocolError(f"A worker does not send {type(message).__name__} on its control socket.")
+        _check_columns(message)
         self._server.decide(e.LeasesRevoked(self._links.worker, message.ids, message.attempts))
 
     def closed(self) -> None:

@@ -24,6 +24,7 @@ from stoker.engine.base import Engine
 from stoker.errors import PermissionDenied, ProtocolError, StokerError, VersionMismatch
 from stoker.protocol import messages as m
 from stoker.server import restart
+from stoker.server.client_processes import ClientProcesses
 from stoker.server.execution import Executor, error_info, wall_offset
 from stoker.server.functions import Functions
 from stoker.server.link import Link, Peer
@@ -91,6 +92,7 @@ class Server:
         now = self.loop.time()
         self.wall_offset = wall_offset(now)
         self.plane = CallPlane(prefix=f"w{self.epoch}-", now=now)
+        self.client_processes = ClientProcesses(self._client_ended)
         self.tokens = WorkerTokens.kept_in(self.config.state_dir / "worker.secret")
         self.files = PayloadFiles(self.config.segments, self.config.spill)
         self.file_thread = ThreadPoolExecutor(1, thread_name_prefix="payload-files")
@@ -238,6 +240,7 @@ class Server:
             session.link.close()
         session.link = link
         session.left_at = 0.0
+        self.client_processes.watch(session.name, link.pid)
         link.send(self._welcome())
         session.resend()
         self.decide(e.ClientCame(session.name))
@@ -256,6 +259,18 @@ class Server:
         else:
             self.loop.call_later(self.plane.state.limits.client_grace, self._forget_if_away, session, session.left_at)
 
+    def _client_ended(self, name: str) -> None:
+        """A client's process has ended: it does not come back."""
+        session = self.sessions.get(name)
+        if session is None:
+            return
+        link, session.link = session.link, None
+        if link is not None:
+            link.close()
+        self.decide(e.ClientLeft(name, final=True))
+        self.forget(session)
+        self.flush()
+
     def _forget_if_away(self, session: Session, left_at: float) -> None:
         if session.link is None and session.left_at == left_at:
             self.forget(session)
@@ -264,6 +279,7 @@ class Server:
     def forget(self, session: Session) -> None:
         """A client will not come back: drop what it was owed, and end its runs."""
         self.sessions.pop(session.name, None)
+        self.client_processes.forget(session.name)
         owed = session.outbox.clear()
         self.discard([d.result.payload for d in owed if d.call is not None and not d.call.detached])
         for call_id in list(session.streams):
@@ -488,6 +504,7 @@ class Server:
         for timer in (self._timer, self._ack_timer):
             if timer is not None:
                 timer.cancel()
+        self.client_processes.close()
         self.writer.close()
         self.file_thread.shutdown()
         self.store.close()

@@ -11,7 +11,7 @@ is no way to find the next frame in a stream that lied once.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from stoker._version import PROTOCOL_VERSION
@@ -76,8 +76,24 @@ class FrameReader:
         """Bytes of an unfinished frame; a stream that ends with some was truncated."""
         return len(self._buffer)
 
-    def feed(self, data: Buffer) -> Iterator[Frame]:
-        """Yield the frames that are complete with this data. Their buffers are the reader's no longer."""
+    def feed(self, data: Buffer) -> Iterable[Frame]:
+        """Return the frames that are complete with this data. Their buffers are the reader's no longer."""
+        if not self._buffer and len(data) >= PREFIX.size:
+            # The usual case, and the one in which somebody waits: one frame, whole, by itself.
+            magic, version, kind, header_size, body_size = PREFIX.unpack_from(data)
+            body_at = PREFIX.size + header_size
+            if (
+                body_at + body_size == len(data)
+                and magic == MAGIC
+                and version == PROTOCOL_VERSION
+                and header_size <= HEADER_MAX_BYTES
+                and len(data) <= self.limit
+            ):
+                view = memoryview(data)
+                return (Frame(kind, bytes(view[PREFIX.size : body_at]), view[body_at:]),)
+        return self._feed(data)
+
+    def _feed(self, data: Buffer) -> Iterator[Frame]:
         if self._buffer:
             self._buffer += data
             if len(self._buffer) < self._needed:

@@ -488,9 +488,14 @@ class Server:
         self.decide(e.RecoveryBegan(self.engine.expected_nodes(), self.now() + NODE_LEASE_SECONDS))
         self.functions.load()
         self.run(restart.restore_pending(self), name="restore pending calls")
-        self.run(restart.expire_results(self, every=RETENTION_SWEEP_SECONDS), name="expire results")
+        self.run(restart.expire_results(self, every=self._sweep_seconds), name="expire results")
         await self.engine.start_up()
         self.flush()
+
+    @property
+    def _sweep_seconds(self) -> float:
+        """How often results are looked at: often enough that none is kept twice as long as was stated."""
+        return min(RETENTION_SWEEP_SECONDS, max(1.0, self.config.retention / 2))
 
     async def end(self) -> None:
         """Stop everything that runs; what is queued and detached stays in the store."""

@@ -158,7 +158,7 @@ def _own(st: State, pool: Pool, client: str, taken: list[Call]) -> None:
     st.by_client.setdefault(client, {}).update((call.id, call) for call in taken)
     before = pool.clients.get(client, 0)
     pool.clients[client] = before + len(taken)
-    if not before:
+    if not before and taken[0].kind == "map":
         share_windows(st, pool)
 
 

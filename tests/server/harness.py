@@ -1,0 +1,263 @@
+"""A server in this process, on a loop of its own thread, with scripted clients and workers on real Unix sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+
+from stoker.blobs.memory import MemoryBlobStore
+from stoker.core.state import Limits
+from stoker.engine.fake import FakeEngine
+from stoker.errors import ConnectionFailed, StoreError, from_wire
+from stoker.protocol import messages as m
+from stoker.protocol.frames import Buffer
+from stoker.server.link import Link
+from stoker.server.server import Server, ServerConfig
+from stoker.store.base import Store, Write
+from stoker.store.memory import MemoryBacking, MemoryStore
+from stoker.transport.sockets import FrameSocket, connect_unix, greet
+from stoker.types import FunctionSpec
+from tests.core.world import spec as core_spec
+from tests.waiting import wait_until
+
+T = TypeVar("T")
+PATIENCE_SECONDS = 10.0
+
+
+def spec(name: str = "f", *, run_id: str = "r1", kind: str = "function", **options: Any) -> FunctionSpec:
+    return replace(core_spec(name, **options), run_id=run_id, kind=kind)
+
+
+class GatedStore(MemoryStore):
+    """A store whose commits wait at a gate, or are refused."""
+
+    def __init__(self, backing: MemoryBacking | None = None) -> None:
+        super().__init__(backing)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.refusing = ""
+        self.commits: list[list[Write]] = []
+
+    def write(self, epoch: int, rows: Sequence[Write]) -> None:
+        assert self.gate.wait(PATIENCE_SECONDS)
+        if self.refusing:
+            raise StoreError(self.refusing)
+        super().write(epoch, rows)
+        self.commits.append(list(rows))
+
+
+class Running:
+    """A server that runs until `stop`."""
+
+    def __init__(
+        self, root: Path, *, store: Store | None = None, engine: FakeEngine | None = None, limits: Limits | None = None
+    ) -> None:
+        self.store = store or MemoryStore()
+        self.engine = engine or FakeEngine()
+        self.config = ServerConfig("persistent", root / "run", root / "state", root / "shm", retention=3600.0)
+        for place in (self.config.run_dir, self.config.state_dir):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._peers: list[Peer] = []
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(limits,), name="server under test")
+        self._thread.start()
+        assert self._ready.wait(PATIENCE_SECONDS)
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self, limits: Limits | None) -> None:
+        try:
+            uvloop.run(self._serve(limits))
+        except BaseException as error:
+            self._failure = error
+            self._ready.set()
+
+    async def _serve(self, limits: Limits | None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.done = asyncio.Event()
+        epoch = self.store.begin_term()
+        self.server = server = Server(
+            config=self.config, store=self.store, blobs=MemoryBlobStore(), engine=self.engine, epoch=epoch
+        )
+        if limits is not None:
+            server.plane.state.limits = limits
+        self.config.socket.unlink(missing_ok=True)
+        listener = await self.loop.create_unix_server(lambda: Link(server, server.links), str(self.config.socket))
+        await server.begin()
+        self._ready.set()
+        await self.done.wait()
+        listener.close()
+        await server.end()
+
+    def stop(self) -> None:
+        """End the server; whatever a test left at a gate goes on first."""
+        if isinstance(self.store, GatedStore):
+            self.store.gate.set()
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self.done.set)
+            self._thread.join(PATIENCE_SECONDS)
+        for peer in self._peers:
+            peer.frames.close()
+        assert not self._thread.is_alive()
+        if self._failure is not None:
+            raise self._failure
+
+    def on_loop(self, work: Callable[[], T]) -> T:
+        """Do something in the server's thread and return what it returned."""
+
+        async def run() -> T:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE_SECONDS)
+
+    def connect(self) -> FrameSocket:
+        """Connect without a greeting."""
+        return self._adopt(Peer(connect_unix(str(self.config.socket), timeout=PATIENCE_SECONDS))).frames
+
+    def client(self, name: str = "c-1", *, token: str = "") -> Peer:
+        peer = self._adopt(Peer(connect_unix(str(self.config.socket), timeout=PATIENCE_SECONDS)))
+        peer.welcome = greet(peer.frames, role="client", name=name, token=token)
+        return peer
+
+    def worker(self, worker: str = "", *, held: Sequence[tuple[str, int]] = (), fresh: bool = True) -> ScriptedWorker:
+        """Connect as a worker that the engine was told to start; by default the newest one."""
+        if not worker:
+            worker = wait_until(lambda: next(reversed(self.engine.specs), ""), message="a worker was ordered")
+        made = ScriptedWorker(self, worker)
+        made.leases.frames.send(m.Held([i for i, _ in held], [n for _, n in held], fresh=fresh))
+        return made
+
+    def _adopt(self, peer: Peer) -> Peer:
+        self._peers.append(peer)
+        return peer
+
+    def register(self, client: Peer, *specs: FunctionSpec) -> dict[str, str]:
+        answer = client.ask(
+            "register", app=specs[0].app, run_id=specs[0].run_id, functions=[asdict(one) for one in specs]
+        )
+        keys: dict[str, str] = answer["keys"]
+        return keys
+
+    def segments(self) -> set[str]:
+        return {path.name for path in self.config.segments.iterdir()}
+
+
+class Peer:
+    """One end of a connection. What came and was not asked for yet is kept."""
+
+    def __init__(self, frames: FrameSocket) -> None:
+        self.frames = frames
+        self.welcome: m.Welcome | None = None
+        self._came: deque[tuple[Any, list[bytes]]] = deque()
+        self._requests = 0
+
+    def send(self, message: Any, *parts: Buffer) -> None:
+        self.frames.send(message, parts)
+
+    def submit(self, key: str, ids: Sequence[str], *data: bytes, **fields: Any) -> None:
+        parts = data or tuple(f"in {call_id}".encode() for call_id in ids)
+        self.send(m.Submit(key, list(ids), list(map(len, parts)), **fields), *parts)
+
+    def receive(self, kind: type[T]) -> tuple[T, list[bytes]]:
+        """Return the next message of a kind with its parts; others that come meanwhile wait for their turn."""
+        for at, (message, parts) in enumerate(self._came):
+            if isinstance(message, kind):
+                del self._came[at]
+                return message, parts
+        while True:
+            received = self.frames.receive()
+            parts = [bytes(part) for part in received.parts()] if getattr(received.message, "sizes", None) else []
+            if isinstance(received.message, kind):
+                return received.message, parts
+            self._came.append((received.message, parts))
+
+    def get(self, kind: type[T]) -> T:
+        return self.receive(kind)[0]
+
+    def nothing(self, kind: type[Any]) -> bool:
+        """Tell whether no message of a kind has come, up to the answer to a request that is sent now."""
+        self.ask("blobs_missing", digests=[])
+        return not any(isinstance(message, kind) for message, _ in self._came)
+
+    def ask(self, verb: str, **params: Any) -> Any:
+        """Ask a request and return its result, or raise what it was answered with."""
+        self._requests += 1
+        self.send(m.Request(self._requests, verb, params))
+        reply = self.get(m.Reply)
+        assert reply.id == self._requests
+        if reply.error is not None:
+            raise from_wire(reply.error.type_name, reply.error.message, reply.error.fields)
+        return reply.result
+
+    def result_of(self, call_id: str) -> tuple[int, Any]:
+        """Return a call's outcome, and its value or the name of its error."""
+        while True:
+            results, parts = self.receive(m.Results)
+            if call_id in results.ids:
+                at = results.ids.index(call_id)
+                error = results.errors.get(str(at))
+                return results.outcomes[at], error.type_name if error is not None else parts[at]
+
+    def close(self) -> None:
+        self.frames.shutdown()
+        self.frames.close()
+
+    def is_closed(self) -> bool:
+        """Wait for the server to close the connection; what it says before is dropped."""
+        try:
+            while True:
+                self.frames.receive()
+        except ConnectionFailed:
+            return True
+
+
+class ScriptedWorker:
+    """A worker's two sockets."""
+
+    def __init__(self, running: Running, worker: str) -> None:
+        token = running.server.tokens.token(worker)
+        self.id = worker
+        self.token = token
+        self.sent = 0
+        path = str(running.config.socket)
+        self.leases = running._adopt(Peer(connect_unix(path, timeout=PATIENCE_SECONDS)))
+        greet(self.leases.frames, role="worker", name=worker, token=token)
+        self.control = running._adopt(Peer(connect_unix(path, timeout=PATIENCE_SECONDS)))
+        greet(self.control.frames, role="control", name=worker, token=token)
+
+    def lease(self) -> tuple[m.Lease, list[bytes]]:
+        return self.leases.receive(m.Lease)
+
+    def leased(self, count: int) -> dict[str, int]:
+        """Take leases until there are so many; return the attempt of each call."""
+        found: dict[str, int] = {}
+        while len(found) < count:
+            lease, _ = self.lease()
+            found.update(zip(lease.ids, lease.attempts, strict=True))
+        return found
+
+    def finish(self, attempts: dict[str, int], *data: bytes, seq: int = 0, **fields: Any) -> int:
+        """Report attempts as done; return the number of the frame."""
+        self.sent = seq or self.sent + 1
+        ids = list(attempts)
+        parts = data or tuple(f"out {call_id}".encode() for call_id in ids)
+        columns: dict[str, Any] = {
+            "outcomes": [0] * len(ids),
+            "sizes": list(map(len, parts)),
+            "attempts": list(attempts.values()),
+            "seconds": [0.01] * len(ids),
+        }
+        self.leases.send(m.Results(self.sent, ids, **{**columns, **fields}), *parts)
+        return self.sent
+
+    def close(self) -> None:
+        self.leases.close()
+        self.control.close()

@@ -46,6 +46,7 @@ class Session:
         self.new_call_id = call_ids(self.id)
         self.connection.dial()
         self.reader = Reader(self.connection, self.dispatcher)
+        self._closed = False
         self.holders = 0  # `app.run()` blocks that are open
 
     @property
@@ -171,7 +172,10 @@ class Session:
             raise self.reader.failure
 
     def close(self) -> None:
-        """End the session: output is flushed, an embedded server ends, whoever still waits is told."""
+        """End the session: output is flushed, an embedded server ends, whoever still waits is told. Twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
         unfinished = self.connection.calls.unfinished_spawns()
         if not self.failed:
             self._say_goodbye()

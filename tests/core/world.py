@@ -40,6 +40,7 @@ class FakeWorker:
     capacity: Capacity
     connected: bool = False
     draining: bool = False
+    stopped: bool = False
     leases: dict[str, int] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
 
@@ -102,6 +103,9 @@ class World:
         elif isinstance(command, c.DrainWorker):
             if command.worker in self.workers:
                 self.workers[command.worker].draining = True
+        elif isinstance(command, c.StopWorker):
+            if command.worker in self.workers:
+                self.workers[command.worker].stopped = True
         elif isinstance(command, c.Deliver):
             for delivery in command.deliveries:
                 self.results.setdefault(delivery.id, []).append((command.client, delivery.result))
@@ -175,6 +179,8 @@ class World:
             while self.unwritten:
                 self.write()
             self.connect_all()
+            for worker in [w for w in self.workers.values() if w.stopped]:
+                self.kill(worker.id, cause="stopped")
             for worker in list(self.workers.values()):
                 if worker.draining and not worker.leases:
                     del self.workers[worker.id]

@@ -323,15 +323,12 @@ class Server:
 
     def watch_any(self, session: Session, ids: list[str]) -> None:
         """Send the results of detached calls, of this term or an earlier one, now or when they are there."""
-        rest = []
-        for call_id in ids:
-            call = self.plane.state.calls.get(call_id)
-            if call is not None:
-                self.watch(session, [call_id])
-            elif call_id not in session.outbox:
-                rest.append(call_id)
         found = []
-        for call_id in rest:
+        for call_id in ids:
+            if call_id in self.plane.state.calls:
+                self.watch(session, [call_id])
+                continue
+            # Even where the session has been sent it: it may have dealt with that, and asks for another handle.
             record = self.store.call(call_id)
             if record is not None and record.settled is None:
                 self.watch(session, [call_id])

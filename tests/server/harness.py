@@ -157,6 +157,7 @@ class Peer:
         self.frames = frames
         self.welcome: m.Welcome | None = None
         self._came: deque[tuple[Any, list[bytes]]] = deque()
+        self._results: dict[str, tuple[int, Any]] = {}
         self._requests = 0
 
     def send(self, message: Any, *parts: Buffer) -> None:
@@ -199,12 +200,12 @@ class Peer:
 
     def result_of(self, call_id: str) -> tuple[int, Any]:
         """Return a call's outcome, and its value or the name of its error."""
-        while True:
+        while call_id not in self._results:
             results, parts = self.receive(m.Results)
-            if call_id in results.ids:
-                at = results.ids.index(call_id)
+            for at, one in enumerate(results.ids):
                 error = results.errors.get(str(at))
-                return results.outcomes[at], error.type_name if error is not None else parts[at]
+                self._results[one] = results.outcomes[at], error.type_name if error is not None else parts[at]
+        return self._results.pop(call_id)
 
     def close(self) -> None:
         self.frames.shutdown()

@@ -20,14 +20,48 @@ here is 0 and ``segments[str(i)]`` is ``[name, size]``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stoker.types import ErrorInfo, FunctionSpec, ImageSpec
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from typing import dataclass_transform
+
+    @dataclass_transform(frozen_default=True, field_specifiers=(field,))
+    def message(cls: type[T]) -> type[T]:
+        """Make a frozen dataclass."""
+
+else:
+
+    def message(cls):
+        """Make a dataclass that type checkers take for a frozen one.
+
+        Three processes import this page before a program's first result, and each call makes four messages: what
+        `dataclass` generates for comparing, printing and freezing every one of them costs more than half of both.
+        """
+        cls.__eq__, cls.__repr__, cls.__hash__ = _equal, _shown, None
+        return dataclass(eq=False, repr=False)(cls)
+
+
+def _values(message: Any) -> dict[str, Any]:
+    # Not `vars`: msgspec leaves a default where it is, in the class.
+    return {name: getattr(message, name) for name in message.__dataclass_fields__}
+
+
+def _equal(self: Any, other: object) -> bool:
+    return type(self) is type(other) and _values(self) == _values(other)
+
+
+def _shown(self: Any) -> str:
+    return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in _values(self).items())})"
+
 
 Segments = dict[str, list[str | int]]
 
 
-@dataclass(frozen=True)
+@message
 class Hello:
     """The first frame of every connection. ``role``: client · worker · control · agent.
 
@@ -44,7 +78,7 @@ class Hello:
     term: int = 0
 
 
-@dataclass(frozen=True)
+@message
 class Welcome:
     """The server's answer. ``segments`` and ``spill`` are directories for payload segments, empty on another machine.
 
@@ -59,7 +93,7 @@ class Welcome:
     grace: float = 60.0  # seconds for which the server keeps what a client that went away is owed
 
 
-@dataclass(frozen=True)
+@message
 class Rejected:
     """The server's other answer; it closes the connection after it. ``type_name`` is one of `stoker.errors`."""
 
@@ -68,7 +102,7 @@ class Rejected:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@message
 class Submit:
     """Calls of one function. ``kind``: ``call`` (single) · ``map`` (within a window) · ``stream``.
 
@@ -88,14 +122,14 @@ class Submit:
     acked: int = 0
 
 
-@dataclass(frozen=True)
+@message
 class Accepted:
     """Detached calls that are committed."""
 
     ids: list[str]
 
 
-@dataclass(frozen=True)
+@message
 class RefusedCalls:
     """Calls that were not accepted, all for one reason."""
 
@@ -103,7 +137,7 @@ class RefusedCalls:
     error: ErrorInfo
 
 
-@dataclass(frozen=True)
+@message
 class Results:
     """Settled calls (server to client) or finished attempts (worker to server).
 
@@ -123,14 +157,14 @@ class Results:
     errors: dict[str, ErrorInfo] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@message
 class Ack:
     """Everything up to this `Results.seq` is safe with the receiver and may be forgotten by the sender."""
 
     seq: int
 
 
-@dataclass(frozen=True)
+@message
 class Items:
     """What a generator yielded: items ``first``, ``first + 1``, … of one call's attempt."""
 
@@ -141,7 +175,7 @@ class Items:
     segments: Segments = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@message
 class StreamCredit:
     """The reader of a stream has room up to item number ``upto`` (exclusive)."""
 
@@ -149,14 +183,14 @@ class StreamCredit:
     upto: int
 
 
-@dataclass(frozen=True)
+@message
 class Watch:
     """Send the results of these detached calls to me, as they come or at once."""
 
     ids: list[str]
 
 
-@dataclass(frozen=True)
+@message
 class Cancel:
     """Cancel calls. ``force`` skips the grace. ``reason``: ``user`` · ``closed`` (a stream's reader) · ``sibling``."""
 
@@ -165,7 +199,7 @@ class Cancel:
     force: bool = False
 
 
-@dataclass(frozen=True)
+@message
 class Window:
     """How many calls of one function a client's maps may have outstanding or unread."""
 
@@ -173,7 +207,7 @@ class Window:
     size: int
 
 
-@dataclass(frozen=True)
+@message
 class Notice:
     """News for people: ``kind`` is ``log`` · ``phase`` · ``warning``; see `stoker.server.notices`."""
 
@@ -181,7 +215,7 @@ class Notice:
     data: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@message
 class PutBlob:
     """The body is the blob of this SHA-256. Answered by `Reply` with the same ``id``."""
 
@@ -189,7 +223,7 @@ class PutBlob:
     digest: str
 
 
-@dataclass(frozen=True)
+@message
 class Request:
     """Everything that is not on the hot path: a verb and its parameters. Answered by `Reply`."""
 
@@ -198,7 +232,7 @@ class Request:
     params: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@message
 class Reply:
     """The answer to a `Request`: a result, or one of `stoker.errors`. The body, if any, belongs to the verb."""
 
@@ -207,7 +241,7 @@ class Reply:
     error: ErrorInfo | None = None
 
 
-@dataclass(frozen=True)
+@message
 class Lease:
     """Attempts for a worker to run, in order. ``attempts`` start at 1. ``kinds`` as in `Submit`.
 
@@ -223,7 +257,7 @@ class Lease:
     acked: int = 0
 
 
-@dataclass(frozen=True)
+@message
 class Held:
     """A worker's first words after `Hello` on its lease socket: the attempts it has leased and not yet reported.
 
@@ -235,7 +269,7 @@ class Held:
     fresh: bool = False
 
 
-@dataclass(frozen=True)
+@message
 class CancelAttempts:
     """Cancel attempts, running or leased. After ``grace`` seconds the worker may be killed."""
 
@@ -245,7 +279,7 @@ class CancelAttempts:
     reason: str = "user"
 
 
-@dataclass(frozen=True)
+@message
 class Revoke:
     """Give back those of these attempts that have not been started."""
 
@@ -253,7 +287,7 @@ class Revoke:
     attempts: list[int]
 
 
-@dataclass(frozen=True)
+@message
 class Revoked:
     """The attempts given back: they will never run here."""
 
@@ -261,14 +295,14 @@ class Revoked:
     attempts: list[int]
 
 
-@dataclass(frozen=True)
+@message
 class Drain:
     """Take no more leases; finish what runs, run exit hooks, exit."""
 
     reason: str = ""
 
 
-@dataclass(frozen=True)
+@message
 class NodeState:
     """An agent's first words after `Hello`, and again when they change: the node, and the workers that run on it.
 
@@ -288,7 +322,7 @@ class NodeState:
     memory_held: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@message
 class StartWorker:
     """Start a worker on its grant: ``cpus`` cores and ``memory`` bytes (0: unlimited). ``token`` is the worker's own.
 
@@ -303,7 +337,7 @@ class StartWorker:
     memory: int = 0
 
 
-@dataclass(frozen=True)
+@message
 class StopWorker:
     """End a worker: terminate, and after ``grace`` seconds kill it and all it started."""
 
@@ -313,7 +347,7 @@ class StopWorker:
     reason: str = ""
 
 
-@dataclass(frozen=True)
+@message
 class WorkerStarted:
     """A worker process runs. ``how``: ``fork`` · ``fresh``. ``seconds``: how long each phase of starting it took."""
 
@@ -323,7 +357,7 @@ class WorkerStarted:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@message
 class StartFailed:
     """A worker could not be started. With ``retry`` it may work later (the capacity is held by another program)."""
 
@@ -332,7 +366,7 @@ class StartFailed:
     retry: bool = False
 
 
-@dataclass(frozen=True)
+@message
 class WorkerExited:
     """A worker process is gone, with everything it started.
 
@@ -347,7 +381,7 @@ class WorkerExited:
     peak_memory: int = 0
 
 
-@dataclass(frozen=True)
+@message
 class Phase:
     """What a starting worker is waiting for: ``phase`` is ``building`` · ``starting``; ``detail`` for people."""
 
@@ -356,7 +390,7 @@ class Phase:
     detail: str = ""
 
 
-@dataclass(frozen=True)
+@message
 class LogLines:
     """Output of one worker: ``calls[i]`` is the call that printed ``texts[i]``, empty for native output."""
 
@@ -368,19 +402,19 @@ class LogLines:
     texts: list[str]
 
 
-@dataclass(frozen=True)
+@message
 class FlushLogs:
     """Send all output written so far, then `LogsFlushed`."""
 
     id: int
 
 
-@dataclass(frozen=True)
+@message
 class LogsFlushed:
     id: int
 
 
-@dataclass(frozen=True)
+@message
 class Usage:
     """What workers use now: seconds of CPU so far, bytes resident."""
 
@@ -389,7 +423,7 @@ class Usage:
     memory: list[int]
 
 
-@dataclass(frozen=True)
+@message
 class BuildImage:
     """Have an environment built on this node. Answered by `Reply`; progress comes as `Phase` with this ``worker``."""
 

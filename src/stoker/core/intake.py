@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from stoker.core import admission, recovery, settling
+from stoker.core import admission, leasing, recovery, settling
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.calls import Call, Payload, Result, Settlement, stoker_error
@@ -144,6 +144,8 @@ def _take(st: State, pool: Pool, event: e.Submitted, ids: Sequence[str], payload
     _tie_to_parent(st, event.parent, len(taken))
     if st.held:
         taken = [call for call in taken if not recovery.adopt(st, call)]
+    if len(taken) == 1 and leasing.lease_at_once(st, pool, taken[0]):
+        return
     for call in taken:
         pool.queue.push(call)
     st.touch(pool)

@@ -43,6 +43,27 @@ def _lease_to(st: State, pool: Pool, worker: Worker, count: int) -> None:
             st.sweep_by(st.now + STUCK_SECONDS)
 
 
+def lease_at_once(st: State, pool: Pool, call: Call) -> bool:
+    """Hand a call that has just come in to an idle worker, if there is one and nobody is before it in the queue."""
+    if len(pool.queue) or st.recovering_until is not None:
+        return False
+    for worker in pool.workers.values():
+        if worker.idle and worker.done != pool.options.recycle_after:
+            worker.head_since = st.now
+            _give(st, worker, call)
+            st.emit(c.LeaseCalls(worker.id, (call,)))
+            return True
+    return False
+
+
+def _give(st: State, worker: Worker, call: Call) -> None:
+    call.state = CallState.LEASED
+    call.attempt += 1
+    call.worker = worker
+    call.leased_at = st.now
+    worker.leased[call.id] = call
+
+
 def _limit(pool: Pool) -> int:
     options = pool.options
     return options.concurrency if options.concurrency > 1 else depth(pool.seconds)
@@ -64,11 +85,7 @@ def _take(st: State, pool: Pool, worker: Worker, count: int) -> list[Call]:
             continue
         if not leased:
             worker.head_since = now
-        call.state = CallState.LEASED
-        call.attempt += 1
-        call.worker = worker
-        call.leased_at = now
-        leased[call.id] = call
+        _give(st, worker, call)
         calls.append(call)
     return calls
 

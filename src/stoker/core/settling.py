@@ -17,7 +17,8 @@ def after_lease_ended(st: State, worker: Worker) -> None:
         worker.idle_since = st.now
     if worker.id in st.nodes[worker.node].lent:
         lend(st, worker)
-    st.touch(worker.pool)
+    if len(worker.pool.queue) or not worker.pool.is_plain:
+        st.touch(worker.pool)
 
 
 def finish(st: State, call: Call, result: Result) -> None:

@@ -17,6 +17,7 @@ from stoker.server import wire
 log = logging.getLogger(__name__)
 
 GREETING_SECONDS = 10.0  # for a peer to say who it is
+CLOSING_SECONDS = 1.0  # for peers to read what they were sent last; one that was stopped (Ctrl-Z) never would
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of the peer
 
 
@@ -116,8 +117,14 @@ class Link(asyncio.Protocol):
         self.close()
 
     def close(self) -> None:
+        """Close once all that was sent is written."""
         if self._transport is not None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """Close now."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def pause_writing(self) -> None:
         """Take nothing more from a peer that does not read what it is sent.
@@ -141,3 +148,19 @@ class Link(asyncio.Protocol):
         if peer is not None:
             peer.closed()
             self._greeter.flush()
+
+
+async def close_all(links: set[Link]) -> None:
+    """Close links, and return when they are closed: a loop does not end with bytes that nobody reads."""
+    for link in list(links):
+        link.flush()
+        link.close()
+    give_up = asyncio.get_running_loop().time() + CLOSING_SECONDS
+    pause = 0.0
+    while links and asyncio.get_running_loop().time() < give_up:
+        await asyncio.sleep(pause)
+        pause = 0.005
+    for link in list(links):
+        link.abort()
+    while links:
+        await asyncio.sleep(0)

@@ -18,8 +18,10 @@ from stoker.errors import ProtocolError, StoreError
 from stoker.paths import private_dir
 from stoker.protocol.frames import Buffer, split_body
 from stoker.protocol.messages import Segments
+from stoker.transport.segments import SegmentDir
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+_PARTIAL = ".partial"
 _INDEX = re.compile(r"[0-9]{1,9}")
 KEEP_VIEW_BYTES = 4096  # smaller parts are copied out of their frame, so that one waiting call does not hold its batch
 
@@ -71,11 +73,14 @@ def pack(payloads: Iterable[Payload]) -> tuple[list[int], Segments, list[Buffer]
 
 
 class PayloadFiles:
-    """The two directories. Methods that touch files are called in the server's writer thread."""
+    """The two directories. Methods that touch files are called in the server's threads for them."""
 
-    def __init__(self, segments: Path, spill: Path) -> None:
+    def __init__(self, segments: Path, spill: Path, *, pool_bytes: int = 0) -> None:
         self.segments = private_dir(segments)
         self.spill = private_dir(spill)
+        for left in self.spill.glob(f"*{_PARTIAL}"):  # of a server that was killed while it copied
+            left.unlink(missing_ok=True)
+        self._shared = SegmentDir(self.segments, self.spill, pool_bytes=pool_bytes)
 
     def persist(self, payload: Payload) -> tuple[bytes, str]:
         """Make a payload durable; return it as (bytes, file name), one of them empty.
@@ -86,11 +91,11 @@ class PayloadFiles:
         if not isinstance(payload, Segment):
             return bytes(payload), ""
         target = self.spill / payload.name
+        partial = self.spill / f"{payload.name}{_PARTIAL}"
         source = self.segments / payload.name
         try:
             if source.exists():
-                partial = target.with_suffix(".partial")
-                with source.open("rb") as reader, open(partial, "xb", opener=_private) as writer:
+                with source.open("rb") as reader, open(partial, "wb", opener=_private) as writer:
                     shutil.copyfileobj(reader, writer, 1 << 20)
                     writer.flush()
                     os.fsync(writer.fileno())
@@ -101,7 +106,7 @@ class PayloadFiles:
                     os.fsync(reader.fileno())
             _sync_dir(self.spill)
         except OSError as error:
-            target.with_suffix(".partial").unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise StoreError(f"A payload of {payload.size} bytes could not be kept in {self.spill}: {error}") from error
         return b"", payload.name
 
@@ -109,14 +114,11 @@ class PayloadFiles:
         """Remove the files of payloads that are nobody's any more."""
         for payload in payloads:
             if isinstance(payload, Segment):
-                (self.segments / payload.name).unlink(missing_ok=True)
-                (self.spill / payload.name).unlink(missing_ok=True)
+                self._shared.delete(payload.name)
 
-    def delete_shared(self, payloads: Iterable[Payload]) -> None:
-        """Remove the shared-memory files only: what a detached call left in the spill directory is kept."""
-        for payload in payloads:
-            if isinstance(payload, Segment):
-                (self.segments / payload.name).unlink(missing_ok=True)
+    def drain_pool(self) -> None:
+        """Give back the memory that was kept for the next big payloads."""
+        self._shared.drain_pool()
 
     def remove(self) -> None:
         """Remove the shared-memory directory; the server is going."""

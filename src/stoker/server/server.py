@@ -27,7 +27,7 @@ from stoker.server import restart
 from stoker.server.client_processes import ClientProcesses
 from stoker.server.execution import Executor, error_info, wall_offset
 from stoker.server.functions import Functions
-from stoker.server.link import Link, Peer
+from stoker.server.link import Link, Peer, close_all
 from stoker.server.news import News
 from stoker.server.payloads import PayloadFiles, stored
 from stoker.server.records import Records
@@ -42,6 +42,8 @@ from stoker.types import CallState, ErrorInfo, FunctionSpec, Outcome
 log = logging.getLogger(__name__)
 
 ACK_SECONDS = 0.02  # a worker keeps its results so much longer; a lease that comes first carries the word
+POOL_BYTES = 256 << 20  # of deleted segments: writing over them is three times as fast as into fresh memory
+POOL_SECONDS = 5.0  # without big payloads, after which their memory goes back to the system
 NODE_LEASE_SECONDS = 30.0  # how long a restarted server waits for a node's report before it leases anything
 RETENTION_SWEEP_SECONDS = 600.0
 
@@ -94,7 +96,7 @@ class Server:
         self.plane = CallPlane(prefix=f"w{self.epoch}-", now=now)
         self.client_processes = ClientProcesses(self._client_ended)
         self.tokens = WorkerTokens.kept_in(self.config.state_dir / "worker.secret")
-        self.files = PayloadFiles(self.config.segments, self.config.spill)
+        self.files = PayloadFiles(self.config.segments, self.config.spill, pool_bytes=POOL_BYTES)
         self.file_thread = ThreadPoolExecutor(1, thread_name_prefix="payload-files")
         self.writer = StoreWriter(
             self.store, self.epoch, done=self._persisted, failed=self._persist_failed, fenced=self._fenced
@@ -119,6 +121,7 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._ack_timer: asyncio.TimerHandle | None = None
+        self._pool_timer: asyncio.TimerHandle | None = None
         self._new_agent = True
 
     # The core
@@ -465,6 +468,9 @@ class Server:
         files = [load for load in loads if isinstance(load, Segment)]
         if files:
             self.file_thread.submit(self.files.delete, files)
+            if self._pool_timer is not None:
+                self._pool_timer.cancel()
+            self._pool_timer = self.loop.call_later(POOL_SECONDS, self.file_thread.submit, self.files.drain_pool)
 
     # Life
 
@@ -500,10 +506,8 @@ class Server:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for link in list(self.links):
-            link.flush()
-            link.close()
-        for timer in (self._timer, self._ack_timer):
+        await close_all(self.links)
+        for timer in (self._timer, self._ack_timer, self._pool_timer):
             if timer is not None:
                 timer.cancel()
         self.client_processes.close()

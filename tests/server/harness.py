@@ -147,7 +147,8 @@ class Running:
         return keys
 
     def segments(self) -> set[str]:
-        return {path.name for path in self.config.segments.iterdir()}
+        """Return the names of the payloads in shared memory."""
+        return {path.name for path in self.config.segments.iterdir() if path.is_file()}
 
 
 class Peer:

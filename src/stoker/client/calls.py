@@ -181,8 +181,8 @@ def error_of(settled: Settled, *, call_id: str, label: str) -> BaseException:
             return CallCancelled(f"{label} (call {call_id}) was cancelled.", call_id=call_id, function=label)
         info = ErrorInfo("CallError", f"{label} (call {call_id}) ended without a value and without saying why.")
     if "." in info.type_name:
-        # `SystemExit`, `KeyboardInterrupt` and their like would end the caller's program, or stop its loop or generator:
-        # from another process they are told of, as what happened there.
+        # `SystemExit`, `KeyboardInterrupt` and their like would end the caller's program, or stop its loop or
+        # generator: from another process they are told of, as what happened there.
         harmless = settled.data if not _ENDS_THE_CALLER.intersection(info.mro) else b""
         found: BaseException = decode_exception(harmless, info, call_id=call_id, function=label)
         return found

@@ -83,7 +83,8 @@ async def call_rows(server: Server, *, app: str, function: str, state: str, limi
         rows[call.id] = row_of(call, wall=wall)
     for record in server.records.newest():
         rows.setdefault(record.call.id, row_of(record.call, wall=wall, record=record))
-    for stored in await asyncio.to_thread(lambda: server.store.calls(limit=limit)):
+    wanted = CallState(state) if state else None
+    for stored in await asyncio.to_thread(lambda: server.store.calls(state=wanted, limit=limit)):
         rows.setdefault(stored.call.id, _stored_row(server, stored))
     chosen = [row for row in rows.values() if _matches(row, app=app, function=function, state=state)]
     return sorted(chosen, key=lambda row: row["created"], reverse=True)[:limit]

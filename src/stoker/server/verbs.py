@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Params = dict[str, Any]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]  # of rows or lines: what one reply may hold
 Answer = Callable[[Session, Params], Awaitable[Any]]
 
 WORKERS_MAY = frozenset({"lookup", "register", "blobs_missing", "call", "cancel", "logs", "flush", "end_run"})
@@ -235,7 +236,7 @@ class Verbs:
             app=_get(params, "app", str, ""),
             function=_get(params, "function", str, ""),
             state=_get(params, "state", str, ""),
-            limit=_get(params, "limit", int, 100),
+            limit=_get(params, "limit", Count, 100),
         )
 
     async def do_call(self, session: Session, params: Params) -> Params:
@@ -252,7 +253,7 @@ class Verbs:
 
     async def do_logs(self, session: Session, params: Params) -> Params:
         wanted = {key: _get(params, key, str) for key in ("call", "app", "function", "worker") if params.get(key)}
-        query: Params = {**wanted, "tail": _get(params, "tail", int, 1000), "functions": self._keys_of(wanted)}
+        query: Params = {**wanted, "tail": _get(params, "tail", Count, 1000), "functions": self._keys_of(wanted)}
         lines = await self._server.engine.ask("logs", query)
         labels = {key: spec.label for key, spec in self._server.functions.specs.items()}
         return {"lines": [{**line, "function": labels.get(line["function"], line["function"])} for line in lines]}

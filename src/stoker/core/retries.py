@@ -7,7 +7,10 @@ from stoker.types import ErrorInfo, OptionsSpec, RetrySpec
 
 def delay(spec: RetrySpec, failures: int) -> float:
     """Return the seconds to wait before the retry that follows the n-th failure (n from 1)."""
-    return min(spec.max_delay, spec.initial_delay * spec.backoff ** (failures - 1))
+    try:
+        return min(spec.max_delay, spec.initial_delay * spec.backoff ** (failures - 1))
+    except OverflowError:  # after a thousand failures or so
+        return spec.max_delay
 
 
 def wants_retry(options: OptionsSpec, failures: int, error: ErrorInfo | None) -> bool:

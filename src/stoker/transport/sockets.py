@@ -102,6 +102,8 @@ class FrameSocket:
     def receive_ready(self) -> list[Received]:
         """Return the messages that are there now, none if there are none; for use after a poll of `fileno`.
 
+        It waits for nothing where no timeout is set; Python's sockets wait for theirs even when told not to.
+
         Raises:
             ConnectionFailed: the peer closed, or the connection broke.
             ProtocolError: what came is no frame.

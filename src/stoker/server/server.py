@@ -21,7 +21,7 @@ from stoker.core.placement import Capacity
 from stoker.core.plane import CallPlane
 from stoker.engine import base as engine_base
 from stoker.engine.base import Engine
-from stoker.errors import PermissionDenied, ProtocolError, StokerError, VersionMismatch
+from stoker.errors import NotFound, PermissionDenied, ProtocolError, StokerError, VersionMismatch
 from stoker.protocol import messages as m
 from stoker.server import restart
 from stoker.server.client_processes import ClientProcesses
@@ -226,6 +226,10 @@ class Server:
     def _links_of(self, hello: m.Hello) -> WorkerLinks:
         if self.tokens.worker_of(hello.token) != hello.name:
             raise PermissionDenied(f"The token is not that of worker {hello.name!r}.")
+        state = self.plane.state
+        if state.recovering_until is not None and hello.name not in state.workers:
+            # It was quicker than its node to find the server again; told to drain, it would end. It will try again.
+            raise NotFound(f"This server was restarted and has not heard yet of worker {hello.name!r}. Try again.")
         return self.worker_links(hello.name)
 
     def _client(self, link: Link, hello: m.Hello) -> Peer:

@@ -29,7 +29,9 @@ def processes_of(place: Path) -> dict[int, str]:
 def files_of(runtime: Path) -> list[str]:
     """Return the sockets and the directories of embedded runs below a runtime directory."""
     runs = [str(run) for run in (runtime / "runs").glob("*")]
-    sockets = [str(path) for path in runtime.rglob("*") if _is_socket(path)]
+    # Not by `rglob`: before Python 3.13 it fails where a directory goes while it looks.
+    files = [Path(place) / name for place, _, names in os.walk(runtime) for name in names]
+    sockets = [str(path) for path in files if _is_socket(path)]
     return sorted({*runs, *sockets})
 
 

@@ -140,6 +140,7 @@ def test_a_function_key_that_nobody_knows(server: PersistentServer, detached: bo
 def test_a_function_that_was_never_deployed(server: PersistentServer) -> None:
     with pytest.raises(stoker.NotFound, match=r"nothing"):
         stoker.Function.from_name("nothing", "here").remote(1)
+    sessions.close()
 
 
 def test_a_result_after_its_retention(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,13 +25,13 @@ class Told:
         self.epoch = self.store.begin_term()
         self.done: list[list[int]] = []
         self.failed: list[tuple[list[int], str]] = []
-        self.fenced: list[str] = []
+        self.over: list[str] = []
         self.writer = StoreWriter(
             self.store,
             self.epoch,
             done=self.done.append,
             failed=lambda tokens, reason: self.failed.append((tokens, reason)),
-            fenced=self.fenced.append,
+            over=self.over.append,
         )
 
     async def drained(self) -> None:
@@ -137,7 +137,7 @@ async def test_an_overtaken_server_is_told_and_writes_nothing(told: Told) -> Non
     told.writer.write(1, lambda: rows(1))
     told.writer.job(lambda: told.store.put_function(told.epoch, None))  # type: ignore[arg-type]
     await told.drained()
-    assert len(told.fenced) == 2
+    assert len(told.over) == 2
     assert (told.done, told.failed) == ([], [])
     assert told.store.pending_count() == 0
 
@@ -151,6 +151,18 @@ async def test_a_job_that_fails_does_not_end_the_thread(told: Told, caplog: pyte
     await told.drained()
     assert told.done == [[1]]
     assert "no such file" in caplog.text
+
+
+async def test_a_thread_that_fails_is_not_mourned_in_silence(told: Told, caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> Sequence[Write]:
+        raise ZeroDivisionError("an error in Stoker")
+
+    told.writer.write(1, broken)
+    while not told.over:
+        await asyncio.sleep(0)
+    assert "an error in Stoker" in told.over[0]
+    assert "the store's thread failed" in caplog.text
+    assert told.done == []
 
 
 async def test_closing_finishes_what_was_put_in(told: Told) -> None:

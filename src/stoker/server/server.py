@@ -99,7 +99,7 @@ class Server:
         self.files = PayloadFiles(self.config.segments, self.config.spill, pool_bytes=POOL_BYTES)
         self.file_thread = ThreadPoolExecutor(1, thread_name_prefix="payload-files")
         self.writer = StoreWriter(
-            self.store, self.epoch, done=self._persisted, failed=self._persist_failed, fenced=self._fenced
+            self.store, self.epoch, done=self._persisted, failed=self._persist_failed, over=self._store_over
         )
         self.executor = Executor(
             self,
@@ -460,8 +460,8 @@ class Server:
             links.settle()
             self.to_acknowledge.add(links)
 
-    def _fenced(self, reason: str) -> None:
-        log.error("another server has taken over: %s", reason)
+    def _store_over(self, reason: str) -> None:
+        log.error("this server ends: %s", reason)
         self.stopping.set()
 
     def _keep_function(self, spec: FunctionSpec) -> None:

@@ -30,7 +30,7 @@ class Batch:
 
 
 class StoreWriter:
-    """See the module. ``done`` and ``failed`` are called on the loop."""
+    """See the module. ``done``, ``failed`` and ``over`` (nothing will be written any more) are called on the loop."""
 
     def __init__(
         self,
@@ -39,13 +39,13 @@ class StoreWriter:
         *,
         done: Callable[[list[int]], None],
         failed: Callable[[list[int], str], None],
-        fenced: Callable[[str], None],
+        over: Callable[[str], None],
     ) -> None:
         self._store = store
         self._epoch = epoch
         self._done = done
         self._failed = failed
-        self._fenced = fenced
+        self._over = over
         self._queue: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -64,6 +64,13 @@ class StoreWriter:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # a server whose store's thread is gone must not go on as if it wrote
+            log.exception("the store's thread failed")
+            self._loop.call_soon_threadsafe(self._over, f"its store's thread failed: {error}")
+
+    def _work(self) -> None:
         while True:
             item = self._queue.get()
             while isinstance(item, Batch):
@@ -76,7 +83,7 @@ class StoreWriter:
         try:
             work()
         except Fenced as error:
-            self._loop.call_soon_threadsafe(self._fenced, str(error))
+            self._loop.call_soon_threadsafe(self._over, str(error))
         except (StokerError, OSError) as error:
             log.error("a job of the store's thread failed: %s", error)
 
@@ -105,7 +112,7 @@ class StoreWriter:
             if rows:
                 self._store.write(self._epoch, rows)
         except Fenced as error:
-            self._loop.call_soon_threadsafe(self._fenced, str(error))
+            self._loop.call_soon_threadsafe(self._over, str(error))
         except StokerError as error:
             log.error("the store refused %d rows: %s", len(rows), error)
             self._loop.call_soon_threadsafe(self._failed, tokens, str(error))

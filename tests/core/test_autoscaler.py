@@ -116,3 +116,10 @@ def test_spare_workers_are_kept_while_there_is_work() -> None:
     assert wanted(1, options=spec) == 3
     assert wanted(5, options=spec) == 4
     assert wanted(0, running=1, workers=1, options=spec) == 3
+
+
+def test_spare_workers_come_on_top_once_not_with_each_look() -> None:
+    spec = OptionsSpec(buffer_workers=1)
+    queue: dict[str, Any] = {"seconds": 0.01, "start_seconds": 0.1}
+    assert wanted(20, **queue, options=spec) == 3
+    assert wanted(20, **queue, starting=3, options=spec) == 3

@@ -43,10 +43,11 @@ def desired_workers(demand: Demand, options: OptionsSpec) -> int:
 def _needed(demand: Demand, options: OptionsSpec, useful: int) -> int:
     """Return the least number of workers that drain the queue before one more would be ready."""
     have = demand.workers + demand.starting
-    if not demand.queued or useful <= have:
-        return min(useful, have) if not demand.queued else max(1, useful)
-    if demand.seconds is None:
-        return useful
+    if not demand.queued:
+        return min(useful, have)
+    have -= options.buffer_workers  # those come on top: counted here, each look would add as many again
+    if demand.seconds is None or useful <= have:
+        return max(1, useful)
     seconds = max(demand.seconds, demand.oldest)
     start = demand.start_seconds or DEFAULT_START_SECONDS
     enough = math.ceil((demand.queued + demand.running) * seconds / (options.concurrency * start))

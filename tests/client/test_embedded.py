@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -13,11 +12,6 @@ from stoker.client import session as sessions
 from stoker.client.embedded import EmbeddedServer
 from stoker.client.session import Session
 from tests.waiting import wait_until
-
-
-@pytest.fixture(autouse=True)
-def own_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STOKER_RUNTIME_DIR", str(tmp_path))
 
 
 def test_a_server_of_ones_own_starts_answers_and_leaves_nothing() -> None:

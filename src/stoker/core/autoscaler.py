@@ -45,7 +45,9 @@ def _needed(demand: Demand, options: OptionsSpec, useful: int) -> int:
     have = demand.workers + demand.starting
     if not demand.queued:
         return min(useful, have)
-    have -= options.buffer_workers  # those come on top: counted here, each look would add as many again
+    # Spare workers come on top: counted here, each look at the same queue would add as many again.
+    busy = min(math.ceil(demand.running / options.concurrency), have)
+    have = max(busy, have - options.buffer_workers)
     if demand.seconds is None or useful <= have:
         return max(1, useful)
     seconds = max(demand.seconds, demand.oldest)

@@ -74,6 +74,8 @@ def test_what_a_killed_program_left_is_swept() -> None:
     assert not segments.exists()
     assert held.exists()
     os.close(lock)
+    embedded.sweep()
+    assert not held.exists()
 
 
 def test_a_worker_goes_to_the_server_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -390,3 +390,17 @@ def test_an_overdue_worker_is_stopped_and_its_call_times_out() -> None:
     assert result.outcome is Outcome.TIMEOUT
     assert result.error is not None
     assert result.error.type_name == "CallTimeout"
+
+
+def test_a_call_does_not_wait_behind_a_worker_that_cannot_be_reached() -> None:
+    world = World(cpus=2)
+    key = world.declare(spec())
+    world.submit(["a"], key=key)
+    world.connect_all()
+    silent = next(iter(world.workers.values()))
+    silent.connected = False
+    world.step(e.WorkerDisconnected(silent.id))
+    world.submit(["b"], key=key)
+    world.sleep(0.2)
+    assert len(world.workers) == 2
+    world.settle_everything()

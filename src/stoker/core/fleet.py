@@ -34,6 +34,8 @@ def scale(st: State, pool: Pool) -> None:
     demand = pool.demand(st.now)
     have = demand.workers + demand.starting
     wanted = desired_workers(demand, pool.options)
+    if pool.options.max_workers is not None:
+        wanted = min(wanted, pool.options.max_workers - pool.away)
     if pool.retired and not demand.queued:
         wanted = 0
     if wanted <= have:

@@ -135,6 +135,11 @@ class Pool:
     def load(self) -> Load:
         return Load(waiting=self.waiting_calls, slots=self.slots, seconds=self.seconds)
 
+    @property
+    def away(self) -> int:
+        """Workers that run somewhere and cannot be reached."""
+        return sum(1 for worker in self.workers.values() if worker.state is WorkerState.AWAY)
+
     def demand(self, now: float) -> Demand:
         queued = len(self.queue)
         running = workers = starting = 0
@@ -142,8 +147,8 @@ class Pool:
         concurrency = self.options.concurrency
         for worker in self.workers.values():
             state = worker.state
-            if state is WorkerState.DRAINING or state is WorkerState.STOPPING:
-                continue
+            if state is WorkerState.DRAINING or state is WorkerState.STOPPING or state is WorkerState.AWAY:
+                continue  # an absent one may be stopped for good: nothing is to wait behind what it holds
             if state is WorkerState.STARTING:
                 starting += 1
                 continue

@@ -21,7 +21,18 @@ PAGE_ROWS = 2000  # read and taken in at once: the loop stays answerable, and th
 
 
 async def restore_pending(server: Server) -> None:
-    """Take every accepted and unsettled call back in, in order, while the server works on."""
+    """Take every accepted and unsettled call back in, in order, while the server works on.
+
+    A store that cannot be read any further ends the server: going on without some of its calls would hide them.
+    """
+    try:
+        await _restore_pages(server)
+    except StokerError as error:
+        log.error("this server ends: its accepted calls could not be read: %s", error)
+        server.stopping.set()
+
+
+async def _restore_pages(server: Server) -> None:
     after, last = 0, server.store.last_seq()
     while after < last:
         rows = await asyncio.to_thread(server.store.pending, after_seq=after, limit=PAGE_ROWS)

@@ -460,6 +460,14 @@ class Server:
             links.settle()
             self.to_acknowledge.add(links)
 
+    def may_cancel(self, session: Session, call_id: str) -> bool:
+        """Tell whether a session may cancel a call: a worker's client only those of its own app."""
+        if not session.owner:
+            return True
+        call = self.plane.state.calls.get(call_id)
+        worker = self.plane.state.workers.get(session.owner)
+        return call is not None and worker is not None and call.pool.spec.app == worker.pool.spec.app
+
     def _store_over(self, reason: str) -> None:
         log.error("this server ends: %s", reason)
         self.stopping.set()
@@ -506,6 +514,8 @@ class Server:
 
     async def end(self) -> None:
         """Stop everything that runs; what is queued and detached stays in the store."""
+        # From here on workers end because we do: that is no loss of theirs, and counts against no call.
+        self.engine.set_listener(lambda event: None)
         await self.engine.shut_down()
         for task in list(self._tasks):
             task.cancel()

@@ -84,14 +84,17 @@ class Verbs:
         app, run_id = _get(params, "app", str), _get(params, "run_id", str)
         specs = _get(params, "functions", list[FunctionSpec])
         self._check_schedulable(specs)
-        if not session.owner:
-            session.runs.add((app, run_id))  # the run ends with its program; a worker only adds to it
+        if not session.owner or (app, run_id) not in self._server.functions.runs:
+            session.runs.add(
+                (app, run_id)
+            )  # the run ends with its program; a worker that calls its own only adds to it
         return {"keys": self._server.functions.register(specs, app=app, run_id=run_id)}
 
     async def do_end_run(self, session: Session, params: Params) -> None:
         app, run_id = _get(params, "app", str), _get(params, "run_id", str)
-        session.runs.discard((app, run_id))
-        self._server.functions.retire_run(app, run_id)
+        if (app, run_id) in session.runs:
+            session.runs.discard((app, run_id))
+            self._server.functions.retire_run(app, run_id)
 
     async def do_deploy(self, session: Session, params: Params) -> Params:
         app = _get(params, "app", str)
@@ -245,7 +248,8 @@ class Verbs:
     async def do_cancel(self, session: Session, params: Params) -> Params:
         ids = _get(params, "ids", list[str])
         calls = self._server.plane.state.calls
-        known = [call_id for call_id in ids if call_id in calls and not calls[call_id].state.settled]
+        open_calls = [call_id for call_id in ids if call_id in calls and not calls[call_id].state.settled]
+        known = [call_id for call_id in open_calls if self._server.may_cancel(session, call_id)]
         self._server.decide(e.CancelAsked(known, "user", _get(params, "force", bool, False)))
         return {"cancelled": known}
 

@@ -55,6 +55,7 @@ class Call:
         "state",
         "upto",
         "worker",
+        "yielded",
     )
 
     def __init__(  # noqa: PLR0917 - the hot path: keywords cost a third more
@@ -91,6 +92,7 @@ class Call:
         self.worker: Worker | None = None
         self.history: list[tuple[float, str, str]] | None = None
         self.items = 0  # stream items delivered
+        self.yielded: tuple[int, int] | None = None  # the attempt whose items came last, and how many came of it
         self.upto = 0  # stream items the reader has room for
         self.children = 0  # attached calls that this one waits for
 

@@ -195,14 +195,19 @@ def drain(st: State, worker: Worker, reason: str) -> None:
         worker.revoking = True
         st.emit(c.RevokeLeases(worker.id, [x.id for x in waiting], [x.attempt for x in waiting]))
     st.emit(c.DrainWorker(worker.id, reason))
-    since = st.now
+    since, grace = st.now, st.limits.stop_grace
 
     def stop_if_stuck() -> None:
-        if st.workers.get(worker.id) is worker and worker.state is WorkerState.DRAINING and not worker.leased:
-            worker.state = WorkerState.STOPPING
-            st.emit(c.StopWorker(worker.id, 0.0, f"it did not end within {st.now - since:.0f} s of being asked"))
+        if st.workers.get(worker.id) is not worker or worker.state is not WorkerState.DRAINING:
+            return
+        due = st.now + grace if worker.leased else max(since, worker.idle_since) + grace
+        if due > st.now:
+            st.at(due, stop_if_stuck)
+            return
+        worker.state = WorkerState.STOPPING
+        st.emit(c.StopWorker(worker.id, 0.0, f"it did not end within {grace:.0f} s of its last call"))
 
-    st.at(st.now + st.limits.stop_grace, stop_if_stuck)
+    st.at(since + grace, stop_if_stuck)
 
 
 def release_idle(st: State, pool: Pool) -> None:
@@ -232,6 +237,7 @@ def worker_connected(st: State, event: e.WorkerConnected) -> None:
     if worker.state in {WorkerState.STARTING, WorkerState.AWAY}:
         worker.state = WorkerState.READY
     worker.idle_since = worker.head_since = st.now
+    worker.revoking = False  # what was asked on the old connection may not have been heard
     recovery.reconcile(st, worker, dict(event.held))
     st.touch(worker.pool)
 
@@ -354,7 +360,10 @@ def node_reported(st: State, event: e.NodeReported) -> None:
     reported = {worker_id for worker_id, _, _ in event.workers}
     for worker_id, key, capacity in event.workers:
         pool = st.pools.get(key)
-        if worker_id in st.workers:
+        known = st.workers.get(worker_id)
+        if known is not None:
+            if event.anew and known.state is WorkerState.STOPPING:
+                st.emit(c.StopWorker(worker_id, 0.0, known.stop_reason or "it was to end"))
             continue
         if pool is None:
             st.emit(c.StopWorker(worker_id, st.limits.stop_grace, "its function is not known to this server"))

@@ -128,7 +128,7 @@ def _take(st: State, pool: Pool, event: e.Submitted, ids: Sequence[str], payload
         st.calls[call_id] = call
         taken.append(call)
     if deadline is not None:
-        st.at(deadline, lambda: _expire_all(st, taken))
+        st.at(deadline, lambda: _expire_all(st, ids))  # ids, as calls that were settled long before must not stay
     if detached:
         for call in taken:
             call.state = CallState.ACCEPTING
@@ -151,9 +151,11 @@ def _take(st: State, pool: Pool, event: e.Submitted, ids: Sequence[str], payload
     st.touch(pool)
 
 
-def _expire_all(st: State, calls: list[Call]) -> None:
-    for call in calls:
-        settling.expire(st, call)
+def _expire_all(st: State, ids: Sequence[str]) -> None:
+    for call_id in ids:
+        call = st.calls.get(call_id)
+        if call is not None:
+            settling.expire(st, call)
 
 
 def _own(st: State, pool: Pool, client: str, taken: list[Call]) -> None:
@@ -196,7 +198,9 @@ def _accepted(st: State, calls: list[Call]) -> None:
         told.setdefault(call.client, []).append(call.id)
         if call.state is CallState.ACCEPTING:
             st.move(call, CallState.QUEUED)
-            if not (st.held and recovery.adopt(st, call)):
+            if call.deadline is not None and st.now >= call.deadline:
+                settling.expire(st, call)  # it passed meanwhile, when nothing could be done about it
+            elif not (st.held and recovery.adopt(st, call)):
                 call.pool.queue.push(call)
                 st.touch(call.pool)
     for client, ids in told.items():
@@ -208,6 +212,8 @@ def persist_failed(st: State, event: e.PersistFailed) -> None:
     for token in event.tokens:
         for call in st.accepting.pop(token, ()):
             call.pool.accepting -= 1
+            if call.state.settled:
+                continue  # it was cancelled meanwhile, which its client is told
             del st.calls[call.id]
             st.discard(call.payload)
             message = f"The call could not be written down, so it was not accepted: {event.reason}"

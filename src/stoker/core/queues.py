@@ -42,6 +42,8 @@ class FairQueue:
         if call.queued:
             call.queued = False
             self._size -= 1
+            if not self._size:
+                self._levels.clear()  # nothing comes up any more that would let go of those that were taken out
 
     def pop(self) -> Call | None:
         """Return the next call, None if there is none."""

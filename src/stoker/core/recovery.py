@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core import leasing, settling
+from stoker.core import leasing, settling, streams
 from stoker.core.calls import Call, Result
 from stoker.core.pools import Worker, WorkerState
 from stoker.core.state import Held, State
@@ -50,31 +50,94 @@ def reconcile(st: State, worker: Worker, held: dict[str, int]) -> None:
     for call_id, attempt in held.items():
         if call_id not in worker.leased:
             _claim(st, worker, call_id, attempt)
-    strays = [call for call in worker.leased.values() if call.id not in held and call.state is CallState.LEASED]
+    strays = [(call, call.attempt) for call in worker.leased.values() if call.id not in held]
     if strays:
-        attempts = [call.attempt for call in strays]
-
-        def requeue_strays() -> None:
-            for call, attempt in zip(strays, attempts, strict=True):
-                if worker.leased.get(call.id) is call and call.attempt == attempt and call.state is CallState.LEASED:
-                    del worker.leased[call.id]
-                    leasing.requeue(st, call)
-
-        st.at(st.now + STRAY_SECONDS, requeue_strays)
+        st.at(st.now + STRAY_SECONDS, lambda: _requeue_strays(st, worker, strays))
     node_settled(st)
+
+
+def _requeue_strays(st: State, worker: Worker, strays: list[tuple[Call, int]]) -> None:
+    """Take back what the worker has not; of calls that were settled meanwhile only the worker's place is freed."""
+    if st.workers.get(worker.id) is not worker:
+        return  # it has ended, and its calls went elsewhere
+    for call, attempt in strays:
+        if worker.leased.get(call.id) is not call or (call.worker is worker and call.attempt != attempt):
+            continue
+        del worker.leased[call.id]
+        if call.state is CallState.LEASED and call.worker is worker:
+            leasing.requeue(st, call)
+    settling.after_lease_ended(st, worker)
 
 
 def _claim(st: State, worker: Worker, call_id: str, attempt: int) -> None:
     call = st.calls.get(call_id)
+    held = st.held.get(call_id)
     if call is not None and call.state is CallState.QUEUED and call.worker is None:
         _give(st, worker, call, attempt)
-    elif call is None:
-        worker.unknown[call_id] = attempt
-        st.held[call_id] = Held(worker.id, attempt, None, st.now + st.limits.client_grace)
-        st.at(st.now + st.limits.client_grace, lambda: _give_up(st, call_id, attempt))
+        return
+    worker.unknown[call_id] = attempt
+    if call is None and (held is None or held.result is None):
+        _hold(st, worker.id, call_id, attempt)
     else:
         st.emit(c.CancelRunning(worker.id, [call_id], [attempt], st.limits.cancel_grace, "it is run elsewhere"))
-        worker.unknown[call_id] = attempt
+
+
+def _hold(st: State, worker_id: str, call_id: str, attempt: int) -> Held:
+    """Keep what a worker has of a call that nobody has asked this term for, for the client's grace."""
+    until = st.now + st.limits.client_grace
+    held = st.held.get(call_id)
+    if held is None or (held.worker, held.attempt) != (worker_id, attempt):
+        if held is not None:
+            _drop(st, held)
+        held = st.held[call_id] = Held(worker_id, attempt, None, until)
+    held.until = until
+    st.at(until, lambda: _give_up(st, call_id, attempt))
+    return held
+
+
+def hold_items(st: State, event: e.ItemsCame, call: Call | None) -> bool:
+    """Keep items of a stream that its client has not asked this term for, or whose end is about to be reported.
+
+    A worker that reconnects sends items that their reader may not have had, and only them: dropped, they were lost.
+    """
+    worker = st.workers.get(event.worker)
+    waits = call is None or (call.state is CallState.QUEUED and call.worker is None)
+    if not waits or worker is None or event.id in worker.leased:
+        return False
+    held = st.held.get(event.id)
+    if held is None and not _is_young(st):
+        return False
+    if held is None:
+        held = _hold(st, event.worker, event.id, event.attempt)
+    if (held.worker, held.attempt, held.result) != (event.worker, event.attempt, None):
+        return False
+    held.items.append((event.first, event.payloads))
+    return True
+
+
+def _is_young(st: State) -> bool:
+    """Tell whether calls of an earlier term may still be submitted again."""
+    return st.recovering_until is not None or st.now < st.limits.client_grace + st.started
+
+
+def _drop(st: State, held: Held) -> None:
+    for _, payloads in held.items:
+        for payload in payloads:
+            st.discard(payload)
+    if held.result is not None:
+        st.discard(held.result.payload)
+
+
+def _pass_on_items(st: State, call: Call, worker_id: str, attempt: int) -> None:
+    """Have the reader sent what was kept of its stream."""
+    held = st.held.pop(call.id, None)
+    if held is None:
+        return
+    if (held.worker, held.attempt) != (worker_id, attempt):
+        _drop(st, held)
+        return
+    for first, payloads in held.items:
+        streams.pass_on(st, call, attempt, first, payloads)
 
 
 def _give(st: State, worker: Worker, call: Call, attempt: int) -> None:
@@ -86,24 +149,33 @@ def _give(st: State, worker: Worker, call: Call, attempt: int) -> None:
     call.leased_at = st.now
     call.note(st.now, "adopted", f"attempt {attempt} runs on in {worker.id} after a restart of the server")
     worker.leased[call.id] = call
+    _pass_on_items(st, call, worker.id, attempt)
+    # Calls that it waits for may have been submitted again before itself.
+    call.children = sum(1 for mine in st.by_client.values() for other in mine.values() if other.parent == call.id)
+    if call.children:
+        settling.lend(st, worker)
 
 
 def adopt(st: State, call: Call) -> bool:
     """Match a call that has just come in with what a worker of an earlier term holds of it."""
-    held = st.held.pop(call.id, None)
+    held = st.held.get(call.id)
     if held is None:
         return False
     if held.result is not None:
         call.attempt = held.attempt
         call.note(st.now, "adopted", "it had ended before the server was restarted")
         call.state = CallState.LEASED
+        _pass_on_items(st, call, held.worker, held.attempt)
         settling.finish(st, call, held.result)
         return True
     worker = st.workers.get(held.worker)
-    if worker is None or worker.unknown.pop(call.id, None) is None:
-        return False
-    _give(st, worker, call, held.attempt)
-    return True
+    if worker is not None and worker.unknown.pop(call.id, None) is not None:
+        _give(st, worker, call, held.attempt)
+        return True
+    if worker is None:
+        del st.held[call.id]
+        _drop(st, held)
+    return False  # else its items came, and its result is on its way
 
 
 def result_of_unknown(st: State, worker_id: str, call_id: str, attempt: int, result: Result) -> None:
@@ -117,13 +189,17 @@ def result_of_unknown(st: State, worker_id: str, call_id: str, attempt: int, res
             call.pool.queue.discard(call)
             call.attempt = attempt
             call.state = CallState.LEASED
+            _pass_on_items(st, call, worker_id, attempt)
             settling.finish(st, call, result)
         else:
             st.discard(result.payload)
         return
-    if expected or st.recovering_until is not None or st.now < st.limits.client_grace + st.started:
-        st.held[call_id] = Held(worker_id, attempt, result, st.now + st.limits.client_grace)
-        st.at(st.now + st.limits.client_grace, lambda: _give_up(st, call_id, attempt))
+    held = st.held.get(call_id)
+    if held is not None and held.result is not None:
+        if (held.worker, held.attempt) != (worker_id, attempt):
+            st.discard(result.payload)  # another attempt was first
+    elif expected or _is_young(st):
+        _hold(st, worker_id, call_id, attempt).result = result
     else:
         st.discard(result.payload)
 
@@ -134,9 +210,7 @@ def _give_up(st: State, call_id: str, attempt: int) -> None:
     if held is None or held.attempt != attempt or held.until > st.now:
         return
     del st.held[call_id]
-    if held.result is not None:
-        st.discard(held.result.payload)
-        return
+    _drop(st, held)
     worker = st.workers.get(held.worker)
     if worker is not None and call_id in worker.unknown:
         st.emit(c.CancelRunning(worker.id, [call_id], [attempt], st.limits.cancel_grace, "its client is gone"))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core import recovery, settling
+from stoker.core import recovery, settling, streams
 from stoker.core.state import State
 from stoker.types import CallState
 
@@ -34,14 +33,12 @@ def attempts_ended(st: State, event: e.AttemptsEnded) -> None:
 def items_came(st: State, event: e.ItemsCame) -> None:
     """Pass on what a generator yielded, without what its reader has seen of an earlier attempt."""
     call = st.calls.get(event.id)
-    if call is None or call.attempt != event.attempt or call.state is not CallState.LEASED:
-        for payload in event.payloads:
-            st.discard(payload)
+    if call is not None and call.state is CallState.LEASED:
+        worker = call.worker
+        if call.attempt == event.attempt and worker is not None and worker.id == event.worker:
+            streams.pass_on(st, call, event.attempt, event.first, event.payloads)
+            return
+    elif recovery.hold_items(st, event, call):
         return
-    seen = max(0, min(len(event.payloads), call.items - event.first))
-    for payload in event.payloads[:seen]:
+    for payload in event.payloads:
         st.discard(payload)
-    fresh = event.payloads[seen:]
-    if fresh:
-        call.items = event.first + len(event.payloads)
-        st.emit(c.DeliverItems(call.client, call.id, call.attempt, event.first + seen, fresh))

@@ -7,7 +7,7 @@ they emit them, and `CallPlane.handle` hands them on in order, what goes to the 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from stoker.core import commands as c
@@ -36,6 +36,7 @@ class Held:
     attempt: int
     result: Result | None
     until: float
+    items: list[tuple[int, Sequence[Payload]]] = field(default_factory=list)  # of a stream: number of the first, items
 
 
 @dataclass(slots=True)

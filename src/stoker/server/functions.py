@@ -55,6 +55,12 @@ class Functions:
         for key in {*self.runs.pop((app, run_id), {}).values(), *self.variants.pop((app, run_id), ())}:
             self._retire(key)
 
+    def retire_unclaimed(self) -> None:
+        """Let go of runs of an earlier term of this server whose programs have not come back."""
+        for key, spec in self.specs.items():
+            if spec.run_id and key not in self.variants.get((spec.app, spec.run_id), ()):
+                self._retire(key)
+
     def deployed(self, deployment: Deployment) -> None:
         """Make this version the current one; the pools of the one before drain."""
         before = self.current.get(deployment.app)

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from stoker.core import events as e
-from stoker.errors import StokerError
+from stoker.errors import StokerError, StoreError
 from stoker.server.payloads import stored
 from stoker.store.base import PendingRow, SettledRow
 from stoker.types import CallState, ErrorInfo
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 1.0  # between tries to read a store that refuses
 PAGE_ROWS = 2000  # read and taken in at once: the loop stays answerable, and the first leases go out early
 
 
@@ -35,7 +36,12 @@ async def restore_pending(server: Server) -> None:
 async def _restore_pages(server: Server) -> None:
     after, last = 0, server.store.last_seq()
     while after < last:
-        rows = await asyncio.to_thread(server.store.pending, after_seq=after, limit=PAGE_ROWS)
+        try:
+            rows = await asyncio.to_thread(server.store.pending, after_seq=after, limit=PAGE_ROWS)
+        except StoreError as error:
+            log.error("calls that were accepted before cannot be read; tried again: %s", error)
+            await asyncio.sleep(RETRY_SECONDS)
+            continue
         if not rows:
             return
         after = rows[-1].call.seq
@@ -47,7 +53,8 @@ async def _restore_pages(server: Server) -> None:
 
 def _restored(server: Server, row: PendingRow) -> e.Restored | None:
     call = row.call
-    if server.functions.ensure(call.function) is None:
+    spec = server.functions.ensure(call.function)
+    if spec is None:
         _give_up(server, row, "Its function is not known to this server any more.")
         return None
     try:
@@ -55,6 +62,8 @@ def _restored(server: Server, row: PendingRow) -> e.Restored | None:
     except StokerError as error:
         _give_up(server, row, str(error))
         return None
+    if call.function not in server.plane.state.pools:
+        server.decide(e.FunctionDeclared(spec, call.function))  # it was retired, and gone for want of calls
     wall = server.wall_offset
     return e.Restored(
         id=call.id,
@@ -79,6 +88,11 @@ def _give_up(server: Server, row: PendingRow, reason: str) -> None:
     finished = server.now() + server.wall_offset
     settled = SettledRow(row.call.seq, row.call.id, CallState.FAILED, finished, row.failures + row.losses, error=error)
     server.writer.write(0, lambda: [settled])
+
+    def written() -> None:
+        server.loop.call_soon_threadsafe(server.tell_watchers, row.call.id)
+
+    server.writer.job(written)
 
 
 async def expire_results(server: Server, *, every: float) -> None:

@@ -344,17 +344,32 @@ class Server:
         if found:
             session.deliver(found)
 
+    def settled_before(self, ids: Sequence[str]) -> set[str]:
+        """Return those of these calls that the store knows as settled, and nobody here knows any more."""
+        known = self.store.known([call_id for call_id in ids if call_id not in self.plane.state.calls])
+        records = {call_id: self.store.call(call_id) for call_id in known}
+        return {call_id for call_id, record in records.items() if record is not None and record.settled is not None}
+
+    def tell_watchers(self, call_id: str) -> None:
+        """Have those who wait for a call looked up what the store says of it: it was settled there and nowhere else."""
+        for session in self._watchers.pop(call_id, []):
+            self.watch_any(session, [call_id])
+        self.flush()
+
     def answer(self, session: Session, link: Link, request: m.Request) -> None:
         """Answer a request, at once or when what it asks for is done."""
         self.run(self._answer(session, link, request), name=f"request {request.verb}")
 
     async def _answer(self, session: Session, link: Link, request: m.Request) -> None:
+        failure = f"The server failed to answer {request.verb!r}; its log says why."
+        reply = m.Reply(request.id, error=ErrorInfo(StokerError.__name__, failure))
         try:
             reply = m.Reply(request.id, await self.verbs.answer(session, request.verb, request.params))
         except StokerError as error:
             reply = m.Reply(request.id, error=error_info(error))
-        link.send(reply)
-        self.flush()
+        finally:  # whatever it was: who asked waits for an answer
+            link.send(reply)
+            self.flush()
 
     def put_blob(self, link: Link, message: m.PutBlob, body: bytes) -> None:
         self.run(self.verbs.put_blob(link, message, body), name="put blob")
@@ -503,8 +518,14 @@ class Server:
         self.decide(e.RecoveryBegan(self.engine.expected_nodes(), self.now() + NODE_LEASE_SECONDS))
         self.functions.load()
         self.run(restart.restore_pending(self), name="restore pending calls")
+        if self.epoch > 1:
+            self.loop.call_at(self._resubmissions_end, self._retire_unclaimed)
         self.run(restart.expire_results(self, every=self._sweep_seconds), name="expire results")
         await self.engine.start_up()
+        self.flush()
+
+    def _retire_unclaimed(self) -> None:
+        self.functions.retire_unclaimed()
         self.flush()
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stoker.core import events as e
-from stoker.core.calls import Delivery, Payload
+from stoker.core.calls import Delivery, Payload, Segment
 from stoker.core.intake import STREAM_WINDOW_ITEMS
 from stoker.core.outbox import Outbox
 from stoker.errors import ProtocolError
@@ -19,6 +19,7 @@ from stoker.server.link import Link
 if TYPE_CHECKING:
     from stoker.server.server import Server
 
+RESEND_BYTES = 4 << 20  # of results in one frame: what a client was away for may be more than a frame can hold
 PRIORITY_MAX = 1 << 31  # more than anybody needs; a number that the store could not hold would refuse others' calls too
 
 
@@ -88,9 +89,17 @@ class Session:
         for call_id, stream in self.streams.items():
             if stream.items:
                 self._send_items(call_id, stream.attempt, stream.items[0][0], [p for _, p in stream.items])
-        again = self.outbox.reconnect()
-        if again:
-            self.deliver(again)
+        batch: list[Delivery] = []
+        size = 0
+        for delivery in self.outbox.reconnect():
+            payload = delivery.result.payload
+            batch.append(delivery)
+            size += 0 if isinstance(payload, Segment) else len(payload)
+            if size >= RESEND_BYTES:
+                self.deliver(batch)
+                batch, size = [], 0
+        if batch:
+            self.deliver(batch)
 
 
 class ClientPeer:

@@ -99,6 +99,14 @@ class WorkerPeer:
         if message.seq <= links.heard:
             links.told = 0  # sent again after a reconnect: it is told again how far we are
             return
+        if message.segments and server.epoch > 1:
+            # Sent again after a restart; of calls that were settled before it, the store names these very files.
+            settled = server.settled_before(message.ids)
+            if settled:
+                results = [
+                    result._replace(payload=b"") if call_id in settled else result
+                    for call_id, result in zip(message.ids, results, strict=True)
+                ]
         commands = server.handle(e.AttemptsEnded(self._worker, message.ids, message.attempts, results))
         links.heard = message.seq
         tokens = {command.token for command in commands if isinstance(command, PersistSettled)}

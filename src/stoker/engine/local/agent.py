@@ -108,6 +108,7 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._builds = 0
         self._zombies: set[int] = set()
+        self._lends: dict[str, float] = {}  # not yet written down
         self._welcome: Welcome | None = None
         self._handlers: dict[type, Callable[[Any], None]] = {
             StartWorker: self._on_start,
@@ -200,8 +201,19 @@ class Agent:
         self._stop.set()
 
     def _on_lend(self, request: Request) -> None:
-        self._capacity.lend(str(request.params["worker"]), cpus=float(request.params["cpus"]))
+        self._lends[str(request.params["worker"])] = float(request.params["cpus"])
+        self._note_lends()
         self._link.send(Reply(request.id, result={}))
+
+    def _note_lends(self) -> None:
+        """Write down what is lent; where the file is not to be had, a second later."""
+        try:
+            while self._lends:
+                worker, cpus = next(iter(self._lends.items()))
+                self._capacity.lend(worker, cpus=cpus)
+                del self._lends[worker]
+        except (CapacityBusy, OSError) as error:
+            log.warning("what is lent could not be written down: %s", error)
 
     def _obeys(self, term: int) -> bool:
         if term > self._ledger.state.term:
@@ -258,7 +270,7 @@ class Agent:
     def _on_worker_gone(self, message: WorkerExited) -> None:
         try:
             self._capacity.release(message.worker)
-        except CapacityBusy:
+        except (CapacityBusy, OSError):
             pass  # its process is gone, and so the entry does not count any more
         self._logs.finish(message.worker)
         self._report(message)
@@ -292,6 +304,7 @@ class Agent:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
+            self._note_lends()
             if self._look_at_capacity():
                 self._link.send(self._node_state())
             if self._logs.waiting and self._link.connected and not self._link.slow:
@@ -307,10 +320,12 @@ class Agent:
         """Tell whether other programs leave another capacity than before."""
         before: NodeSize = self._left
         try:
-            if self._capacity.touched():
+            # Programs that were killed leave the file as it is: while others hold anything, it is read each time.
+            if self._capacity.touched() or before != self._size:
                 self._left = self._capacity.left_by_others()
-        except CapacityBusy:
-            pass  # looked at again in a second
+        except (CapacityBusy, OSError) as error:
+            self._capacity.forget_stamp()  # looked at again in a second
+            log.warning("what other programs hold of this node could not be read: %s", error)
         return self._left != before
 
     async def _keep_house(self) -> None:

@@ -123,6 +123,10 @@ class CapacityLedger:
         changed, self._stamp = stamp != self._stamp, stamp
         return changed
 
+    def forget_stamp(self) -> None:
+        """Have the next `touched` say yes: what it told of was not read."""
+        self._stamp = None
+
     def _mine(self, holding: Holding, worker: str) -> bool:
         return holding.run == self._run and holding.worker == worker
 

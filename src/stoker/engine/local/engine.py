@@ -320,10 +320,16 @@ class LocalEngine:
                 await asyncio.sleep(delay)  # an earlier server's agent: it finds us by itself
                 continue
             pid = self._attached_pid or self._pid
-            if not pid or start_time(pid) is None:
-                pid = self._pid = self._spawn()
             began = asyncio.get_running_loop().time()
-            await Watch(pid).wait()
+            try:
+                if not pid or start_time(pid) is None:
+                    pid = self._pid = self._spawn()
+                await Watch(pid).wait()
+            except OSError as error:  # no process, or no file descriptor, is to be had just now
+                log.error("the agent could not be started or watched: %s", error)
+                delay = min(RESTART_LAST_SECONDS, delay * 2)
+                await asyncio.sleep(delay)
+                continue
             _collect(pid)
             self._pid = 0
             if self._attached_pid == pid:

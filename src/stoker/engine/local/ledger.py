@@ -6,11 +6,14 @@ whole; it is small, and written when something starts or ends.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stoker.engine.local.processes import start_time
 from stoker.engine.local.state_file import read_state, write_state
+
+log = logging.getLogger("stoker.agent")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,10 @@ class Ledger:
 
     def _replace(self, state: LedgerState) -> None:
         self.state = state
-        write_state(self._path, {"term": state.term, "workers": [vars(entry) for entry in state.workers]})
+        try:
+            write_state(self._path, {"term": state.term, "workers": [vars(entry) for entry in state.workers]})
+        except OSError as error:  # a full disk must not keep us from seeing workers off; the next write makes up for it
+            log.error("%s could not be written: %s", self._path, error)
 
 
 def _read(path: Path) -> LedgerState:

@@ -224,6 +224,8 @@ class FakeServer:
     def _submit(self, link: Link, message: Submit, parts: list[memoryview]) -> None:
         self.submits.append(message)
         if self.refusals:
+            for name, _ in message.segments.values():
+                self.segments.delete(str(name))
             link.frames.send(RefusedCalls(message.ids, self.refusals.popleft()))
             return
         if message.detached:

@@ -248,7 +248,7 @@ def _commit(session: Session, route: Route, calls: Sequence[Call[Any]]) -> None:
         while (wait := _retry_after(call)) is not None:
             _sleep(wait)
             call._settled, call._pending = None, again[call]
-            session.submit([again[call]])
+            session.submit_again(again[call])
             call._wait(lambda c=call: c._accepted or c._settled is not None, None)  # type: ignore[misc]
         _raise_refusal(call)
 

@@ -252,6 +252,7 @@ class OpenCalls:
             if batch and (full or pending.route != batch[0].route):
                 yield batch
                 batch, size = [], 0
+            pending.attempt = 0  # a server that was restarted counts attempts from one again
             batch.append(pending)
             size += len(pending.data)
         if batch:

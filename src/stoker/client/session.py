@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 import threading
 import time
@@ -48,6 +49,7 @@ class Session:
         self.reader = Reader(self.connection, self.dispatcher)
         self._closed = False
         self.holders = 0  # `app.run()` blocks that are open
+        self._renewals = itertools.count(1)
 
     @property
     def embedded(self) -> bool:
@@ -91,6 +93,13 @@ class Session:
             self._discard_segments(pendings)
             raise self.reader.failure
         self.connection.submit(pendings, deadline=deadline)
+
+    def submit_again(self, pending: Pending) -> None:
+        """Send a call that was refused once more. With the refusal its segment went, perhaps only now."""
+        if pending.encoded is not None and self.connection.segments is not None:
+            pending.segment = f"{pending.id}.a{next(self._renewals)}"
+            self.connection.segments.write(pending.segment, pending.encoded.parts)
+        self.submit([pending])
 
     def _discard_segments(self, pendings: list[Pending]) -> None:
         """Remove what was never sent: of segments that were sent, the server is the owner."""

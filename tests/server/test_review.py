@@ -55,7 +55,7 @@ def test_a_request_that_the_server_fails_at_is_answered(
 def test_what_a_client_was_away_for_comes_in_frames_of_bearable_size(
     running: Running, client: Peer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "RESEND_BYTES", 20)
+    monkeypatch.setattr(sessions, "FRAME_BYTES", 20)
     ids = [f"c-1.{i}" for i in range(5)]
     client.submit(key, ids)
     worker = running.worker()
@@ -64,7 +64,7 @@ def test_what_a_client_was_away_for_comes_in_frames_of_bearable_size(
         worker.finish(worker.leased(1), b"0123456789")
     wait_until(lambda: len(running.server.sessions["c-1"].outbox) == 5, message="all have ended")
     client = running.client()
-    assert [len(client.get(m.Results).ids) for _ in range(3)] == [2, 2, 1]
+    assert [len(client.get(m.Results).ids) for _ in range(3)] == [2, 1, 2]
     client.send(m.Ack(3))
     wait_until(lambda: not running.server.sessions["c-1"].outbox, message="all are acknowledged")
 
@@ -94,3 +94,43 @@ def test_a_run_whose_program_does_not_come_back_is_retired(start: Callable[..., 
     again = after.worker(worker.id, fresh=False)
     after.on_loop(after.server._retire_unclaimed)
     assert again.control.get(m.Drain).reason
+
+
+def test_what_a_worker_has_finished_counts_though_its_end_is_told_first(running: Running, client: Peer) -> None:
+    key = running.register(client, spec(max_workers=1, lost_retries=0))["f"]
+    client.submit(key, ["c-1.1"])
+    worker = running.worker()
+    attempts = worker.leased(1)
+
+    def end() -> None:
+        worker.finish(attempts, b"done")
+        worker.close()
+        running.engine.fail(worker.id)
+
+    running.on_loop(end)
+    assert client.result_of("c-1.1") == (0, b"done")
+    wait_until(lambda: not running.server.plane.state.workers, message="its end is taken in")
+
+
+def test_a_worker_whose_socket_somebody_else_holds_open_has_ended(running: Running, client: Peer) -> None:
+    key = running.register(client, spec(max_workers=1, lost_retries=0))["f"]
+    client.submit(key, ["c-1.1"])
+    worker = running.worker()
+    worker.leased(1)
+    running.on_loop(lambda: running.engine.fail(worker.id))
+    assert client.result_of("c-1.1")[1] == "WorkerLost"
+
+
+def test_calls_taken_in_before_a_restart_are_not_refused_after_it(start: Callable[..., Running]) -> None:
+    store = MemoryStore()
+    before = start(store=store)
+    key = before.register(before.client(), spec(max_pending=2, max_workers=1))["f"]
+    wait_until(lambda: store.function(key) is not None, message="the function is kept")
+    after = start(store=MemoryStore(store.backing))
+    client = after.client()
+    ids = [f"c-1.{i}" for i in range(5)]
+    client.submit(key, ids)
+    worker = after.worker()
+    for _ in ids:
+        worker.finish(worker.leased(1))
+    assert {call_id: client.result_of(call_id)[0] for call_id in ids} == dict.fromkeys(ids, 0)

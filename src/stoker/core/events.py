@@ -27,7 +27,10 @@ class FunctionRetired(NamedTuple):
 
 
 class Submitted(NamedTuple):
-    """A client wants calls made. ``deadline`` is an absolute time. ``kind``: call · map · stream."""
+    """A client wants calls made. ``deadline`` is an absolute time. ``kind``: call · map · stream.
+
+    ``again``: an earlier term has taken them in, so they are not refused for want of room.
+    """
 
     client: str
     function: str
@@ -38,6 +41,7 @@ class Submitted(NamedTuple):
     deadline: float | None = None
     priority: int = 0
     parent: str = ""
+    again: bool = False
 
 
 class Restored(NamedTuple):

@@ -43,12 +43,14 @@ def submit(st: State, event: e.Submitted) -> None:
         _refuse(st, event, ids, payloads, stoker_error("NotFound", message))
         return
     refusal = None if pool.schedulable else _impossible(st, pool)
-    if refusal is None and event.deadline is not None:
+    if refusal is None and event.deadline is not None and not event.again:
         refusal = _too_late(st, pool, event)
     if refusal is not None:
         _refuse(st, event, ids, payloads, refusal)
         return
-    count = min(len(ids), admission.room(pool.waiting_calls, max_pending=pool.options.max_pending, kind=_kind(event)))
+    count = len(ids)
+    if not event.again:
+        count = min(count, admission.room(pool.waiting_calls, max_pending=pool.options.max_pending, kind=_kind(event)))
     if count < len(ids):
         _refuse(st, event, ids[count:], payloads[count:], _overloaded(pool))
     if count:

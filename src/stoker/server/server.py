@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 ACK_SECONDS = 0.02  # a worker keeps its results so much longer; a lease that comes first carries the word
 POOL_BYTES = 256 << 20  # of deleted segments: writing over them is three times as fast as into fresh memory
 POOL_SECONDS = 5.0  # without big payloads, after which their memory goes back to the system
+LAST_WORDS_SECONDS = 0.2  # for the socket of a worker that has ended to be read to its end
 NODE_LEASE_SECONDS = 30.0  # how long a restarted server waits for a node's report before it leases anything
 RETENTION_SWEEP_SECONDS = 600.0
 
@@ -117,6 +118,7 @@ class Server:
         self._links: dict[str, WorkerLinks] = {}
         self._owed: dict[int, tuple[WorkerLinks, int]] = {}
         self._watchers: dict[str, list[Session]] = {}
+        self._downs: dict[str, engine_base.WorkerDown] = {}  # ended workers whose socket is not yet read to its end
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -392,6 +394,10 @@ class Server:
         """Take what the engine tells; its listener."""
         if isinstance(event, m.LogLines):
             self.news.lines(event)
+        elif isinstance(event, engine_base.WorkerDown) and self._speaks(event.worker):
+            self._downs[event.worker] = event
+            self.decide(e.WorkerDisconnected(event.worker))  # it is leased nothing more
+            self.loop.call_later(LAST_WORDS_SECONDS, self.said_its_last, event.worker)
         elif isinstance(event, engine_base.UsageReported):
             rows = zip(event.workers, event.cpu_seconds, event.memory, strict=True)
             self.usage.update({worker: (cpu, memory) for worker, cpu, memory in rows})
@@ -399,6 +405,19 @@ class Server:
             for translated in self._translated(event):
                 self.decide(translated)
         self.flush()
+
+    def _speaks(self, worker: str) -> bool:
+        """Tell whether results of a worker that has ended may still lie in its socket: its agent was quicker."""
+        links = self._links.get(worker)
+        return links is not None and links.leases is not None
+
+    def said_its_last(self, worker: str) -> None:
+        """A worker that has ended is heard to the end: what it had finished is not run again."""
+        event = self._downs.pop(worker, None)
+        if event is not None:
+            for translated in self._translated(event):
+                self.decide(translated)
+            self.flush()
 
     def _translated(self, event: engine_base.Event) -> list[e.Event]:
         if isinstance(event, engine_base.NodeJoined):

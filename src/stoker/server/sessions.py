@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stoker.core import events as e
-from stoker.core.calls import Delivery, Payload, Segment
+from stoker.core.calls import Delivery, Payload
 from stoker.core.intake import STREAM_WINDOW_ITEMS
 from stoker.core.outbox import Outbox
 from stoker.errors import ProtocolError
@@ -19,7 +19,8 @@ from stoker.server.link import Link
 if TYPE_CHECKING:
     from stoker.server.server import Server
 
-RESEND_BYTES = 4 << 20  # of results in one frame: what a client was away for may be more than a frame can hold
+FRAME_BYTES = 8 << 20  # of results in one frame: what is told at once may be more than a frame can hold
+SAYS_AGAIN_SECONDS = 5.0  # after its greeting a client has sent again what it had open
 PRIORITY_MAX = 1 << 31  # more than anybody needs; a number that the store could not hold would refuse others' calls too
 
 
@@ -53,13 +54,20 @@ class Session:
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Send settled calls, and keep them until they are acknowledged."""
+        if self.link is None:
+            self.outbox.add(deliveries)
+            return
+        sizes, segments, parts = payloads.pack(d.result.payload for d in deliveries)
+        if len(sizes) > 1 and sum(sizes) > FRAME_BYTES:
+            half = len(sizes) // 2
+            self.deliver(deliveries[:half])
+            self.deliver(deliveries[half:])
+            return
         seq = self.outbox.add(deliveries)
-        if self.link is not None:
-            sizes, segments, parts = payloads.pack(d.result.payload for d in deliveries)
-            errors = {str(i): d.result.error for i, d in enumerate(deliveries) if d.result.error is not None}
-            ids = [d.id for d in deliveries]
-            outcomes = [int(d.result.outcome) for d in deliveries]
-            self.link.send(m.Results(seq, ids, outcomes, sizes, segments=segments, errors=errors), parts)
+        errors = {str(i): d.result.error for i, d in enumerate(deliveries) if d.result.error is not None}
+        ids = [d.id for d in deliveries]
+        outcomes = [int(d.result.outcome) for d in deliveries]
+        self.link.send(m.Results(seq, ids, outcomes, sizes, segments=segments, errors=errors), parts)
 
     def deliver_items(self, call_id: str, attempt: int, first: int, items: Sequence[Payload]) -> None:
         stream = self.streams.setdefault(call_id, Stream(attempt))
@@ -89,17 +97,9 @@ class Session:
         for call_id, stream in self.streams.items():
             if stream.items:
                 self._send_items(call_id, stream.attempt, stream.items[0][0], [p for _, p in stream.items])
-        batch: list[Delivery] = []
-        size = 0
-        for delivery in self.outbox.reconnect():
-            payload = delivery.result.payload
-            batch.append(delivery)
-            size += 0 if isinstance(payload, Segment) else len(payload)
-            if size >= RESEND_BYTES:
-                self.deliver(batch)
-                batch, size = [], 0
-        if batch:
-            self.deliver(batch)
+        again = self.outbox.reconnect()
+        if again:
+            self.deliver(again)
 
 
 class ClientPeer:
@@ -109,6 +109,8 @@ class ClientPeer:
         self._server = server
         self._session = session
         self._link = link
+        now = server.now()
+        self._says_again_until = now + SAYS_AGAIN_SECONDS if session.resubmits_until > now else 0.0
         self._handlers: dict[type[Any], Callable[[Any, memoryview], None]] = {
             m.Submit: self._submit,
             m.Ack: self._ack,
@@ -163,6 +165,7 @@ class ClientPeer:
                 deadline=None if deadline is None else server.now() + deadline,
                 priority=message.priority or (spec.options.priority if spec else 0),
                 parent=message.parent,
+                again=not message.detached and self._says_again_until > server.now(),
             )
         )
 

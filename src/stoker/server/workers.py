@@ -119,6 +119,7 @@ class WorkerPeer:
         if self._links.leases is self._link:
             self._links.leases = None
             self._server.decide(e.WorkerDisconnected(self._worker))
+            self._server.said_its_last(self._worker)
 
 
 def _check_columns(message: m.Held | m.Revoked) -> None:

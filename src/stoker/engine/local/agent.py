@@ -36,7 +36,8 @@ from stoker.engine.local.node import NodeSize, node_labels, node_size
 from stoker.engine.local.requests import Verbs
 from stoker.engine.local.starts import Starter, Stock
 from stoker.engine.local.workers import Workers
-from stoker.engine.local.zygotes import Zygotes
+from stoker.engine.local.standby import UNUSED_SECONDS, Standby
+from stoker.engine.local.zygotes import Zygotes, clean_environ, first_environment
 from stoker.errors import Fenced, StokerError
 from stoker.images.builder import EnvironmentBuilder
 from stoker.protocol.messages import (
@@ -125,10 +126,26 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop.set)
         adoption.adopt(self._stock, self._ledger, report=self._report)
+        if self._config.mode == "embedded" and not self._ledger.state.workers:
+            self._background(self._stand_by(), name="standby")
         self._background(self._serve(), name="server link")
         self._background(self._tick(), name="agent tick")
         await self._stop.wait()
         await self._shut_down()
+
+    async def _stand_by(self) -> None:
+        """Have a process ready for a program's first function, for a while."""
+        name = f"zygote-standby-{os.getpid()}"
+        environment = first_environment(clean_environ(os.environ), run=self._config.marker)
+        try:
+            worker_path = Path(self._config.runner) if self._config.runner else ensure_worker_path(self._home)
+            output = log_path(self._config.logs, name)
+            self._zygotes.standby = Standby(self._config.python, worker_path, environment=environment, log=output)
+        except (OSError, StokerError) as error:
+            log.warning("no process could be started beforehand: %s", error)
+            return
+        await asyncio.sleep(UNUSED_SECONDS)
+        self._zygotes.end_standby()
 
     async def _serve(self) -> None:
         await self._link.run()
@@ -304,17 +321,20 @@ class Agent:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
-            self._note_lends()
-            if self._look_at_capacity():
-                self._link.send(self._node_state())
-            if self._logs.waiting and self._link.connected and not self._link.slow:
-                self._logs.resume()
-            if now >= next_usage and self._workers.running:
-                next_usage = now + usage.USAGE_SECONDS
-                self._link.send(usage.measure(self._workers.running))
-            if now >= next_housekeeping:
-                next_housekeeping = now + HOUSEKEEPING_SECONDS
-                await self._keep_house()
+            try:
+                self._note_lends()
+                if self._look_at_capacity():
+                    self._link.send(self._node_state())
+                if self._logs.waiting and self._link.connected and not self._link.slow:
+                    self._logs.resume()
+                if now >= next_usage and self._workers.running:
+                    next_usage = now + usage.USAGE_SECONDS
+                    self._link.send(usage.measure(self._workers.running))
+                if now >= next_housekeeping:
+                    next_housekeeping = now + HOUSEKEEPING_SECONDS
+                    await self._keep_house()
+            except OSError as error:  # no file descriptor left, say; in a second there may be one
+                log.warning("a look at the node failed: %s", error)
 
     def _look_at_capacity(self) -> bool:
         """Tell whether other programs leave another capacity than before."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import stoker
 from stoker.client.calls import OpenCalls, Pending, Route, Slot
+from stoker.client.connection import Connection, SocketEndpoint
+from stoker.client.dispatch import Dispatcher
+from stoker.protocol.messages import Results
+from stoker.transport.sockets import Received
 from stoker.types import ErrorInfo
 from tests.client.fake_server import FakeServer
 
@@ -22,6 +26,20 @@ def test_a_big_call_that_was_refused_for_want_of_room_is_sent_with_its_input(
         (call,) = function.spawn_map([b"x" * 1_000_000])
         assert call.result(timeout=5) == 1_000_000
     assert len(server.submits) == 2
+
+
+def test_a_result_whose_file_is_gone_is_that_calls_error_only(server: FakeServer) -> None:
+    connection = Connection(SocketEndpoint(server.path), "c-1")
+    connection.segments = server.segments
+    slots = [Slot(), Slot()]
+    for i, slot in enumerate(slots):
+        connection.calls.add_one(Pending(f"c-1.{i}", Route("key", "f"), slot))
+    results = Results(1, ["c-1.0", "c-1.1"], [0, 0], [0, 2], segments={"0": ["r-gone", 9]})
+    Dispatcher(connection, lambda notice: None)(Received(results, b"ok"))
+    assert slots[0].settled is not None and slots[0].settled.error is not None
+    assert slots[0].settled.error.type_name == "NotFound"
+    assert slots[1].settled is not None and bytes(slots[1].settled.data) == b"ok"
+    assert connection.seen == 1
 
 
 def test_items_of_a_restarted_servers_first_attempt_are_not_those_of_an_old_one() -> None:

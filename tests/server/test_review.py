@@ -134,3 +134,12 @@ def test_calls_taken_in_before_a_restart_are_not_refused_after_it(start: Callabl
     for _ in ids:
         worker.finish(worker.leased(1))
     assert {call_id: client.result_of(call_id)[0] for call_id in ids} == dict.fromkeys(ids, 0)
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_result_whose_file_is_gone_is_made_again(running: Running, client: Peer, key: str, detached: bool) -> None:
+    client.submit(key, ["c-1.1"], detached=detached)
+    worker = running.worker()
+    worker.finish(worker.leased(1), b"", segments={"0": ["r-gone", 3]})
+    worker.finish(worker.leased(1), b"here")
+    assert client.result_of("c-1.1") == (0, b"here")

@@ -7,10 +7,11 @@ from typing import Any
 
 from stoker.client.calls import REFUSED, Settled
 from stoker.client.connection import Connection
-from stoker.errors import ProtocolError
+from stoker.errors import ProtocolError, StokerError
 from stoker.protocol.frames import Buffer, split_body
 from stoker.protocol.messages import Accepted, Items, Notice, RefusedCalls, Reply, Results, Segments, Window
 from stoker.transport.sockets import Received
+from stoker.types import ErrorInfo, Outcome
 
 DEFAULT_WINDOW_CALLS = 1000  # before the server's first `Window`
 
@@ -45,25 +46,33 @@ class Dispatcher:
         parts: list[Any] = split_body(body, message.sizes)
         if not len(parts) == len(message.ids) == len(message.outcomes):
             raise ProtocolError("The columns of a Results frame have different lengths.")
-        if message.segments:
-            self._map_segments(message.segments, parts, message.ids)
+        gone = self._map_segments(message.segments, parts, message.ids) if message.segments else None
         pop = self._connection.calls.pop
         errors = message.errors
         for i, (call_id, outcome) in enumerate(zip(message.ids, message.outcomes, strict=True)):
             pending = pop(call_id, None)
             if pending is not None:
                 error = errors.get(str(i)) if errors else None
-                pending.sink.settle(pending, Settled(outcome, parts[i], error))
+                if gone and i in gone:
+                    pending.sink.settle(pending, Settled(Outcome.ERROR, b"", gone[i]))
+                else:
+                    pending.sink.settle(pending, Settled(outcome, parts[i], error))
         # Last: once acknowledged, the server forgets these results and unlinks their segments.
         self._connection.saw(message.seq)
 
-    def _map_segments(self, segments: Segments, parts: list[Any], ids: list[str]) -> None:
+    def _map_segments(self, segments: Segments, parts: list[Any], ids: list[str]) -> dict[int, ErrorInfo]:
+        """Put mappings in their places; return why there are none, by place: that is its call's error only."""
+        gone: dict[int, ErrorInfo] = {}
         directory = self._connection.segments
         if directory is None:
             raise ProtocolError("The server sent a segment to a client without a segment directory.")
         for key, (name, size) in segments.items():
             if self._connection.calls.get(ids[int(key)]) is not None:
-                parts[int(key)] = directory.map(str(name))[: int(size)]
+                try:
+                    parts[int(key)] = directory.map(str(name))[: int(size)]
+                except StokerError as error:
+                    gone[int(key)] = ErrorInfo(type(error).__name__, str(error), fields=error.fields)
+        return gone
 
     def _accepted(self, message: Accepted, body: Buffer) -> None:
         for call_id in message.ids:
@@ -86,7 +95,11 @@ class Dispatcher:
         pending.attempt = message.attempt
         parts: list[Any] = split_body(body, message.sizes)
         if message.segments:
-            self._map_segments(message.segments, parts, [message.id] * len(parts))
+            gone = self._map_segments(message.segments, parts, [message.id] * len(parts))
+            if gone:
+                self._connection.calls.pop(message.id, None)
+                pending.sink.settle(pending, Settled(Outcome.ERROR, b"", next(iter(gone.values()))))
+                return
         pending.sink.items(pending, message.first, parts)
 
     def _window(self, message: Window, body: Buffer) -> None:

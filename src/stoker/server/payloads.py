@@ -110,6 +110,10 @@ class PayloadFiles:
             raise StoreError(f"A payload of {payload.size} bytes could not be kept in {self.spill}: {error}") from error
         return b"", payload.name
 
+    def has(self, segment: Segment) -> bool:
+        """Tell whether a payload's file is there."""
+        return (self.segments / segment.name).exists() or (self.spill / segment.name).exists()
+
     def delete(self, payloads: Iterable[Payload]) -> None:
         """Remove the files of payloads that are nobody's any more."""
         for payload in payloads:

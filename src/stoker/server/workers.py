@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stoker.core import events as e
-from stoker.core.calls import Call, Payload, Result
+from stoker.core.calls import Call, Payload, Result, Segment
 from stoker.core.commands import PersistSettled
 from stoker.errors import ProtocolError
 from stoker.protocol import messages as m
@@ -99,6 +99,10 @@ class WorkerPeer:
         if message.seq <= links.heard:
             links.told = 0  # sent again after a reconnect: it is told again how far we are
             return
+        if message.segments:
+            # One whose file is gone could be neither stored nor opened: the attempt counts as lost.
+            gone = {i for i, load in enumerate(loads) if isinstance(load, Segment) and not server.files.has(load)}
+            results = [Result(Outcome.CANCELLED) if i in gone else result for i, result in enumerate(results)]
         if message.segments and server.epoch > 1:
             # Sent again after a restart; of calls that were settled before it, the store names these very files.
             settled = server.settled_before(message.ids)

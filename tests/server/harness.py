@@ -18,8 +18,9 @@ from stoker.engine.fake import FakeEngine
 from stoker.errors import ConnectionFailed, StoreError, from_wire
 from stoker.protocol import messages as m
 from stoker.protocol.frames import Buffer
+from stoker.server.config import ServerConfig
 from stoker.server.link import Link
-from stoker.server.server import Server, ServerConfig
+from stoker.server.server import Server
 from stoker.store.base import Store, Write
 from stoker.store.memory import MemoryBacking, MemoryStore
 from stoker.transport.sockets import FrameSocket, connect_unix, greet

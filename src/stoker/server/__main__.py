@@ -7,31 +7,25 @@ time nor memory of its own.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
 from stoker import paths
-from stoker.blobs.disk import DiskBlobStore
 from stoker.engine.local.config import AgentConfig
 from stoker.engine.local.engine import LocalEngine
 from stoker.errors import InvalidRequest, StokerError
 from stoker.quantities import parse_duration
-from stoker.server.link import Link
-from stoker.server.server import Server, ServerConfig
-from stoker.store.sqlite import SqliteStore
+from stoker.server.config import ServerConfig
 
 log = logging.getLogger("stoker.server")
 
 RETENTION_SECONDS = 7 * 86400.0  # for which a detached call's result is kept
-BACKLOG = 1024
 
 
 def main() -> int:
@@ -43,9 +37,14 @@ def main() -> int:
         lock = _lock(config)
         engine = LocalEngine(_agent_config(config))
         engine.fork_agent()
-        import uvloop
+        from stoker.server.serving import serve  # what the agent does not need is imported while it starts
 
-        uvloop.run(_serve(config, engine, arguments))
+        serve(
+            config,
+            engine,
+            parent_pid=arguments.parent_pid,
+            ready=lambda answer: _tell_ready(arguments.ready_fd, answer),
+        )
     except StokerError as error:
         log.error("%s", error)
         _tell_ready(arguments.ready_fd, {"error": {"type_name": type(error).__name__, "message": str(error)}})
@@ -110,58 +109,6 @@ def _lock(config: ServerConfig) -> int:
         ) from None
     os.ftruncate(fd, 0)
     os.pwrite(fd, str(os.getpid()).encode(), 0)
-    return fd
-
-
-async def _serve(config: ServerConfig, engine: LocalEngine, arguments: argparse.Namespace) -> None:
-    try:
-        store = SqliteStore(config.state_dir / "store.db")
-        epoch = store.begin_term()
-    except StokerError:
-        await engine.shut_down(grace=0.0)  # the agent lives already, and would wait for another server
-        raise
-    server = Server(config=config, store=store, blobs=DiskBlobStore(paths.blobs()), engine=engine, epoch=epoch)
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, server.stopping.set)
-    parent = _watch_parent(arguments.parent_pid, server)
-    listener = await _listen(config.socket, server)
-    await server.begin()
-    _tell_ready(arguments.ready_fd, {"socket": str(config.socket), "pid": os.getpid()})
-    await server.stopping.wait()
-    listener.close()
-    config.socket.unlink(missing_ok=True)
-    await server.end()
-    if parent >= 0:
-        loop.remove_reader(parent)
-        os.close(parent)
-
-
-async def _listen(path: Path, server: Server) -> asyncio.Server:
-    path.unlink(missing_ok=True)  # of a server that was killed; the lock says that none lives
-    before = os.umask(0o177)
-    try:
-        return await asyncio.get_running_loop().create_unix_server(
-            lambda: Link(server, server.links), str(path), backlog=BACKLOG
-        )
-    except OSError as error:
-        raise StokerError(
-            f"The server cannot listen at {path}: {error}. Set STOKER_RUNTIME_DIR to a short path."
-        ) from error
-    finally:
-        os.umask(before)
-
-
-def _watch_parent(pid: int, server: Server) -> int:
-    """Stop when the program that started this server has ended, however it did."""
-    if not pid:
-        return -1
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        server.stopping.set()
-        return -1
-    asyncio.get_running_loop().add_reader(fd, server.stopping.set)
     return fd
 
 

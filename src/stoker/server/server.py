@@ -25,6 +25,7 @@ from stoker.errors import NotFound, PermissionDenied, ProtocolError, StokerError
 from stoker.protocol import messages as m
 from stoker.server import restart
 from stoker.server.client_processes import ClientProcesses
+from stoker.server.config import ServerConfig
 from stoker.server.execution import Executor, error_info, wall_offset
 from stoker.server.functions import Functions
 from stoker.server.link import Link, Peer, close_all
@@ -47,29 +48,6 @@ POOL_SECONDS = 5.0  # without big payloads, after which their memory goes back t
 LAST_WORDS_SECONDS = 0.2  # for the socket of a worker that has ended to be read to its end
 NODE_LEASE_SECONDS = 30.0  # how long a restarted server waits for a node's report before it leases anything
 RETENTION_SWEEP_SECONDS = 600.0
-
-
-@dataclass(frozen=True)
-class ServerConfig:
-    """Where a server works. ``mode``: ``embedded`` · ``persistent``."""
-
-    mode: str
-    run_dir: Path
-    state_dir: Path
-    segments: Path
-    retention: float
-
-    @property
-    def socket(self) -> Path:
-        return self.run_dir / "server.sock"
-
-    @property
-    def name(self) -> str:
-        return self.run_dir.name
-
-    @property
-    def spill(self) -> Path:
-        return self.state_dir / "payloads"
 
 
 @dataclass(eq=False)

@@ -30,16 +30,17 @@ from stoker.engine.local.config import STOP_GRACE_SECONDS, AgentConfig
 from stoker.engine.local.ledger import Ledger
 from stoker.engine.local.limits import choose_limits
 from stoker.engine.local.link import ServerLink
-from stoker.engine.local.log_files import prune
+from stoker.engine.local.log_files import log_path, prune
 from stoker.engine.local.log_tails import LogTails
 from stoker.engine.local.node import NodeSize, node_labels, node_size
 from stoker.engine.local.requests import Verbs
+from stoker.engine.local.standby import UNUSED_SECONDS, Standby
 from stoker.engine.local.starts import Starter, Stock
 from stoker.engine.local.workers import Workers
-from stoker.engine.local.standby import UNUSED_SECONDS, Standby
 from stoker.engine.local.zygotes import Zygotes, clean_environ, first_environment
 from stoker.errors import Fenced, StokerError
 from stoker.images.builder import EnvironmentBuilder
+from stoker.images.worker_path import ensure_worker_path
 from stoker.protocol.messages import (
     BuildImage,
     FlushLogs,
@@ -140,7 +141,7 @@ class Agent:
         try:
             worker_path = Path(self._config.runner) if self._config.runner else ensure_worker_path(self._home)
             output = log_path(self._config.logs, name)
-            self._zygotes.standby = Standby(self._config.python, worker_path, environment=environment, log=output)
+            self._zygotes.standby = Standby(sys.executable, worker_path, environment=environment, log=output)
         except (OSError, StokerError) as error:
             log.warning("no process could be started beforehand: %s", error)
             return

@@ -248,7 +248,8 @@ class Starter:
     def _start_zygote(self, attempt: Attempt, launch: Launch) -> RunnerProcess:
         stock, function = self._stock, attempt.order.function
         self._zygotes_started += 1
-        name = f"zygote-{function.key[:8]}-{os.getpid()}-{self._zygotes_started}"
+        standby = stock.zygotes.take_standby(launch)
+        name = standby.log.stem if standby else f"zygote-{function.key[:8]}-{os.getpid()}-{self._zygotes_started}"
         log = stock.logs.add(Header(name, function.key, function.label, time.time()))
         assert attempt.hold is not None
         hold = attempt.hold.environment.hold()
@@ -259,7 +260,7 @@ class Starter:
 
         self._send(Phase(attempt.order.worker, "starting", f"importing {function.code.module or function.label}"))
         try:
-            zygote = RunnerProcess(launch, log=log, on_gone=gone)
+            zygote = RunnerProcess(launch, log=log, on_gone=gone, standby=standby)
         except StartRefusal:
             gone()
             raise

@@ -21,6 +21,7 @@ from typing import Any
 from stoker.engine.local import processes
 from stoker.engine.local.config import RUN_MARKER, WORKER_MARKER
 from stoker.engine.local.marks import BLANK
+from stoker.engine.local.standby import Standby, spawn_runner
 from stoker.errors import ProtocolError, StartupError
 from stoker.protocol.zygotes import (
     THREAD_VARIABLES,
@@ -41,7 +42,6 @@ ZYGOTES_MAX = 8
 ZYGOTES_MEMORY_SHARE = 0.25  # of the node, for what they hold of their own
 ZYGOTE_IDLE_SECONDS = 600.0  # after its last worker has gone
 LINE_BYTES = 8 << 20  # a config has a whole `sys.path` and an environment in it; an error its traceback
-LINK_FD = 3
 KILLS = frozenset({signal.SIGKILL, signal.SIGTERM})  # what code does not do to itself by accident
 UNWANTED_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")
 INTERNAL_PREFIX = "STOKER_"
@@ -91,15 +91,26 @@ def clean_environ(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def first_environment(base: Mapping[str, str], *, run: str) -> dict[str, str]:
+    """Return what a zygote is started with whose function asks for no variables of its own."""
+    return {**base, **dict.fromkeys(THREAD_VARIABLES, "1"), RUN_MARKER: run, WORKER_MARKER: BLANK}
+
+
 class RunnerProcess:
     """One process of the runner."""
 
     def __init__(
-        self, launch: Launch, *, log: Path, fresh: Fork | None = None, on_gone: Callable[[], None] = lambda: None
+        self,
+        launch: Launch,
+        *,
+        log: Path,
+        fresh: Fork | None = None,
+        on_gone: Callable[[], None] = lambda: None,
+        standby: Standby | None = None,
     ) -> None:
         self.launch = launch
         self.on_gone = on_gone
-        self.log = log
+        self.log = log if standby is None else standby.log
         self.used = time.monotonic()
         self.workers: set[str] = set()
         self.gone = asyncio.Event()
@@ -109,10 +120,12 @@ class RunnerProcess:
         self._ready: asyncio.Future[Ready | Failed] = loop.create_future()
         self._forks: dict[str, asyncio.Future[Forked | NotForked]] = {}
         self._exits: dict[str, asyncio.Future[Exited]] = {}
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self.pid = self._spawn(theirs.fileno(), fresh.worker if fresh else BLANK)
-        self._socket = ours
+        if standby is not None:
+            self.pid, self._socket = standby.pid, standby.take()
+        else:
+            self._socket, theirs = socket.socketpair()
+            with theirs:
+                self.pid = self._spawn(theirs.fileno(), fresh.worker if fresh else BLANK)
         self._writer: asyncio.StreamWriter | None = None
         self._protocol_error = ""
         self._watch = processes.Watch(self.pid)
@@ -121,23 +134,9 @@ class RunnerProcess:
 
     def _spawn(self, link: int, worker: str) -> int:
         launch = self.launch
-        program = str(launch.worker_path / "stoker" / "runner" / "bootstrap.py")
-        actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(self.log), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-            (os.POSIX_SPAWN_DUP2, link, LINK_FD),
-        ]
+        environment = launch.environment(worker=worker)
         try:
-            return os.posix_spawn(
-                launch.python,
-                [launch.python, "-s", program, str(LINK_FD)],
-                launch.environment(worker=worker),
-                file_actions=actions,
-                setsid=True,
-                setsigmask=[],
-                setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXFSZ],
-            )
+            return spawn_runner(launch.python, launch.worker_path, environment=environment, link=link, log=self.log)
         except OSError as error:
             raise StartRefusal(
                 ErrorInfo(
@@ -307,6 +306,24 @@ class Zygotes:
         self._live: dict[str, RunnerProcess] = {}
         self._ending: set[RunnerProcess] = set()
         self._unforkable: dict[str, str] = {}
+        self.standby: Standby | None = None
+
+    def take_standby(self, launch: Launch) -> Standby | None:
+        """Return the process that waits for a first function, if this launch's would be the same."""
+        standby = self.standby
+        environment = launch.environment(worker=BLANK)
+        if standby is None or not standby.fits(
+            launch.python, launch.worker_path, environment=environment, told=launch.config.env
+        ):
+            return None
+        self.standby = None
+        return standby
+
+    def end_standby(self) -> None:
+        """End the process that waits for a first function; nothing that fits it has come."""
+        if self.standby is not None:
+            self.standby.end()
+            self.standby = None
 
     def unforkable(self, key: str) -> str:
         """Return why workers of this launch must start fresh, nothing if they need not as far as is known."""
@@ -348,6 +365,7 @@ class Zygotes:
 
     async def close(self) -> None:
         """End all of them and return when they are gone."""
+        self.end_standby()
         for zygote in self.live:
             self.end(zygote)
         for zygote in list(self._ending):

@@ -1,0 +1,96 @@
+"""A server's life from its socket to its end: what `stoker.server.__main__` runs once the agent is on its way."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import uvloop
+
+from stoker import paths
+from stoker.blobs.disk import DiskBlobStore
+from stoker.engine.local.engine import LocalEngine
+from stoker.errors import StokerError
+from stoker.server.config import ServerConfig
+from stoker.server.link import Link
+from stoker.server.server import Server
+from stoker.store.sqlite import SqliteStore
+
+BACKLOG = 1024
+GC_THRESHOLD = (50_000, 20, 100)  # what makes cycles here (tracebacks, closed connections) is rare
+
+
+def serve(
+    config: ServerConfig, engine: LocalEngine, *, parent_pid: int, ready: Callable[[dict[str, object]], None]
+) -> None:
+    """Run a server until it is told to stop. ``ready`` is called once it listens.
+
+    Raises:
+        StokerError: its store or its socket cannot be opened.
+    """
+    # A million queued calls are a million objects without a cycle; to walk them again and again costs half of the time.
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
+    uvloop.run(_serve(config, engine, parent_pid, ready))
+
+
+async def _serve(
+    config: ServerConfig, engine: LocalEngine, parent_pid: int, ready: Callable[[dict[str, object]], None]
+) -> None:
+    try:
+        store = SqliteStore(config.state_dir / "store.db")
+        epoch = store.begin_term()
+    except StokerError:
+        await engine.shut_down(grace=0.0)  # the agent lives already, and would wait for another server
+        raise
+    server = Server(config=config, store=store, blobs=DiskBlobStore(paths.blobs()), engine=engine, epoch=epoch)
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, server.stopping.set)
+    parent = _watch_parent(parent_pid, server)
+    try:
+        listener = await _listen(config.socket, server)
+    except StokerError:
+        await server.end()  # the agent with it, as above
+        raise
+    await server.begin()
+    ready({"socket": str(config.socket), "pid": os.getpid()})
+    await server.stopping.wait()
+    listener.close()
+    config.socket.unlink(missing_ok=True)
+    await server.end()
+    if parent >= 0:
+        loop.remove_reader(parent)
+        os.close(parent)
+
+
+async def _listen(path: Path, server: Server) -> asyncio.Server:
+    path.unlink(missing_ok=True)  # of a server that was killed; the lock says that none lives
+    before = os.umask(0o177)
+    try:
+        return await asyncio.get_running_loop().create_unix_server(
+            lambda: Link(server, server.links), str(path), backlog=BACKLOG
+        )
+    except OSError as error:
+        raise StokerError(
+            f"The server cannot listen at {path}: {error}. Set STOKER_RUNTIME_DIR to a short path."
+        ) from error
+    finally:
+        os.umask(before)
+
+
+def _watch_parent(pid: int, server: Server) -> int:
+    """Stop when the program that started this server has ended, however it did."""
+    if not pid:
+        return -1
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        server.stopping.set()
+        return -1
+    asyncio.get_running_loop().add_reader(fd, server.stopping.set)
+    return fd

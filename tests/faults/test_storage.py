@@ -131,7 +131,7 @@ def test_a_server_that_was_stopped_while_another_took_over_settles_nothing(
             gate.write_text("the answer")
             assert server.process is not None
             server.process.wait(30)
-            assert "taken over" in server.log.read_text()
+            assert "taken it over" in server.log.read_text()
             sessions.close()  # the next one finds the second server
             assert stoker.Call.from_id(call.id).result(timeout=60) == "the answer"
         finally:

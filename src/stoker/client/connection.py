@@ -94,7 +94,12 @@ class Connection:
         link = connect_unix(self.endpoint.path, timeout=DIAL_TIMEOUT_SECONDS)
         try:
             welcome = greet(
-                link, role="client", name=self.name, token=self.endpoint.token, python=platform.python_version()
+                link,
+                role="client",
+                name=self.name,
+                token=self.endpoint.token,
+                term=self.welcome.term if self.welcome else 0,
+                python=platform.python_version(),
             )
             link.settimeout(None)
         except BaseException:

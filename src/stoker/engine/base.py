@@ -176,6 +176,9 @@ class Engine(Protocol):
     async def shut_down(self, *, grace: float = 5.0) -> None:
         """End every worker and everything else that this engine started; returns when it is gone."""
 
+    async def abandon(self) -> None:
+        """End what still obeys this server, and leave the rest to another one, which has taken over."""
+
     def nodes(self) -> list[NodeInfo]:
         """Return the nodes that are there now."""
 

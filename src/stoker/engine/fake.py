@@ -55,6 +55,9 @@ class FakeEngine:
         self._there = True
         self._tell_soon(NodeJoined(self._node()))
 
+    async def abandon(self) -> None:
+        self._listener = lambda event: None
+
     async def shut_down(self, *, grace: float = 5.0) -> None:
         for worker in [*self._starting, *self._up]:
             self.stop(worker, grace=grace, reason="shutdown")

@@ -66,7 +66,7 @@ class Hello:
     """The first frame of every connection. ``role``: client · worker · control · agent.
 
     ``name`` is the client's session id, the worker's id (both its sockets) or the node's id. ``term`` is the epoch that
-    an agent obeyed last, 0 for none.
+    an agent obeyed last, or that a client was last connected to; 0 for none.
     """
 
     role: str

@@ -80,6 +80,7 @@ class PayloadFiles:
         self.spill = private_dir(spill)
         for left in self.spill.glob(f"*{_PARTIAL}"):  # of a server that was killed while it copied
             left.unlink(missing_ok=True)
+        self._kept = False
         self._shared = SegmentDir(self.segments, self.spill, pool_bytes=pool_bytes)
 
     def persist(self, payload: Payload) -> tuple[bytes, str]:
@@ -124,9 +125,14 @@ class PayloadFiles:
         """Give back the memory that was kept for the next big payloads."""
         self._shared.drain_pool()
 
+    def keep(self) -> None:
+        """Leave the shared-memory directory to another server."""
+        self._kept = True
+
     def remove(self) -> None:
         """Remove the shared-memory directory; the server is going."""
-        shutil.rmtree(self.segments, ignore_errors=True)
+        if not self._kept:
+            shutil.rmtree(self.segments, ignore_errors=True)
 
 
 def stored(data: bytes, name: str, spill: Path) -> Payload:

@@ -219,8 +219,9 @@ class Server:
         session = self.sessions.get(hello.name)
         if session is None:
             session = self.sessions[hello.name] = Session(hello.name, owner)
-            if self.now() < self._resubmissions_end:
-                session.resubmits_until = self._resubmissions_end
+            if hello.term or self.now() < self._resubmissions_end:
+                # It may have been here before: in an earlier term, or until it was away for so long as to be forgotten.
+                session.resubmits_until = self.now() + self.plane.state.limits.client_grace
         elif session.owner != owner:
             raise PermissionDenied("The session belongs to somebody else.")
         if session.link is not None:
@@ -534,7 +535,10 @@ class Server:
         """Stop everything that runs; what is queued and detached stays in the store."""
         # From here on workers end because we do: that is no loss of theirs, and counts against no call.
         self.engine.set_listener(lambda event: None)
-        await self.engine.shut_down()
+        if self.writer.fenced:
+            await self.engine.abandon()
+        else:
+            await self.engine.shut_down()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

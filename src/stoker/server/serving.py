@@ -57,15 +57,26 @@ async def _serve(
     except StokerError:
         await server.end()  # the agent with it, as above
         raise
+    bound = config.socket.stat().st_ino
     await server.begin()
     ready({"socket": str(config.socket), "pid": os.getpid()})
     await server.stopping.wait()
     listener.close()
-    config.socket.unlink(missing_ok=True)
+    if _is_same(config.socket, bound):
+        config.socket.unlink(missing_ok=True)
+    else:
+        server.files.keep()  # another server works here now: all that lies there is its own
     await server.end()
     if parent >= 0:
         loop.remove_reader(parent)
         os.close(parent)
+
+
+def _is_same(path: Path, inode: int) -> bool:
+    try:
+        return path.stat().st_ino == inode
+    except FileNotFoundError:
+        return True
 
 
 async def _listen(path: Path, server: Server) -> asyncio.Server:

@@ -46,6 +46,7 @@ class StoreWriter:
         self._done = done
         self._failed = failed
         self._over = over
+        self.fenced = False  # another server has taken over the store
         self._queue: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -83,6 +84,7 @@ class StoreWriter:
         try:
             work()
         except Fenced as error:
+            self.fenced = True
             self._loop.call_soon_threadsafe(self._over, str(error))
         except (StokerError, OSError) as error:
             log.error("a job of the store's thread failed: %s", error)
@@ -112,6 +114,7 @@ class StoreWriter:
             if rows:
                 self._store.write(self._epoch, rows)
         except Fenced as error:
+            self.fenced = True
             self._loop.call_soon_threadsafe(self._over, str(error))
         except StokerError as error:
             log.error("the store refused %d rows: %s", len(rows), error)

@@ -36,7 +36,7 @@ from stoker.engine.local.agent import fork_agent, take_run_lock
 from stoker.engine.local.config import AgentConfig
 from stoker.engine.local.ledger import Ledger
 from stoker.engine.local.processes import Watch, start_time
-from stoker.errors import ConnectionFailed, from_wire
+from stoker.errors import ConnectionFailed, Fenced, from_wire
 from stoker.protocol import messages as m
 from stoker.types import ErrorInfo, ImageSpec
 
@@ -82,19 +82,28 @@ class LocalEngine:
         self._keeper = asyncio.create_task(self._keep_agent(), name="agent keeper")
 
     async def shut_down(self, *, grace: float = 5.0) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._stop_keeping()
         if self._link is not None:
             try:
                 stopping = self.ask("stop", {"term": self._term, "grace": grace})
                 await asyncio.wait_for(stopping, grace + SHUT_DOWN_SLACK_SECONDS)
-            except (ConnectionFailed, TimeoutError) as error:
+            except (ConnectionFailed, Fenced, TimeoutError) as error:
                 log.warning("the agent did not say that it has ended everything: %r", error)
         pid = self._attached_pid or self._pid
         if pid and start_time(pid) is not None:
             await _end_agent(pid, patience=SHUT_DOWN_SLACK_SECONDS if self._link is not None else 0.0)
         _collect(pid)
+
+    async def abandon(self) -> None:
+        if self._link is not None:
+            await self.shut_down()
+        else:
+            await self._stop_keeping()
+
+    async def _stop_keeping(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
 
     def attach(self, link: AgentLink, hello: m.Hello, *, term: int) -> None:
         if self._link is not None:

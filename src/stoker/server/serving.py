@@ -42,7 +42,7 @@ async def _serve(
     config: ServerConfig, engine: LocalEngine, parent_pid: int, ready: Callable[[dict[str, object]], None]
 ) -> None:
     try:
-        store = SqliteStore(config.state_dir / "store.db")
+        store = SqliteStore(config.state_dir / "store.db", durable=config.mode == "persistent")
         epoch = store.begin_term()
     except StokerError:
         await engine.shut_down(grace=0.0)  # the agent lives already, and would wait for another server

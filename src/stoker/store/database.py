@@ -49,8 +49,9 @@ class Database:
         StoreError: not a database, damaged, of a newer version, or not writable. It is left as it was found.
     """
 
-    def __init__(self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT_S) -> None:
+    def __init__(self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT_S, durable: bool = True) -> None:
         self.path = path
+        self._synchronous = "FULL" if durable else "OFF"
         self._busy_timeout = busy_timeout
         self._writing = Lock()
         self._readers: list[sqlite3.Connection] = []
@@ -131,10 +132,10 @@ class Database:
     def _open_writer(self) -> sqlite3.Connection:
         connection = self._connect()
         try:
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             _check(connection, self.path)
             migrate(connection, self.path)
             _use_wal(connection, self.path)
-            connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
         except BaseException:

@@ -33,8 +33,9 @@ class SqliteStore:
         StoreError: the file is damaged, another program's, a newer Stoker's, or not writable. It is left as it is.
     """
 
-    def __init__(self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT_S) -> None:
-        self._database = Database(path, busy_timeout=busy_timeout)
+    def __init__(self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT_S, durable: bool = True) -> None:
+        """``durable=False`` survives the death of any process, and not that of the machine: for what ends with it."""
+        self._database = Database(path, busy_timeout=busy_timeout, durable=durable)
 
     def begin_term(self) -> int:
         with self._database.writing() as connection:

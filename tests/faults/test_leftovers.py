@@ -95,3 +95,10 @@ def _begun(runtime: Path) -> Program:
     wait_until(lambda: "got" in program.output, timeout=20, message="it has results")
     assert by_role(runtime)["worker"]
     return program
+
+
+def test_a_script_that_runs_its_app_when_imported_is_told_and_leaves_nothing(runtime_dir: Path) -> None:
+    program = Program(Path(__file__).parent / "programs" / "unguarded.py")
+    assert program.wait(40) == 1
+    assert "__main__" in program.output
+    wait_until(lambda: not by_role(runtime_dir), timeout=20)

@@ -24,12 +24,12 @@ from stoker.client.dispatch import DEFAULT_WINDOW_CALLS, Dispatcher
 from stoker.client.embedded import EmbeddedServer
 from stoker.client.ids import call_ids, stamped_id
 from stoker.client.reader import Reader
-from stoker.errors import ConnectionFailed, StokerError, from_wire
+from stoker.errors import ConnectionFailed, InvalidRequest, StokerError, from_wire
 from stoker.protocol.encoded import Encoded
 from stoker.protocol.frames import Buffer
 from stoker.protocol.messages import Cancel, PutBlob, StreamCredit
 from stoker.protocol.payload import encode_call
-from stoker.transport.current import SERVER_VARIABLE, TOKEN_VARIABLE
+from stoker.transport.current import SERVER_VARIABLE, TOKEN_VARIABLE, being_loaded
 from stoker.transport.segments import INLINE_MAX_BYTES
 
 FLUSH_LOGS_SECONDS = 5.0  # how long the end of a program waits for the last output of its workers
@@ -231,6 +231,11 @@ def current_if_open() -> Session | None:
 
 def _open() -> Session:
     global _session
+    if label := being_loaded():
+        raise InvalidRequest(
+            f"The module of {label} runs an app or calls a function while a worker imports it, and so would every "
+            'worker in turn. Put that under `if __name__ == "__main__":`, or into a function.'
+        )
     with _lock:
         if _session is not None and _session.failed:
             _end(_session)

@@ -18,6 +18,8 @@ from stoker.protocol.zygotes import Fork, ZygoteConfig
 from stoker.runner import pools
 from stoker.runner.config import EXIT_SETUP
 
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
 
 def become_worker(order: Fork) -> None:
     """Take the log, the cgroups and the limits of a worker; a process that cannot ends, with the reason in its log."""
@@ -90,6 +92,18 @@ def freeze_heap() -> None:
     """Keep the collector from touching, and so copying, what forked workers share."""
     gc.collect()
     gc.freeze()
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when its agent ends, even in the middle of an import that never returns.
+
+    Forked workers do not inherit this: they live on.
+    """
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() == 1:
+        os._exit(0)  # it had ended before we asked
 
 
 def kill_own_group() -> None:

@@ -31,6 +31,7 @@ from stoker.runner import pools, process
 from stoker.runner.loading import describe_failure, enter_directory, load_function, set_import_path
 from stoker.runner.output import Output
 from stoker.runner.worker import Worker
+from stoker.transport.current import loading
 from stoker.types import ErrorInfo
 
 LINE_BYTES = 1 << 16
@@ -90,6 +91,7 @@ def main(link_fd: int, worker_path: str) -> NoReturn:
     os.environ.update(config.env)
     if config.fresh is None:
         pools.hold_to_one_thread()
+        process.end_with_parent()
         _serve_zygote(link, config, worker_path, started)
     _run_fresh(link, config, config.fresh, worker_path, started)
 
@@ -99,7 +101,8 @@ def _load(link: Link, config: ZygoteConfig, worker_path: str) -> Callable[..., A
     try:
         set_import_path(config, worker_path)
         enter_directory(config)
-        return load_function(config)
+        with loading(config.label):
+            return load_function(config)
     except BaseException as error:  # noqa: BLE001 - a module may raise anything, SystemExit included
         link.send(Failed(describe_failure(error)))
         os._exit(1)

@@ -7,6 +7,8 @@ call at a time; in a concurrent one they belong to no call, since nobody knows t
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -44,6 +46,23 @@ class WorkerIdentity:
 _call: ContextVar[CurrentCall | None] = ContextVar("stoker_current_call", default=None)
 _only_call: CurrentCall | None = None
 _identity: WorkerIdentity | None = None
+_loading = ""
+
+
+@contextmanager
+def loading(label: str) -> Iterator[None]:
+    """Say that a worker's code is being imported: what calls functions then would do so in every worker in turn."""
+    global _loading
+    _loading = label
+    try:
+        yield
+    finally:
+        _loading = ""
+
+
+def being_loaded() -> str:
+    """Return the label of the function whose module is being imported for it, an empty text outside of that."""
+    return _loading
 
 
 def current_call() -> CurrentCall | None:

@@ -65,11 +65,17 @@ def private_dir(path: Path) -> Path:
     """Make a directory of mode 0700 and return it.
 
     Raises:
-        StokerError: it is somebody else's, so that what is put there could be read or replaced.
+        StokerError: it cannot be made, or is somebody else's, so that what is put there could be read or replaced.
     """
     if not path.is_dir():
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o700)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o700)
+        except OSError as error:
+            raise StokerError(
+                f"{path} cannot be made: {error.strerror}. Set STOKER_HOME (environments, blobs, stores) and "
+                "STOKER_RUNTIME_DIR (sockets) to directories that you can write to."
+            ) from None
     if path.stat().st_uid != os.getuid():
         raise StokerError(f"{path} belongs to another user. Set STOKER_RUNTIME_DIR or STOKER_HOME to one of your own.")
     return path

@@ -91,7 +91,7 @@ async def test_a_function_that_cannot_be_forked_starts_fresh(bench: Bench) -> No
 @pytest.mark.parametrize(
     ("load", "options", "words"),
     [
-        ("raise ValueError('no such thing')", {}, "app.f could not be loaded: builtins.ValueError: no such thing"),
+        ("raise ValueError('no such thing')", {}, "app.f could not be loaded: ValueError: no such thing"),
         ("print('so far'); import os; os._exit(5)", {}, "its process ended while it loaded (exit status 5)"),
         ("import time; time.sleep(60)", {"startup_timeout": 0.5}, "did not load within its startup_timeout of 0.5 s"),
     ],

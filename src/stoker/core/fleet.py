@@ -13,6 +13,7 @@ from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.state import State
 from stoker.types import CallState, ErrorInfo, Outcome
 
+TELL_WAITING_SECONDS = 2.0  # a pool without room says so to whoever waits for it
 QUEUE_SWEEP_SECONDS = 0.1  # while calls wait, whether another worker would help is asked this often
 START_BACKOFF_MAX_SECONDS = 30.0
 START_RETRY_SECONDS = 0.5  # another program holds the capacity: ask again
@@ -78,7 +79,7 @@ def _start_one(st: State, pool: Pool) -> bool:
     st.worker_seq += 1
     worker = Worker(f"{st.prefix}{st.worker_seq}", pool, node=node.id, capacity=pool.needs, now=st.now)
     _add_worker(st, worker, node)
-    pool.wanted_since = 0.0
+    pool.wanted_since, pool.told_waiting = 0.0, ""
     pool.waiting = "for a worker to start"
     st.emit(c.StartWorker(worker.id, pool.key, pool.spec, node.id, worker.capacity))
     return True
@@ -105,6 +106,9 @@ def _wait_for_room(st: State, pool: Pool) -> None:
     pool.waiting = f"for {wants.cpus:g} {unit}{memory} to be free"
     if not pool.wanted_since:
         pool.wanted_since = st.now
+    if st.now - pool.wanted_since >= TELL_WAITING_SECONDS and pool.told_waiting != pool.waiting and len(pool.queue):
+        pool.told_waiting = pool.waiting
+        st.emit(c.TellPhase(pool.key, "waiting", pool.waiting))
     if not _make_room(st, pool) and not any(w.state is not WorkerState.STOPPING for w in pool.workers.values()):
         _steal(st, pool)
 

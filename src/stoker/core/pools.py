@@ -96,6 +96,7 @@ class Pool:
     waiting: str = ""  # why nothing of the queue runs, for people
     wanted_since: float = 0.0  # since when it has calls and cannot be given a worker
     last_steal: float = 0.0
+    told_waiting: str = ""  # what its clients were told that it waits for
     retired: bool = False
     schedulable: bool = False  # some node there is could hold a worker; asked again when nodes change
 

@@ -95,12 +95,16 @@ def lost(st: State, call: Call, *, cause: str, detail: str) -> None:
         st.touch(pool)
         return
     message = (
-        f"Call {call.id} of {pool.spec.label} lost its worker {call.losses} times; the last one ended with: {detail}. "
-        "If the code itself ends the process (os._exit, a crash in native code), look at `stoker logs`; a call that "
-        "may be run more often can be given lost_retries=."
+        f"Call {call.id} of {pool.spec.label} lost its worker {_times(call.losses)}; the last one ended with: "
+        f"{detail}. If the code itself ends the process (os._exit, a crash in native code), look at `stoker logs`; a "
+        "call that may be run more often can be given lost_retries=."
     )
     pool.failed += 1
     settle(st, call, CallState.FAILED, Result(Outcome.ERROR, error=stoker_error("WorkerLost", message, where)))
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _own_error(name: str, message: str, fields: dict[str, str], builtin: str) -> ErrorInfo:

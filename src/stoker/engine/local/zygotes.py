@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import time
@@ -41,6 +42,7 @@ from stoker.types import ErrorInfo, digest_of
 ZYGOTES_MAX = 8
 ZYGOTES_MEMORY_SHARE = 0.25  # of the node, for what they hold of their own
 ZYGOTE_IDLE_SECONDS = 600.0  # after its last worker has gone
+_MISSING_MODULE = re.compile(r"No module named '([^']+)'")
 LINE_BYTES = 8 << 20  # a config has a whole `sys.path` and an environment in it; an error its traceback
 KILLS = frozenset({signal.SIGKILL, signal.SIGTERM})  # what code does not do to itself by accident
 UNWANTED_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")
@@ -294,7 +296,16 @@ def _startup_error(label: str, error: ErrorInfo) -> ErrorInfo:
     """Return a user's exception as what callers are told; Stoker's own errors say it well already."""
     if "." not in error.type_name and error.type_name.endswith("Error") and error.type_name == StartupError.__name__:
         return error
-    message = f"{label} could not be loaded: {error.type_name}: {error.message}"
+    name = error.type_name.removeprefix("builtins.")
+    message = f"{label} could not be loaded: {name}: {error.message}"
+    missing = _MISSING_MODULE.match(error.message) if name == "ModuleNotFoundError" else None
+    if missing:
+        message += (
+            f". Its environment has no {missing[1]!r}: add it to the image (.pip_install), or, if it is a file of your "
+            "own, put it beside the script or name it with .add_local_python_source."
+        )
+    if error.traceback:
+        message += f"\n{error.traceback.rstrip()}"
     return ErrorInfo("StartupError", message, error.traceback, error.mro, error.fields)
 
 

@@ -1,7 +1,8 @@
-"""Every screen fits 100 columns, says what to do where it is empty, and has a JSON form."""
+"""Every screen fits 80 columns, says what to do where it is empty, and has a JSON form."""
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -75,13 +76,34 @@ ROWS = {
 }
 
 
+HEADERS = {
+    "function", "version", "queued", "running", "workers", "done", "failed", "a call takes", "waiting", "app",
+    "deployed", "functions", "call", "state", "made", "took", "tries", "error", "worker", "pid", "cores", "memory",
+    "limit", "cpu time", "calls", "started",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 160])
 @pytest.mark.parametrize("verb", list(ROWS))
-def test_a_table_fits_the_screen_and_cuts_no_id(verb: str, server: FakeSession, stoker_command: Command) -> None:
+def test_a_table_fits_the_screen_and_cuts_no_id_and_no_header(
+    verb: str, columns: int, server: FakeSession, stoker_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     server.answers[verb] = ROWS[verb]
     outcome = stoker_command(verb, "list")
     assert outcome.status == 0, outcome.err
-    assert max(len(line) for line in outcome.out.splitlines()) <= 100
+    assert max(len(line) for line in outcome.out.splitlines()) <= columns
     assert str(ROWS[verb][0].get("id", "digits-sweep")) in outcome.out
+    shown = re.split(r" {2,}", outcome.out.splitlines()[0].strip())
+    assert set(shown) <= HEADERS
+
+
+def test_an_id_is_whole_even_where_it_alone_fits_no_screen(
+    server: FakeSession, stoker_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    server.answers["calls"] = [CALL]
+    assert CALL["id"] in stoker_command("calls", "list").out
 
 
 @pytest.mark.parametrize("verb", list(ROWS))

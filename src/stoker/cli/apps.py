@@ -17,12 +17,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 COLUMNS = (
     Column("app", field("app")),
-    Column("version", lambda row: f"v{row['version']}" if row.get("version") else "run", right=True),
-    Column("deployed", since("created"), right=True),
+    Column("version", lambda row: f"v{row['version']}" if row.get("version") else "run", right=True, spare=2),
+    Column("deployed", since("created"), right=True, spare=3),
     Column("queued", count("queued"), right=True),
     Column("running", count("running"), right=True),
-    Column("workers", count("workers"), right=True),
-    Column("functions", lambda row: ", ".join(row["functions"]), flexible=True),
+    Column("workers", count("workers"), right=True, spare=1),
+    Column("functions", lambda row: ", ".join(row["functions"]), flexible=True, spare=4),
 )
 HISTORY_COLUMNS = (
     Column("version", lambda row: f"v{row['version']}", right=True),

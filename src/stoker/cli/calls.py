@@ -32,10 +32,10 @@ COLUMNS = (
     Column("call", field("id")),
     Column("function", field("function"), flexible=True),
     Column("state", state("state")),
-    Column("made", since("created"), right=True),
-    Column("took", duration("seconds"), right=True),
-    Column("tries", field("attempts"), right=True),
-    Column("error", lambda row: escape(_first_line(row.get("error"))), flexible=True, style="red"),
+    Column("made", since("created"), right=True, spare=1),
+    Column("took", duration("seconds"), right=True, spare=3),
+    Column("tries", field("attempts"), right=True, spare=4),
+    Column("error", lambda row: escape(_first_line(row.get("error"))), flexible=True, style="red", spare=2),
 )
 
 

@@ -19,14 +19,14 @@ def _workers(row: Mapping[str, Any]) -> str:
 
 COLUMNS = (
     Column("function", lambda row: f"{row['app']}.{row['name']}"),
-    Column("version", lambda row: f"v{row['version']}" if row.get("version") else "run", right=True),
+    Column("version", lambda row: f"v{row['version']}" if row.get("version") else "run", right=True, spare=5),
     Column("queued", count("queued"), right=True),
     Column("running", count("running"), right=True),
-    Column("workers", _workers),
-    Column("done", field("calls_done"), right=True),
-    Column("failed", count("failed"), right=True),
-    Column("a call takes", duration("service_seconds"), right=True),
-    Column("waiting", lambda row: escape(row.get("waiting") or ""), flexible=True, style="yellow"),
+    Column("workers", _workers, spare=1),
+    Column("done", field("calls_done"), right=True, spare=4),
+    Column("failed", count("failed"), right=True, spare=2),
+    Column("a call takes", duration("service_seconds"), right=True, spare=6),
+    Column("waiting", lambda row: escape(row.get("waiting") or ""), flexible=True, style="yellow", spare=3),
 )
 
 

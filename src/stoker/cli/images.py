@@ -29,11 +29,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 COLUMNS = (
     Column("image", lambda row: row["key"][:KEY_SHOWN]),
     Column("python", field("python")),
-    Column("packages", field("packages"), right=True),
+    Column("packages", field("packages"), right=True, spare=2),
     Column("size", size("size"), right=True),
-    Column("built", since("created"), right=True),
-    Column("last used", lambda row: "in use" if row["in_use"] else since("last_used")(row), right=True),
-    Column("among them", field("examples"), flexible=True, style="dim"),
+    Column("built", since("created"), right=True, spare=3),
+    Column("last used", lambda row: "in use" if row["in_use"] else since("last_used")(row), right=True, spare=1),
+    Column("among them", field("examples"), flexible=True, style="dim", spare=4),
 )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WIDTH_WITHOUT_TERMINAL = 100
 NONE = "-"
 GAP = 3  # characters between two columns
-FLEXIBLE_MIN = 8
+FLEXIBLE_MIN = 12
 STATE_STYLES = {
     "running": "cyan",
     "busy": "cyan",
@@ -33,13 +33,18 @@ STATE_STYLES = {
 
 @dataclass(frozen=True)
 class Column:
-    """``of`` gives a row's cell. One ``flexible`` column may be cut short where the screen is too narrow."""
+    """``of`` gives a row's cell.
+
+    Where the screen is too narrow, cells of ``flexible`` columns are cut short; then whole columns are left out, that
+    with the highest ``spare`` first. Those with 0 always stay.
+    """
 
     title: str
     of: Callable[[Mapping[str, Any]], str]
     right: bool = False
     flexible: bool = False
     style: str = ""
+    spare: int = 0
 
 
 def field(name: str) -> Callable[[Mapping[str, Any]], str]:
@@ -108,36 +113,51 @@ def show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, a
         say(empty)
     else:
         screen = console()
-        screen.print(table(rows, columns, width=screen.width))
+        made = table(rows, columns, width=screen.width)
+        # What does not fit even so goes past the edge, where the terminal wraps it: half an id is worth nothing.
+        screen.print(made, width=max(screen.width, made.width or 0), crop=False, soft_wrap=False)
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, width: int) -> Any:
-    """Return a Rich table that fits a screen of ``width``: only flexible columns are cut, the widest of them first."""
+    """Return a Rich table for a screen of ``width``: flexible columns are cut, the widest first, spare ones left out.
+
+    It is wider than that where the columns that always stay are.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     cells = [[Text.from_markup(column.of(row)) for column in columns] for row in rows]
-    widths = [max(len(c.title), *(row[i].cell_len for row in cells)) for i, c in enumerate(columns)]
-    _fit(widths, [i for i, column in enumerate(columns) if column.flexible], width - GAP * (len(columns) - 1))
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1))
-    for column, wide in zip(columns, widths, strict=True):
+    needed = [max(len(c.title), *(row[i].cell_len for row in cells)) for i, c in enumerate(columns)]
+    fitted = _fit(columns, needed, width)
+    total = sum(fitted.values()) + GAP * (len(fitted) - 1)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1), width=total)
+    for i, wide in fitted.items():
+        column = columns[i]
         justify: Literal["left", "right"] = "right" if column.right else "left"
         made.add_column(column.title, justify=justify, no_wrap=True, style=column.style, width=wide)
     for row in cells:
-        for cell, wide in zip(row, widths, strict=True):
-            cell.truncate(wide, overflow="ellipsis")
-        made.add_row(*row)
+        for i, wide in fitted.items():
+            row[i].truncate(wide, overflow="ellipsis")
+        made.add_row(*(row[i] for i in fitted))
     return made
 
 
-def _fit(widths: list[int], flexible: Sequence[int], room: int) -> None:
-    """Narrow the widest of the flexible columns until all fit; half an id is worth nothing, so no others."""
-    while sum(widths) > room and flexible:
-        widest = max(flexible, key=lambda i: widths[i])
-        if widths[widest] <= FLEXIBLE_MIN:
-            return
-        widths[widest] -= 1
+def _fit(columns: Sequence[Column], needed: Sequence[int], width: int) -> dict[int, int]:
+    """Return the columns to show, by their place, and how wide each is."""
+    least = [min(n, max(FLEXIBLE_MIN, len(c.title))) if c.flexible else n for c, n in zip(columns, needed, strict=True)]
+    kept = list(range(len(columns)))
+    for spare in sorted((i for i in kept if columns[i].spare), key=lambda i: -columns[i].spare):
+        if sum(least[i] + GAP for i in kept) - GAP <= width:
+            break
+        kept.remove(spare)
+    widths = {i: needed[i] for i in kept}
+    while sum(widths.values()) + GAP * (len(kept) - 1) > width:
+        wider = [i for i in kept if widths[i] > least[i]]
+        if not wider:
+            break
+        widths[max(wider, key=lambda i: widths[i])] -= 1
+    return widths
 
 
 def show_facts(facts: Mapping[str, str]) -> None:

@@ -15,13 +15,13 @@ COLUMNS = (
     Column("worker", field("id")),
     Column("function", field("function"), flexible=True),
     Column("state", state("state")),
-    Column("pid", field("pid"), right=True),
-    Column("cores", lambda row: f"{row['cpus']:g}", right=True),
-    Column("memory", size("memory"), right=True),
-    Column("limit", size("memory_limit"), right=True),
-    Column("cpu time", duration("cpu_seconds"), right=True),
-    Column("calls", field("calls_done"), right=True),
-    Column("started", since("started"), right=True),
+    Column("pid", field("pid"), right=True, spare=2),
+    Column("cores", lambda row: f"{row['cpus']:g}", right=True, spare=5),
+    Column("memory", size("memory"), right=True, spare=1),
+    Column("limit", size("memory_limit"), right=True, spare=6),
+    Column("cpu time", duration("cpu_seconds"), right=True, spare=7),
+    Column("calls", field("calls_done"), right=True, spare=3),
+    Column("started", since("started"), right=True, spare=4),
 )
 
 

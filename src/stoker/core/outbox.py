@@ -24,6 +24,10 @@ class Outbox:
     def __contains__(self, call_id: str) -> bool:
         return call_id in self._open
 
+    def owed(self) -> list[Delivery]:
+        """Return what is not acknowledged."""
+        return list(self._open.values())
+
     def add(self, deliveries: Sequence[Delivery]) -> int:
         """Remember deliveries that are about to be sent; return their frame's number."""
         self._seq += 1

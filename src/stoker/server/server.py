@@ -23,7 +23,7 @@ from stoker.engine import base as engine_base
 from stoker.engine.base import Engine
 from stoker.errors import NotFound, PermissionDenied, ProtocolError, StokerError, VersionMismatch
 from stoker.protocol import messages as m
-from stoker.server import restart
+from stoker.server import orphans, restart
 from stoker.server.client_processes import ClientProcesses
 from stoker.server.config import ServerConfig
 from stoker.server.execution import Executor, error_info, wall_offset
@@ -518,6 +518,7 @@ class Server:
         self.run(restart.restore_pending(self), name="restore pending calls")
         if self.epoch > 1:
             self.loop.call_at(self._resubmissions_end, self._retire_unclaimed)
+        self.run(orphans.sweep(self), name="sweep orphaned payloads")
         self.run(restart.expire_results(self, every=self._sweep_seconds), name="expire results")
         await self.engine.start_up()
         self.flush()

@@ -92,6 +92,11 @@ class Session:
         stream = self.streams.pop(call_id, None)
         return [payload for _, payload in stream.items] if stream is not None else []
 
+    def owed_payloads(self) -> list[Payload]:
+        """Return every payload that this client has still to have."""
+        items = [payload for stream in self.streams.values() for _, payload in stream.items]
+        return [delivery.result.payload for delivery in self.outbox.owed()] + items
+
     def resend(self) -> None:
         """Send again, on a new connection, all that is not acknowledged."""
         for call_id, stream in self.streams.items():

@@ -163,11 +163,12 @@ class Agent:
                 self._starter.call_off(worker, "the server was replaced")
         self._welcome = welcome
         self._look_at_capacity()
-        self._link.send(self._node_state())
-        self._logs.resume()
+        # How workers ended before who is left: a server that misses one in the list could only guess.
         waiting, self._outbox = self._outbox, []
         for message in waiting:
             self._link.send(message)
+        self._link.send(self._node_state())
+        self._logs.resume()
 
     def on_disconnected(self) -> None:
         log.info("the server went away")

@@ -12,9 +12,10 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+from stoker.client.terminal import GuardedStream, bare, is_terminal, width
 from stoker.protocol.messages import Notice
 
 _COLOURS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)  # what reads on dark and light grounds; no red: it means errors
@@ -22,29 +23,42 @@ REFRESH_SECONDS = 0.1
 
 
 class Screen:
-    """Writes whole lines, and keeps one line of progress below them where stderr is a terminal."""
+    """Writes whole lines, and keeps one line of progress below them where stderr is a terminal.
+
+    While that line is there, what the program prints itself goes round it: the line is erased before, and drawn again
+    once the program's own line is complete.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._status = ""
+        self._terminal: Any = None  # where the line of progress is
+        self._drawn = False
+        self._partial = False  # the program has begun a line of its own and not ended it
         self._last_phase: dict[str, str] = {}
         self.show_output = True
         self.show_progress = False
 
     def line(self, text: str, stream: TextIO) -> None:
+        target = bare(stream)
         with self._lock:
             self._erase()
-            stream.write(text if text.endswith("\n") else text + "\n")
-            stream.flush()
+            target.write(text if text.endswith("\n") else text + "\n")
+            target.flush()
+            self._partial = self._partial and not is_terminal(target)
             self._draw()
 
     def status(self, text: str) -> None:
         """Replace the line of progress; without a terminal, say only what is new."""
         with self._lock:
-            if not _is_terminal(sys.stderr):
+            if text and not is_terminal(sys.stderr):
                 return
             self._erase()
             self._status = text
+            if text:
+                self._guard()
+            else:
+                self._release()
             self._draw()
 
     def phase(self, label: str, text: str) -> None:
@@ -53,24 +67,64 @@ class Screen:
             if self._last_phase.get(label) == text:
                 return
             self._last_phase[label] = text
-            if _is_terminal(sys.stderr):
+            if is_terminal(sys.stderr):
                 self.status(text)
             elif text:
                 self.line(text, sys.stderr)
 
+    def forget(self) -> None:
+        """Leave the line of progress to the process that this one was forked from."""
+        self._lock = threading.RLock()
+        self._status, self._drawn = "", False
+        self._release()
+
+    def _write_around(self, stream: TextIO, text: str) -> int:
+        """Write what the program prints to a guarded stream."""
+        with self._lock:
+            if not self._status:
+                return stream.write(text)
+            self._erase()
+            try:
+                written = stream.write(text)
+                if text:
+                    self._partial = not text.endswith("\n")
+                if not self._partial:
+                    stream.flush()
+                return written
+            finally:
+                self._draw()
+
+    def _guard(self) -> None:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if is_terminal(stream) and not isinstance(stream, GuardedStream):
+                setattr(sys, name, GuardedStream(stream, self._write_around))
+        self._terminal = bare(sys.stderr)
+
+    def _release(self) -> None:
+        for name in ("stdout", "stderr"):
+            setattr(sys, name, bare(getattr(sys, name)))
+        self._partial = False
+
     def _erase(self) -> None:
-        if self._status:
-            sys.stderr.write("\r\x1b[2K")
-            sys.stderr.flush()
+        if self._drawn:
+            self._drawn = False
+            self._put("\r\x1b[2K")
 
     def _draw(self) -> None:
-        if self._status:
-            width = _terminal_width()
-            sys.stderr.write(self._status[: width - 1])
-            sys.stderr.flush()
+        if self._status and not self._partial:
+            self._drawn = True
+            self._put(self._status[: width(self._terminal) - 1])
+
+    def _put(self, text: str) -> None:
+        """Write a part of the line of progress; the program goes on where the terminal is gone or cannot show it."""
+        with suppress(OSError, ValueError):
+            self._terminal.write(text)
+            self._terminal.flush()
 
 
 screen = Screen()
+os.register_at_fork(after_in_child=screen.forget)
 
 
 def show(notice: Notice) -> None:
@@ -111,7 +165,7 @@ class Progress:
         self._label = label
         self._started = time.monotonic()
         self._drawn = 0.0
-        self.enabled = screen.show_progress and _is_terminal(sys.stderr)
+        self.enabled = screen.show_progress and is_terminal(sys.stderr)
 
     def advance(self, done: int, total: int | None) -> None:
         """Draw the bar, at most ten times a second. ``total`` is None while inputs are still being pulled."""
@@ -150,25 +204,14 @@ def _show_phase(data: dict[str, Any]) -> None:
     phase, detail = str(data.get("phase", "")), str(data.get("detail", ""))
     if phase == "building":
         screen.phase(label, f"building environment for {label}: {detail}" if detail else "")
+    elif phase == "waiting":
+        reason = detail.partition(";")[0].strip()
+        screen.phase(label, f"{label} waits {reason}" if reason else "")
     else:
         screen.phase(label, "")
 
 
 def _coloured(label: str, stream: TextIO) -> str:
-    if not label or not _is_terminal(stream) or "NO_COLOR" in os.environ:
+    if not label or not is_terminal(stream) or "NO_COLOR" in os.environ:
         return label
     return f"\x1b[{_COLOURS[zlib.crc32(label.encode()) % len(_COLOURS)]}m{label}\x1b[0m"
-
-
-def _is_terminal(stream: TextIO) -> bool:
-    try:
-        return stream.isatty()
-    except (AttributeError, ValueError):  # replaced by something less than a file, or closed
-        return False
-
-
-def _terminal_width() -> int:
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    except (OSError, ValueError, AttributeError):
-        return 80

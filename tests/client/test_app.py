@@ -35,6 +35,17 @@ def test_what_is_no_function_is_refused() -> None:
         app.function(importable)
 
 
+def test_a_method_is_refused() -> None:
+    app = stoker.App("x")
+    with pytest.raises(stoker.InvalidRequest, match=r"^A\.f is a method: write a function at module level"):
+
+        class A:
+            @app.function
+            def f(self) -> None: ...
+
+    assert not app.functions
+
+
 def test_a_name_is_taken_once() -> None:
     app = stoker.App("x")
 
@@ -51,7 +62,9 @@ def test_a_name_is_taken_once() -> None:
 
 def test_a_call_without_a_run_says_what_to_do() -> None:
     with pytest.raises(
-        stoker.NotRunning, match=r"with .*\.run\(\).*stoker run.*from_name\('module-app', 'importable'\)"
+        stoker.NotRunning,
+        match=r"with app\.run\(\):`, where `app` is your App\('module-app'\).*stoker run.*"
+        r"from_name\('module-app', 'importable'\)",
     ):
         importable.remote(1)
 

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,20 @@ def test_several_iterables_are_zipped(server: FakeServer, app: stoker.App) -> No
         assert list(add.map([1, 2, 3], itertools.count())) == [1, 3, 5]
         assert list(add.starmap([(1, 2), [3, 4]])) == [3, 7]
         assert list(add.map([], [])) == []
+
+
+def test_what_is_no_iterable_is_refused_at_once(app: stoker.App, double: stoker.Function[[int], int]) -> None:
+    wrong: Any = 5
+    named: Any = {"y": [1]}
+    with app.run():
+        for method in (double.map, double.map.aio, double.starmap, double.for_each, double.spawn_map):
+            with pytest.raises(TypeError, match=r"^double\.\w+ takes iterables, got int\.$"):
+                method(wrong)
+        for method in (double.map, double.map.aio, double.for_each, double.spawn_map):
+            with pytest.raises(
+                TypeError, match=r"no option y\. Give several iterables by position: double\.\w+\(xs, ys\)"
+            ):
+                method([1], **named)
 
 
 def test_the_first_error_ends_an_ordered_map_at_its_place(server: FakeServer, app: stoker.App) -> None:

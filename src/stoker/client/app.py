@@ -370,6 +370,11 @@ def _check_function(function: Any) -> None:
         )
     if isinstance(function, (staticmethod, classmethod)) or not inspect.isfunction(inspect.unwrap(function)):
         raise InvalidRequest(f"@app.function takes a function that is written in Python, not {function!r}.")
+    own_name = inspect.unwrap(function).__qualname__.rpartition("<locals>.")[2]
+    if "." in own_name:
+        raise InvalidRequest(
+            f"{own_name} is a method: write a function at module level (classes come in a later version)."
+        )
 
 
 def _is_redefinition(old: Callable[..., Any], new: Callable[..., Any]) -> bool:

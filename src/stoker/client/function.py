@@ -278,9 +278,9 @@ class Function(Generic[P, R_co]):
             return Target(sessions.current(), run, self._key, self._own_shape())
         if app is not None and SERVER_VARIABLE not in os.environ:
             raise NotRunning(
-                f"{self.label} cannot be called remotely: its app is not running. Wrap the call in "
-                f"`with {app.name}.run():` (that is, the run() of your App), start the program by `stoker run`, or "
-                f"deploy the app and use stoker.Function.from_name({app.name!r}, {self.name!r}). "
+                f"{self.label} cannot be called remotely: its app is not running. Wrap the call in `with app.run():`, "
+                f"where `app` is your App({app.name!r}), or start the program by `stoker run <file>`, or deploy the "
+                f"app and use stoker.Function.from_name({app.name!r}, {self.name!r}). "
                 f"{self.name}.local(…) runs it here."
             )
         return self._look_up(run)

@@ -7,8 +7,8 @@ They are written out as types, so that editors and type checkers see both: an ``
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar, cast, overload
 
 from stoker.client.call import Call, spawn, spawn_many
 from stoker.client.calls import opened
@@ -117,12 +117,14 @@ class MapMethod(_Method[P, R_co]):
         *more: Iterable[Any],
         ordered: bool = True,
         return_exceptions: bool = False,
+        **named: Any,
     ) -> MapResults[Any]:
         """Call the function with each input and yield the results, in the inputs' order unless ``ordered`` is off.
 
         Inputs are pulled lazily, several iterables are zipped, memory stays bounded. The first error ends the map and
         cancels the rest, unless exceptions are returned in place of results.
         """
+        _check_inputs(self._function, "map", (inputs, *more), named)
         return _map(
             self._function,
             "map",
@@ -139,8 +141,10 @@ class MapMethod(_Method[P, R_co]):
         *more: Iterable[Any],
         ordered: bool = True,
         return_exceptions: bool = False,
+        **named: NoReturn,
     ) -> AsyncIterator[Any]:
         """Yield the results of the function for each input, for an event loop."""
+        _check_inputs(self._function, "map", (inputs, *more), named)
         source: Any = _fed(inputs) if isinstance(inputs, AsyncIterable) else inputs
         total = length_of(inputs, *more)
         return _map_async(
@@ -175,6 +179,7 @@ class StarmapMethod(_Method[P, R_co]):
         self, inputs: Iterable[Iterable[Any]], /, *, ordered: bool = True, return_exceptions: bool = False
     ) -> MapResults[Any]:
         """Call the function with each tuple of arguments and yield the results; see `map`."""
+        _check_inputs(self._function, "starmap", (inputs,), {})
         return _map(
             self._function,
             "starmap",
@@ -188,6 +193,7 @@ class StarmapMethod(_Method[P, R_co]):
         self, inputs: Iterable[Iterable[Any]], /, *, ordered: bool = True, return_exceptions: bool = False
     ) -> AsyncIterator[Any]:
         """Yield the results of the function for each tuple of arguments, for an event loop."""
+        _check_inputs(self._function, "starmap", (inputs,), {})
         total = length_of(inputs)
         return _map_async(
             self._function,
@@ -204,8 +210,11 @@ class ForEachMethod(_Method[P, R_co]):
 
     __slots__ = ()
 
-    def __call__(self, inputs: Iterable[Any], /, *more: Iterable[Any], ignore_exceptions: bool = False) -> None:
+    def __call__(
+        self, inputs: Iterable[Any], /, *more: Iterable[Any], ignore_exceptions: bool = False, **named: NoReturn
+    ) -> None:
         """Call the function with each input and drop what it returns; returns when all have finished."""
+        _check_inputs(self._function, "for_each", (inputs, *more), named)
         total = length_of(inputs, *more)
         for _ in _map(
             self._function,
@@ -217,8 +226,11 @@ class ForEachMethod(_Method[P, R_co]):
         ):
             pass
 
-    async def aio(self, inputs: Iterable[Any], /, *more: Iterable[Any], ignore_exceptions: bool = False) -> None:
+    async def aio(
+        self, inputs: Iterable[Any], /, *more: Iterable[Any], ignore_exceptions: bool = False, **named: NoReturn
+    ) -> None:
         """Call the function with each input and drop what it returns."""
+        _check_inputs(self._function, "for_each", (inputs, *more), named)
         total = length_of(inputs, *more)
         async for _ in _map_async(
             self._function,
@@ -304,14 +316,27 @@ class SpawnMapMethod(_Method[P, R_co]):
     ) -> list[Call[T]]: ...
     @overload
     def __call__(self, inputs: Iterable[Any], /, *more: Iterable[Any]) -> list[Call[R_co]]: ...
-    def __call__(self, inputs: Iterable[Any], /, *more: Iterable[Any]) -> list[Call[Any]]:
+    def __call__(self, inputs: Iterable[Any], /, *more: Iterable[Any], **named: Any) -> list[Call[Any]]:
         """Make a call that goes on by itself for each input and return their futures; waits while the queue is full."""
+        _check_inputs(self._function, "spawn_map", (inputs, *more), named)
         session, route = self._function.route("spawn_map")
         return spawn_many(session, route, zipped(inputs, more))
 
     async def aio(self, inputs: Iterable[Any], /, *more: Iterable[Any]) -> list[Call[Any]]:
         """Make a call that goes on by itself for each input and return their futures."""
         return cast("list[Call[Any]]", await asyncio.to_thread(self._function.spawn_map, inputs, *more))
+
+
+def _check_inputs(
+    function: Function[..., Any], method: str, inputs: tuple[Any, ...], named: Mapping[str, object]
+) -> None:
+    what = f"{function.name}.{method}"
+    if named:
+        names = ", ".join(named)
+        raise TypeError(f"{what} has no option {names}. Give several iterables by position: {what}(xs, ys).")
+    for one in inputs:
+        if not isinstance(one, (Iterable, AsyncIterable)) and not hasattr(one, "__getitem__"):
+            raise TypeError(f"{what} takes iterables, got {type(one).__name__}.")
 
 
 def _map(

@@ -552,6 +552,8 @@ class Server:
         self.file_thread.shutdown()
         self.store.close()
         self.files.remove()
+        await asyncio.sleep(0)
+        await close_all(self.links)  # whoever was accepted while all this went on
 
 
 class AgentPeer:

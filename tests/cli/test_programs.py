@@ -56,6 +56,14 @@ def main(points: int = 3, *, loud: bool = False):
 @app.local_entrypoint()
 def calls_fail():
     fail.remote(3)
+
+@app.local_entrypoint()
+def reads_on():
+    input()
+
+@app.local_entrypoint()
+def calls_nobody():
+    stoker.Function.from_name("nobody", "there").remote()
 '''
 
 
@@ -68,7 +76,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def _stoker(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*STOKER, *arguments], capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(
+        [*STOKER, *arguments], capture_output=True, text=True, check=False, timeout=100, stdin=subprocess.DEVNULL
+    )
     assert done.returncode == status, f"{arguments}: {done.stdout}\n{done.stderr}"
     return done
 
@@ -89,6 +99,7 @@ def test_run_calls_the_entrypoint_with_its_options(program: str) -> None:
 def test_run_calls_one_function_and_prints_its_result(program: str) -> None:
     assert _stoker("run", f"{program}::square", "--x", "7").stdout.splitlines()[-1] == "49"
     assert json.loads(_stoker("run", "--json", f"{program}::square", "--x", "7").stdout.splitlines()[-1]) == 49
+    assert json.loads(_stoker("run", f"{program}::square", "--json", "--x", "7").stdout.splitlines()[-1]) == 49
     assert _stoker("run", f"{program}::count", "--n", "3").stdout.split() == ["0", "1", "2"]
 
 
@@ -100,11 +111,28 @@ def test_a_users_exception_shows_the_users_frames_only(program: str) -> None:
     assert f"{os.sep}stoker{os.sep}" not in done.stderr
 
 
+def test_an_eof_error_is_shown_as_any_other(program: str) -> None:
+    done = _stoker("run", f"{program}::reads_on", status=1)
+    assert "EOFError: EOF when reading a line" in done.stderr
+    assert "in reads_on\n    input()" in done.stderr
+
+
+def test_one_of_stokers_errors_shows_the_users_line(program: str) -> None:
+    done = _stoker("run", f"{program}::calls_nobody", status=1)
+    assert done.stderr.startswith("error: ")
+    assert "It was called here:" in done.stderr
+    assert 'in calls_nobody\n    stoker.Function.from_name("nobody", "there").remote()' in done.stderr
+    assert f"{os.sep}stoker{os.sep}" not in done.stderr
+
+
 def test_mistakes_have_no_traceback(program: str) -> None:
     several = _stoker("run", program, status=1)
     assert several.stderr.startswith("error: prog.py has several local entrypoints")
     unknown = _stoker("run", f"{program}::main", "--pionts", "3", status=2)
     assert "--points" in unknown.stderr
+    wrong = _stoker("run", f"{program}::main", "--points", "abc", status=2)
+    assert "--points" in wrong.stderr
+    assert "'abc' is not a" in wrong.stderr
     missing = _stoker("run", "porg.py", status=1)
     assert missing.stderr == "error: There is no file porg.py. Did you mean prog.py?\n"
     assert "Traceback" not in several.stderr + unknown.stderr

@@ -52,7 +52,9 @@ def stop(name: AppName, as_json: AsJson = False) -> None:
 def history(name: AppName, as_json: AsJson = False) -> None:
     """List the versions of an app, the newest first."""
     rows = sorted(ask("history", app=name), key=lambda row: -row["version"])
-    show_rows(rows, HISTORY_COLUMNS, as_json=as_json, empty=f"{name} was never deployed. See `stoker apps list`.")
+    if not rows:
+        raise NotFound(f"No app {name!r} was ever deployed. `stoker apps list` shows those that are.")
+    show_rows(rows, HISTORY_COLUMNS, as_json=as_json, empty="")
 
 
 @app.command()

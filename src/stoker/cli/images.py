@@ -14,6 +14,7 @@ from stoker.cli.loading import load, split_target
 from stoker.cli.screen import Column, field, say, show_json, show_rows, since, size
 from stoker.client.image import Image
 from stoker.client.registration import Shipment
+from stoker.errors import InvalidOption
 from stoker.images.builder import EnvironmentBuilder
 from stoker.images.environment import Listed, list_environments, lock_text
 from stoker.images.environment import prune as prune_environments
@@ -70,7 +71,7 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Remove environments that were not used for a while. What is in use stays; what is needed again is rebuilt."""
-    age = parse_duration(older_than, option="--older-than", zero=True)
+    age = _age(older_than)
     root = paths.environments()
     if dry_run:
         limit = time.time() - age
@@ -121,6 +122,15 @@ def build(
             say(f"{names}: {'your own environment' if environment.is_local else environment.key[:KEY_SHOWN]}")
     if as_json:
         show_json(built)
+
+
+def _age(text: str) -> float:
+    try:
+        return parse_duration(text, option="--older-than", zero=True)
+    except InvalidOption:
+        raise InvalidOption(
+            f"--older-than {text!r} is not a duration. Write it as 30d, 12h or 90m; 0s stands for all."
+        ) from None
 
 
 def _progress(names: str, text: str, *, silent: bool) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from stoker.cli.screen import clock, say
 from stoker.cli.server_requests import ask, persistent_session
+from stoker.errors import NotFound
 
 
 def logs(
@@ -25,12 +26,33 @@ def logs(
     """Print what functions have printed, oldest first."""
     wanted = {"app": app_name, "function": function, "call": call, "worker": worker}
     rows = ask("logs", **wanted, tail=lines)["lines"] if lines else []
+    if not rows:
+        _check_known(wanted)
     for row in rows:
         say(json.dumps(row, ensure_ascii=False) if as_json else _line(row))
     if not rows and not follow and not as_json:
-        say("No output. " + ("Without options, all is shown." if any(wanted.values()) else "Nothing has printed yet."))
+        say("No output: " + ("it has printed nothing." if any(wanted.values()) else "nothing has printed yet."))
     if follow:
         _follow(wanted)
+
+
+def _check_known(wanted: Mapping[str, str | None]) -> None:
+    """Tell a name that nothing has from a silence.
+
+    Raises:
+        NotFound: there is no such app, function, call or worker.
+    """
+    app, function, call, worker = wanted["app"], wanted["function"], wanted["call"], wanted["worker"]
+    if call:
+        ask("call", id=call)  # raises
+    if app and app not in {row["app"] for row in ask("apps")}:
+        raise NotFound(f"There is no app {app!r} and no output of one: see `stoker apps list`.")
+    if function:
+        names = {(row["app"], row["name"]) for row in ask("functions")}
+        if not any(function in (name, f"{owner}.{name}") for owner, name in names if app in (None, owner)):
+            raise NotFound(f"There is no function {function!r} and no output of one: see `stoker functions list`.")
+    if worker and worker not in {row["id"] for row in ask("workers")}:
+        raise NotFound(f"There is no worker {worker!r} and no output of one: see `stoker workers list`.")
 
 
 def _line(row: Mapping[str, Any]) -> str:

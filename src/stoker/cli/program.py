@@ -27,7 +27,7 @@ from stoker.cli import (
     workers,
 )
 from stoker.cli.screen import fail
-from stoker.cli.tracebacks import describe, is_ours_alone
+from stoker.cli.tracebacks import called_from, describe, is_ours_alone
 from stoker.errors import StokerError
 
 USAGE_STATUS = 2
@@ -36,6 +36,8 @@ INTERRUPTED_STATUS = 130
 # Typer carries its own copy of click, under a private name: its errors are reached through a public subclass.
 _USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[1])
 _CLICK_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
+
+_KINDS = {"int_parsing": "an integer", "float_parsing": "a number"}
 
 app = typer.Typer(
     name="stoker",
@@ -107,20 +109,30 @@ def _report(error: Exception) -> int:
     if isinstance(error, _CLICK_ERROR):
         return _report_usage(error)
     if isinstance(error, typer.Abort):
+        if isinstance(error.__context__, EOFError):  # Typer takes every EOFError for a prompt of its own that was left
+            return _report(error.__context__)
         fail("Aborted.")
         return 1
     if isinstance(error, StokerError) and is_ours_alone(error):
-        fail(str(error))
+        fail(str(error) + called_from(error))
         return 1
     print(describe(error), file=sys.stderr)
     return 1
 
 
 def _report_usage(error: Any) -> int:
-    text = error.format_message().strip()
+    text = _name_value(error, error.format_message().strip())
     if not text:  # `stoker server` alone: its help was printed
         return USAGE_STATUS
     context = getattr(error, "ctx", None)
     where = context.command_path if context is not None else "stoker"
     fail(f"{text}\nSee `{where} --help`." if isinstance(error, _USAGE_ERROR) else text)
     return int(error.exit_code)
+
+
+def _name_value(error: Any, text: str) -> str:
+    """Say which value was wrong, where Typer leaves that to the validation under it."""
+    found: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
+    if not found or found[0].get("type") not in _KINDS or getattr(error, "param", None) is None:
+        return text
+    return f"{error.param.opts[0]} {found[0]['input']!r} is not {_KINDS[found[0]['type']]}."

@@ -38,6 +38,9 @@ def run(
         sys.argv = [source, *context.args]
         program = load(source, is_module=is_module)
         found = find(program, name)
+        if "--json" in context.args and "json" not in inspect.signature(found.raw_f).parameters:
+            as_json = True  # ours, given after the target
+            context.args.remove("--json")
         values = parameters.parse(found.raw_f, context.args, program=f"stoker run {target}")
         if values is not None:
             _run(program, found, values, progress=progress, as_json=as_json)

@@ -13,7 +13,7 @@ import typer
 from stoker.cli.interrupts import two_step_interrupts
 from stoker.cli.loading import Program, load, split_target
 from stoker.cli.screen import fail, say, show_json
-from stoker.cli.tracebacks import describe, is_ours_alone
+from stoker.cli.tracebacks import called_from, describe, is_ours_alone
 from stoker.client import session as sessions
 from stoker.client.bundle import build_bundle
 from stoker.errors import StokerError
@@ -62,7 +62,7 @@ def _serve_once(source: str, watched: set[Path], *, is_module: bool, as_json: bo
                 running.enter_context(app.run())
             _announce(program, len(watched), as_json=as_json)
         except Exception as error:  # noqa: BLE001 - whatever the user's file raises while it is being edited
-            fail(str(error)) if isinstance(error, StokerError) and is_ours_alone(error) else _show(error)
+            _show(error)
         _wait_for_change(stamps)
     return stamps
 
@@ -88,7 +88,10 @@ def _announce(program: Program, count: int, *, as_json: bool) -> None:
 
 
 def _show(error: Exception) -> None:
-    print(describe(error), file=sys.stderr, flush=True)
+    if isinstance(error, StokerError) and is_ours_alone(error):
+        fail(str(error) + called_from(error))
+    else:
+        print(describe(error), file=sys.stderr, flush=True)
 
 
 def _sources(program: Program) -> set[Path]:

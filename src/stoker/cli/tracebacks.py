@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sysconfig
 import traceback
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from stoker.errors import RemoteError, StokerError
 from stoker.protocol.remote_exceptions import RemoteTraceback
 
 _OURS = tuple(f"{Path(module.__file__ or '').resolve().parent}{os.sep}" for module in (stoker, typer))
+
+_INSTALLED = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 _UNPACKED = re.compile(r'File "/[^"]*/bundles/[0-9a-f]{64}/')  # where a worker has the user's own files
 
@@ -31,6 +34,13 @@ def describe(error: BaseException) -> str:
         return there
     here = "".join(shown.stack.format()).rstrip()
     return f"{there}\n\nThat was in a worker. It was called here:\n{here}"
+
+
+def called_from(error: StokerError) -> str:
+    """Return the line of the user's own code that led to one of Stoker's errors, to print after it; empty if none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _is_ours(frame.filename) and not _is_installed(frame.filename)]
+    return "\n\nIt was called here:\n" + "".join(traceback.format_list(own[-1:])).rstrip() if own else ""
 
 
 def remote_text(error: BaseException) -> str:
@@ -58,3 +68,7 @@ def _trim(shown: traceback.TracebackException) -> None:
 
 def _is_ours(filename: str) -> bool:
     return filename.startswith(("<frozen importlib", *_OURS)) or filename.endswith(f"{os.sep}bin{os.sep}stoker")
+
+
+def _is_installed(filename: str) -> bool:
+    return filename.startswith(("<frozen ", *_INSTALLED))

@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import pickle
 import time
+from pathlib import Path
 
 import pytest
 
 import stoker
-from stoker.types import ErrorInfo
+from stoker import paths
+from stoker.client import session as sessions
+from stoker.client.call import Call
+from stoker.client.calls import Pending, Route, Settled
+from stoker.types import ErrorInfo, Outcome
 from tests.client.conftest import until
 from tests.client.fake_server import FakeServer, Gate
 from tests.client.test_remote import serve
@@ -140,3 +145,43 @@ async def test_a_call_can_be_awaited_anywhere(app: stoker.App, double: stoker.Fu
         call = await double.spawn.aio(21)
         assert await stoker.Call.from_id(call.id) == 42
         assert await call == 42
+
+
+async def test_without_a_server_there_are_no_calls_of_others_and_none_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOKER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("STOKER_RUNTIME_DIR", str(tmp_path / "run"))
+    for name in ("STOKER_SERVER", "STOKER_TOKEN", "STOKER_APP", "STOKER_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    sessions.close()
+    call = stoker.Call.from_id("c-of-another")
+    text = "^No server runs, and spawned calls are with it: start it with `stoker server start`"
+    for asked in (call.result, call.status, call.logs, call.cancel, call.exception):
+        with pytest.raises(stoker.NotFound, match=text):
+            asked()
+    with pytest.raises(stoker.NotFound, match=text):
+        await call
+    with pytest.raises(stoker.NotFound, match=r"^No server runs, and deployed apps are with it"):
+        stoker.Function.from_name("primes", "largest_factor").remote(91)
+    assert sessions.current_if_open() is None
+    assert not list(paths.runs().iterdir())
+
+
+def test_a_call_that_is_not_with_this_programs_own_server(
+    app: stoker.App, double: stoker.Function[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with app.run():
+        own = double.spawn(4)
+        assert own.result() == 8
+        session = sessions.current()
+        monkeypatch.setattr(sessions.Session, "embedded", property(lambda _: True))
+        call: Call[int] = Call("c-of-another")
+        call._session = session
+        unknown = Settled(Outcome.ERROR, error=ErrorInfo("NotFound", "There is no call c-of-another."))
+        call.settle(Pending(call.id, Route("", "the call", detached=True), call), unknown)
+        with pytest.raises(stoker.NotFound, match=r"stoker server start`\. There is no call c-of-another"):
+            call.result()
+        with pytest.raises(stoker.NotFound, match=r"^No server runs, and deployed apps.* There is no function g"):
+            stoker.Function.from_name("a", "g").remote()
+        monkeypatch.undo()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from stoker.client import session as sessions
@@ -18,6 +18,7 @@ from stoker.types import CallState, Outcome
 
 R_co = TypeVar("R_co", covariant=True)
 
+SPAWNED = "spawned calls"
 SPAWN_BATCH_CALLS = 256
 SPAWN_UNCOMMITTED_MAX_CALLS = 4096  # sent and not yet committed: enough for a group commit to be full
 SPAWN_BATCH_BYTES = 4 << 20
@@ -73,7 +74,8 @@ class Call(Generic[R_co]):
 
     def cancel(self, *, force: bool = False) -> None:
         """Cancel the call. Running code gets an exception it can clean up on; ``force`` ends its worker at once."""
-        self._watch().cancel([self._known()], force=force)
+        if self._settled is None:
+            self._watch().cancel([self._known()], force=force)
 
     def status(self) -> CallState:
         """Return where the call is."""
@@ -89,7 +91,7 @@ class Call(Generic[R_co]):
 
     def logs(self) -> list[str]:
         """Return the lines that the call has printed."""
-        answer = sessions.current().request("logs", {"call": self.id})
+        answer = sessions.lasting(SPAWNED).request_kept(SPAWNED, "logs", {"call": self.id})
         lines = answer.get("lines", []) if isinstance(answer, dict) else answer
         return [line["text"] if isinstance(line, dict) else str(line) for line in lines]
 
@@ -111,7 +113,7 @@ class Call(Generic[R_co]):
     # The sink, on the reader's thread.
 
     def settle(self, pending: Pending, settled: Settled) -> None:
-        self._settled = settled
+        self._settled = self._explained(pending, settled)
         self._pending = None
         self._tell()
 
@@ -125,6 +127,15 @@ class Call(Generic[R_co]):
     def _tell(self) -> None:
         for notify in list(self._waiters):
             notify()
+
+    def _explained(self, pending: Pending, settled: Settled) -> Settled:
+        """Say that a call of another program cannot be known to a server of this program's own."""
+        error, made_here = settled.error, bool(pending.route.function)
+        if error is None or error.type_name != "NotFound" or made_here:
+            return settled
+        if self._session is None or not self._session.embedded:
+            return settled
+        return settled._replace(error=replace(error, message=f"{sessions.no_server(SPAWNED)} {error.message}"))
 
     # Waiting.
 
@@ -149,6 +160,13 @@ class Call(Generic[R_co]):
             self._waiters.remove(waiter.notify)
 
     async def _result_async(self) -> R_co:
+        if self._settled is None:
+            await self._arrival()
+        assert self._settled is not None
+        value: R_co = opened(self._settled, call_id=self.id, label=self._label)
+        return value
+
+    async def _arrival(self) -> None:
         loop = asyncio.get_running_loop()
         box, future = mailbox(), loop.create_future()
 
@@ -164,13 +182,10 @@ class Call(Generic[R_co]):
                 await future
         finally:
             self._waiters.remove(ring)
-        assert self._settled is not None
-        value: R_co = opened(self._settled, call_id=self.id, label=self._label)
-        return value
 
     def _watch(self) -> Session:
         """Subscribe to the call's result, unless this process made it and still has the session it made it in."""
-        session = sessions.current()
+        session = sessions.lasting(SPAWNED)
         if self._settled is None and (self._pending is None or self._session is not session):
             pending = Pending(self.id, Route("", self._label, detached=True), self)
             pending.accepted = True
@@ -182,7 +197,7 @@ class Call(Generic[R_co]):
         return self._pending or Pending(self.id, Route("", self._label, detached=True), self)
 
     def _info(self) -> dict[str, Any]:
-        found: dict[str, Any] = sessions.current().request("call", {"id": self.id})
+        found: dict[str, Any] = sessions.lasting(SPAWNED).request_kept(SPAWNED, "call", {"id": self.id})
         return found
 
 

@@ -111,7 +111,7 @@ class Function(Generic[P, R_co]):
     def from_name(cls, app: str, name: str) -> Function[..., Any]:
         """Return the handle of a deployed function. Nothing is asked before its first call.
 
-        Its calls raise `NotFound` where no such function is deployed.
+        Its calls raise `NotFound` where no such function is deployed, or no server runs.
         """
         return Function(None, app=None, app_name=app, name=name)
 
@@ -290,9 +290,9 @@ class Function(Generic[P, R_co]):
 
     def _look_up(self, run: object) -> Target:
         """Ask the server for the function by name: within a worker, of the run that the worker belongs to."""
-        session = sessions.current()
+        session = sessions.lasting("deployed apps")
         params = {"app": self.app_name, "name": self.name, "run_id": self._lookup_run_id()}
-        answer = session.request("lookup", params)
+        answer = session.request_kept("deployed apps", "lookup", params)
         spec = structured(FunctionSpec, answer["spec"])
         key = str(answer["key"])
         if self._changed:

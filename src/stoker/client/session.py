@@ -24,7 +24,7 @@ from stoker.client.dispatch import DEFAULT_WINDOW_CALLS, Dispatcher
 from stoker.client.embedded import EmbeddedServer
 from stoker.client.ids import call_ids, stamped_id
 from stoker.client.reader import Reader
-from stoker.errors import ConnectionFailed, InvalidRequest, StokerError, from_wire
+from stoker.errors import ConnectionFailed, InvalidRequest, NotFound, StokerError, from_wire
 from stoker.protocol.encoded import Encoded
 from stoker.protocol.frames import Buffer
 from stoker.protocol.messages import Cancel, PutBlob, StreamCredit
@@ -153,6 +153,19 @@ class Session:
         """
         return self.answer(self.connection.request(verb, params or {}), timeout=timeout)
 
+    def request_kept(self, what: str, verb: str, params: dict[str, Any]) -> Any:
+        """Ask for what a lasting server keeps; see `lasting`.
+
+        Raises:
+            NotFound: the server does not know it, or is this program's own.
+        """
+        try:
+            return self.request(verb, params)
+        except NotFound as error:
+            if self.embedded and type(error) is NotFound:
+                raise NotFound(f"{no_server(what)} {error}") from None
+            raise
+
     def tell(self, verb: str, params: dict[str, Any]) -> None:
         """Send a request whose answer does not matter."""
         self.connection.request(verb, params)
@@ -223,6 +236,24 @@ def current() -> Session:
     if found is not None and found.reader.failure is None:
         return found
     return _open()
+
+
+def lasting(what: str) -> Session:
+    """Return the session to ask for what a server keeps beyond a program: ``what``, for people.
+
+    Raises:
+        NotFound: no server runs that could have kept it, and none is started in vain.
+    """
+    if _session is None or _session.failed:
+        inherited = _inherited is not None or SERVER_VARIABLE in os.environ
+        if not inherited and persistent_endpoint() is None:
+            raise NotFound(no_server(what))
+    return current()
+
+
+def no_server(what: str) -> str:
+    """Say why an embedded server, or none, does not know what was asked for."""
+    return f"No server runs, and {what} are with it: start it with `stoker server start`."
 
 
 def current_if_open() -> Session | None:

@@ -404,3 +404,37 @@ def test_a_call_does_not_wait_behind_a_worker_that_cannot_be_reached() -> None:
     world.sleep(0.2)
     assert len(world.workers) == 2
     world.settle_everything()
+
+
+def _restored(call_id: str, key: str, *, losses: int) -> e.Restored:
+    return e.Restored(call_id, 1, key, "c1", b"", 0.0, 0, None, "", 0, losses, 0.0)
+
+
+def test_a_call_that_must_not_run_twice_is_its_workers_or_lost_after_a_restart() -> None:
+    plane = CallPlane(prefix="w2-", now=0.0)
+    function = spec(lost_retries=0)
+    key = function.key
+    size = Capacity(2.0, 1 << 30)
+    plane.handle([e.RecoveryBegan([NODE], 30.0), e.FunctionDeclared(function, key)], 0.0)
+    # All three were accepted; `queued` was never leased, `runs` and `gone` were (written down as a loss).
+    calls = [_restored("queued", key, losses=0), _restored("runs", key, losses=1), _restored("gone", key, losses=1)]
+    plane.handle(calls, 0.1)
+    plane.handle([e.NodeReported(NODE, size, size, [("old", key, Capacity(1.0, 0))])], 0.2)
+    out = plane.handle([e.WorkerConnected("old", [("runs", 1)])], 0.3)
+    (persist,) = (x for x in out if isinstance(x, c.PersistSettled))
+    (lost,) = persist.settlements
+    assert lost.call.id == "gone"
+    assert lost.result.error is not None
+    assert lost.result.error.type_name == "WorkerLost"
+    assert plane.state.calls["runs"].worker is not None
+    out = plane.handle([e.AttemptsEnded("old", ["runs"], [1], [VALUE])], 0.4)
+    assert any(isinstance(x, c.PersistSettled) for x in out)
+
+
+def test_the_lease_of_a_call_that_must_not_run_twice_is_written_down() -> None:
+    world = World(cpus=1)
+    key = world.declare(spec(lost_retries=0))
+    world.submit(["a"], key=key, detached=True)
+    world.write()
+    world.connect_all()
+    assert any(isinstance(x, c.PersistProgress) and x.calls[0].id == "a" for x in world.log)

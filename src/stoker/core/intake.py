@@ -254,7 +254,9 @@ def restore(st: State, event: e.Restored) -> None:
         st.at(call.deadline, lambda: settling.expire(st, call))
     if st.held and recovery.adopt(st, call):
         return
-    if event.not_before > st.now:
+    if call.losses > pool.options.lost_retries:
+        recovery.doubt(st, call)
+    elif event.not_before > st.now:
         settling.back_off(st, call, event.not_before)
     else:
         pool.queue.push(call)

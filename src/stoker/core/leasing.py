@@ -62,6 +62,13 @@ def _give(st: State, worker: Worker, call: Call) -> None:
     call.worker = worker
     call.leased_at = st.now
     worker.leased[call.id] = call
+    write_lease(st, call)
+
+
+def write_lease(st: State, call: Call) -> None:
+    """Have it written down that a call which must not run twice is, or is not, with a worker now."""
+    if call.detached and not call.pool.options.lost_retries:
+        st.writes.append(c.PersistProgress([call]))
 
 
 def _limit(pool: Pool) -> int:
@@ -128,3 +135,4 @@ def requeue(st: State, call: Call) -> None:
     call.attempt -= 1
     call.pool.queue.push_front(call)
     st.touch(call.pool)
+    write_lease(st, call)

@@ -37,8 +37,25 @@ def end(st: State) -> None:
         return
     st.recovering_until = None
     st.recovering_nodes.clear()
+    doubtful, st.doubtful = st.doubtful, []
+    for call in doubtful:
+        _fail_unclaimed(st, call)
     for pool in st.pools.values():
         st.touch(pool)
+
+
+def doubt(st: State, call: Call) -> None:
+    """Take in a call that must not run twice and was leased in an earlier term: it is its worker's, or it is lost."""
+    if st.recovering_until is None:
+        _fail_unclaimed(st, call)
+    else:
+        st.doubtful.append(call)
+
+
+def _fail_unclaimed(st: State, call: Call) -> None:
+    if call.state is CallState.QUEUED and call.worker is None:
+        call.losses -= 1  # the one that its lease was written down as
+        settling.lost(st, call, cause="unknown", detail="it was gone when the server came back")
 
 
 def reconcile(st: State, worker: Worker, held: dict[str, int]) -> None:

@@ -54,6 +54,7 @@ class State:
     by_client: dict[str, dict[str, Call]] = field(default_factory=dict)  # attached calls
     windows: dict[tuple[str, str], int] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
+    doubtful: list[Call] = field(default_factory=list)  # restored calls that may not be run again, and may have run
     recovering_nodes: set[str] = field(default_factory=set)
     recovering_until: float | None = None
     seq: int = 0

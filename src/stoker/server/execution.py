@@ -18,7 +18,7 @@ from stoker.server.payloads import PayloadFiles
 from stoker.server.tokens import WorkerTokens
 from stoker.server.writer import StoreWriter
 from stoker.store.base import AcceptedRow, ProgressRow, SettledRow
-from stoker.types import ErrorInfo
+from stoker.types import CallState, ErrorInfo
 
 if TYPE_CHECKING:
     from stoker.server.server import Server
@@ -161,7 +161,7 @@ class Executor:
 
     def _persist_progress(self, command: c.PersistProgress) -> None:
         wall = self._server.wall_offset
-        rows = [ProgressRow(x.seq, x.failures, x.losses, x.not_before + wall) for x in command.calls]
+        rows = [ProgressRow(x.seq, x.failures, _losses(x), x.not_before + wall) for x in command.calls]
         self._writer.write(0, lambda: rows)
 
     def _discard(self, command: c.Discard) -> None:
@@ -201,6 +201,12 @@ class Executor:
 
     def _tell_phase(self, command: c.TellPhase) -> None:
         self._server.news.phase(command.key, command.phase, command.detail)
+
+
+def _losses(call: Call) -> int:
+    """Return a call's losses as they are written down: one that must not run twice is lost while it is leased."""
+    leased = call.state is CallState.LEASED and not call.pool.options.lost_retries
+    return call.losses + leased
 
 
 def wall_offset(monotonic: float) -> float:

@@ -215,3 +215,25 @@ def test_each_slice_loads_on_its_own(count: int) -> None:
     values = tuple([text, {"k": text, i: Job(i)}, (i, text)] for i in range(count))
     stream = pickle.dumps(values, 5)
     assert [pickle.loads(item.stream) for item in slice_items(stream)] == list(values)
+
+
+@pytest.mark.parametrize(
+    ("container", "wrap"),
+    [
+        ("list", lambda x: [x]),
+        ("list", lambda x: [1, [x]]),
+        ("tuple", lambda x: (x, 1)),
+        ("tuple", lambda x: ([], x, 1, 2, 3)),
+        ("dict", lambda x: {"a": x}),
+        ("", lambda x: x),
+    ],
+)
+def test_a_container_says_that_it_holds_what_cannot_be_opened(elsewhere: Any, container: str, wrap: Any) -> None:
+    data = encode_value(wrap(elsewhere.Estimator([1]))).to_bytes()
+    del sys.modules["elsewhere"]
+    found = decode(data)
+    assert isinstance(found, RemoteValue)
+    assert (found.container, found.remote_type) == (container, "elsewhere.Estimator")
+    start = f"This {container} holds a elsewhere" if container else "A elsewhere"
+    with pytest.raises(SerializationError, match=rf"^{start}\.Estimator.* cannot be indexed here: No module .*Install"):
+        found[0]

@@ -133,8 +133,16 @@ def remote_value(payload: Buffer, stream: Buffer, *, reason: str = "", error: Ex
         reason, missing = str(error), error.name or ""
     elif error is not None:
         reason = f"{type(error).__name__}: {error}"
+    from stoker.protocol.pickle_slices import container_name
+
+    whole = bytes(stream)
     return RemoteValue(
-        payload, opener=open_payload, remote_type=_type_name(bytes(stream)), reason=reason, missing=missing
+        payload,
+        opener=open_payload,
+        remote_type=_type_name(whole),
+        reason=reason,
+        missing=missing,
+        container=container_name(whole),
     )
 
 

@@ -207,3 +207,18 @@ def global_names(stream: bytes) -> Iterator[tuple[str, str]]:
             memo[arg] = strings[-1] if strings else ""
         elif opcode.name in ("BINGET", "LONG_BINGET"):
             strings.append(memo.get(arg, ""))
+
+
+_FIRST_OF = {"EMPTY_LIST": "list", "EMPTY_DICT": "dict", "EMPTY_SET": "set"}
+_FRAMING = {"PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "STOP"}
+
+
+def container_name(stream: bytes) -> str:
+    """Return which built-in container a whole pickle is of, "" where it is something else.
+
+    Anything but a tuple begins with what it is; a tuple ends with it.
+    """
+    names = [opcode.name for opcode, _, _ in pickletools.genops(stream) if opcode.name not in _FRAMING]
+    if not names:
+        return ""
+    return "tuple" if names[-1].startswith("TUPLE") else _FIRST_OF.get(names[0], "")

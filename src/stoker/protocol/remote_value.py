@@ -21,10 +21,11 @@ class RemoteValue:
     """A value that arrived but cannot be opened here; passed on to another call, it opens where it can be.
 
     ``remote_type`` is its qualified type, ``reason`` why it cannot be opened, ``missing`` the module that is not
-    installed here ("" where that is not the reason), ``payload`` its bytes.
+    installed here ("" where that is not the reason), ``payload`` its bytes. Where it is a list, tuple, dict or set that
+    holds such a thing, ``container`` says which, and ``remote_type`` is the thing's.
     """
 
-    __slots__ = ("_opener", "missing", "payload", "reason", "remote_type")
+    __slots__ = ("_opener", "container", "missing", "payload", "reason", "remote_type")
 
     def __init__(
         self,
@@ -34,11 +35,13 @@ class RemoteValue:
         remote_type: str,
         reason: str,
         missing: str = "",
+        container: str = "",
     ) -> None:
         self.payload = payload
         self.remote_type = remote_type
         self.reason = reason
         self.missing = missing
+        self.container = container
         self._opener = opener
 
     def open(self) -> object:
@@ -58,7 +61,10 @@ class RemoteValue:
             if self.missing
             else "Pass it on to a function whose image can open it."
         )
-        raise UnopenedValue(f"A {self.remote_type} cannot {what} here: {self.reason}. {hint}")
+        subject = (
+            f"This {self.container} holds a {self.remote_type}, so it" if self.container else f"A {self.remote_type}"
+        )
+        raise UnopenedValue(f"{subject} cannot {what} here: {self.reason}. {hint}")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
@@ -75,7 +81,8 @@ class RemoteValue:
         self._refuse("be iterated over")
 
     def __repr__(self) -> str:
-        return f"<RemoteValue {self.remote_type}, not opened here: {self.reason}>"
+        what = f"{self.container} with a {self.remote_type}" if self.container else self.remote_type
+        return f"<RemoteValue {what}, not opened here: {self.reason}>"
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         payload = pickle.PickleBuffer(self.payload) if protocol >= 5 else bytes(self.payload)

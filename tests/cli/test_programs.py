@@ -101,6 +101,7 @@ def test_run_calls_one_function_and_prints_its_result(program: str) -> None:
     assert json.loads(_stoker("run", "--json", f"{program}::square", "--x", "7").stdout.splitlines()[-1]) == 49
     assert json.loads(_stoker("run", f"{program}::square", "--json", "--x", "7").stdout.splitlines()[-1]) == 49
     assert _stoker("run", f"{program}::count", "--n", "3").stdout.split() == ["0", "1", "2"]
+    assert _stoker("run", f"{program}::count", "--n", "2", "--json").stdout.splitlines() == ["0", "1"]
 
 
 def test_a_users_exception_shows_the_users_frames_only(program: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Annotated, Any
 
 import typer
@@ -13,9 +13,11 @@ import typer
 from stoker.cli import parameters
 from stoker.cli.interrupts import two_step_interrupts
 from stoker.cli.loading import Program, find, load, split_target
-from stoker.cli.screen import show_json
+from stoker.cli.screen import show_json, show_json_line
+from stoker.client import session as sessions
 from stoker.client.app import LocalEntrypoint
 from stoker.client.function import Function
+from stoker.errors import StokerError
 
 # What follows the target belongs to the user's function, `--help` included.
 CONTEXT: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -66,12 +68,15 @@ def _run(
 
 
 def _call(function: Function[..., Any], values: dict[str, Any], *, as_json: bool) -> None:
-    show = show_json if as_json else print
     raw = inspect.unwrap(function.raw_f)
     if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw):
         for item in function.stream(**values):
-            show(item)
+            show_json_line(item) if as_json else print(item)
         return
     result = function.remote(**values)
-    if result is not None or as_json:
-        show(result)
+    with suppress(StokerError, TimeoutError):
+        sessions.current().request("flush", {}, timeout=sessions.FLUSH_LOGS_SECONDS)  # so that the result comes last
+    if as_json:
+        show_json(result)
+    elif result is not None:
+        print(result)

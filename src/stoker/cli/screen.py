@@ -177,6 +177,11 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=repr, ensure_ascii=False))
 
 
+def show_json_line(value: Any) -> None:
+    """Print a value as one line of JSON, at once: one of several that come."""
+    print(json.dumps(value, default=repr, ensure_ascii=False), flush=True)
+
+
 def say(text: str) -> None:
     """Print a sentence for people."""
     print(text)

@@ -12,7 +12,7 @@ import typer
 
 from stoker.cli.interrupts import two_step_interrupts
 from stoker.cli.loading import Program, load, split_target
-from stoker.cli.screen import fail, say, show_json
+from stoker.cli.screen import fail, say, show_json_line
 from stoker.cli.tracebacks import called_from, describe, is_ours_alone
 from stoker.client import session as sessions
 from stoker.client.bundle import build_bundle
@@ -81,7 +81,7 @@ def _wait_for_change(stamps: Stamps) -> None:
 def _announce(program: Program, count: int, *, as_json: bool) -> None:
     names = [f"{app.name}.{name}" for app in program.apps for name in app.functions]
     if as_json:
-        show_json({"event": "loaded", "functions": names, "files": count})
+        show_json_line({"event": "loaded", "functions": names, "files": count})
     else:
         say(f"serving {', '.join(names)}; watching {count} file{'s' * (count != 1)}; Ctrl-C ends")
     sys.stdout.flush()

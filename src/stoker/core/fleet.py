@@ -17,7 +17,7 @@ TELL_WAITING_SECONDS = 2.0  # a pool without room says so to whoever waits for i
 QUEUE_SWEEP_SECONDS = 0.1  # while calls wait, whether another worker would help is asked this often
 START_BACKOFF_MAX_SECONDS = 30.0
 START_RETRY_SECONDS = 0.5  # another program holds the capacity: ask again
-BAD_STARTS_MAX = 4  # one death at the start may be anybody's kill; four in a row are the function's
+BAD_STARTS_MAX = 6  # a death at the start may be anybody's kill; so many in a row are the function's own
 STEAL_AFTER_SECONDS = 0.25  # for which a pool without any worker waits before it takes one from a pool that has several
 
 
@@ -238,6 +238,7 @@ def worker_connected(st: State, event: e.WorkerConnected) -> None:
         pool.start_seconds = seconds if pool.start_seconds is None else (pool.start_seconds + seconds) / 2
         worker.phase = "running"
         st.emit(c.TellPhase(pool.key, "running", ""))
+        pool.bad_starts = 0
     if worker.state in {WorkerState.STARTING, WorkerState.AWAY}:
         worker.state = WorkerState.READY
     worker.idle_since = worker.head_since = st.now
@@ -316,8 +317,10 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
     for call in reversed(running):
         if call.state is CallState.LEASED:
             _end_under(st, worker, call, event)
-    # A call that takes its worker down is bounded by its own retries: only starts that came to nothing wait longer.
-    if not worker.done and not running and worker.state not in {WorkerState.DRAINING, WorkerState.STOPPING}:
+    # A call that takes its worker down is bounded by its own retries: only starts that came to nothing wait longer. One
+    # that was lost together with its agent says nothing about the function.
+    leaving = worker.state in {WorkerState.DRAINING, WorkerState.STOPPING}
+    if not worker.done and not running and not leaving and event.cause != "unknown":
         _punish(st, pool)
         if pool.bad_starts >= BAD_STARTS_MAX and worker.state is WorkerState.STARTING:
             message = (

@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -168,7 +169,7 @@ def _is_stale(path: Path) -> bool:
         return False
 
 
-class _CgroupGroup:
+class _CgroupGroup(ABC):
     """What both versions share: directories, the first of which has the memory controller."""
 
     complete = True
@@ -179,14 +180,17 @@ class _CgroupGroup:
         self._memory = memory
         self._configure(cpus)
 
+    @abstractmethod
     def _configure(self, cpus: float) -> None:
-        raise NotImplementedError
+        """Set the limits of this group."""
 
+    @abstractmethod
     def _kills(self) -> int:
-        raise NotImplementedError
+        """Return how often the kernel has killed for memory here."""
 
+    @abstractmethod
     def peak(self) -> int:
-        raise NotImplementedError
+        """Return the most bytes that were held at once."""
 
     def joins(self) -> list[str]:
         return [str(path / "cgroup.procs") for path in self._paths]

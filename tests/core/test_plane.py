@@ -438,3 +438,14 @@ def test_the_lease_of_a_call_that_must_not_run_twice_is_written_down() -> None:
     world.write()
     world.connect_all()
     assert any(isinstance(x, c.PersistProgress) and x.calls[0].id == "a" for x in world.log)
+
+
+def test_only_a_pool_without_a_worker_says_that_it_waits_for_room() -> None:
+    world = World(cpus=1)
+    first, second = world.declare(spec("f")), world.declare(spec("g"))
+    world.submit(["a", "b"], key=first)
+    world.connect_all()
+    world.submit(["c"], key=second)
+    world.sleep(5.0)
+    told = {x.key for x in world.log if isinstance(x, c.TellPhase) and x.phase == "waiting"}
+    assert told == {second}

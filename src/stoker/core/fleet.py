@@ -106,7 +106,8 @@ def _wait_for_room(st: State, pool: Pool) -> None:
     pool.waiting = f"for {wants.cpus:g} {unit}{memory} to be free"
     if not pool.wanted_since:
         pool.wanted_since = st.now
-    if st.now - pool.wanted_since >= TELL_WAITING_SECONDS and pool.told_waiting != pool.waiting and len(pool.queue):
+    waits = len(pool.queue) and not pool.workers  # one that has workers only wants more of them
+    if waits and st.now - pool.wanted_since >= TELL_WAITING_SECONDS and pool.told_waiting != pool.waiting:
         pool.told_waiting = pool.waiting
         st.emit(c.TellPhase(pool.key, "waiting", pool.waiting))
     if not _make_room(st, pool) and not any(w.state is not WorkerState.STOPPING for w in pool.workers.values()):

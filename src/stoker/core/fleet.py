@@ -7,6 +7,7 @@ from stoker.core import events as e
 from stoker.core import leasing, recovery, settling
 from stoker.core.autoscaler import desired_workers
 from stoker.core.calls import Call, Result
+from stoker.core.draining import drain
 from stoker.core.intake import unschedulable
 from stoker.core.placement import Capacity, Node, place, why_never
 from stoker.core.pools import Pool, Worker, WorkerState
@@ -191,30 +192,6 @@ def _live(pool: Pool) -> int:
     return sum(1 for w in pool.workers.values() if w.state in {WorkerState.READY, WorkerState.STARTING})
 
 
-def drain(st: State, worker: Worker, reason: str) -> None:
-    """Lease a worker nothing more; end it when it has nothing left."""
-    worker.state = WorkerState.DRAINING
-    worker.stop_reason = reason
-    waiting = [] if worker.pool.options.concurrency > 1 else list(worker.leased.values())[1:]
-    if waiting and not worker.revoking:
-        worker.revoking = True
-        st.emit(c.RevokeLeases(worker.id, [x.id for x in waiting], [x.attempt for x in waiting]))
-    st.emit(c.DrainWorker(worker.id, reason))
-    since, grace = st.now, st.limits.stop_grace
-
-    def stop_if_stuck() -> None:
-        if st.workers.get(worker.id) is not worker or worker.state is not WorkerState.DRAINING:
-            return
-        due = st.now + grace if worker.leased else max(since, worker.idle_since) + grace
-        if due > st.now:
-            st.at(due, stop_if_stuck)
-            return
-        worker.state = WorkerState.STOPPING
-        st.emit(c.StopWorker(worker.id, 0.0, f"it did not end within {grace:.0f} s of its last call"))
-
-    st.at(since + grace, stop_if_stuck)
-
-
 def release_idle(st: State, pool: Pool) -> None:
     """Drain workers that have been idle for their function's ``idle_timeout``, the longest idle first."""
     options = pool.options
@@ -335,10 +312,17 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
 
 
 def _end_under(st: State, worker: Worker, call: Call, event: e.WorkerGone) -> None:
-    if worker.stop_reason == "timeout" and _is_overdue(st, worker, call):
+    if worker.condemned and event.cause != "memory" and _is_overdue(st, worker, call):
         settling.timed_out(st, call)
+    elif _was_ended_for_another(worker, call, event):
+        settling.displaced(st, call, detail=worker.condemned)
     else:
         settling.lost(st, call, cause=event.cause, detail=event.detail)
+
+
+def _was_ended_for_another(worker: Worker, call: Call, event: e.WorkerGone) -> bool:
+    ended_by_us = bool(worker.condemned) and worker.state is WorkerState.STOPPING and event.cause != "memory"
+    return ended_by_us and call.pool.options.lost_retries > 0
 
 
 def _is_overdue(st: State, worker: Worker, call: Call) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from stoker.core import admission, leasing, recovery, settling
+from stoker.core import admission, deaf, leasing, recovery, settling
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.calls import Call, Payload, Result, Settlement, stoker_error
 from stoker.core.placement import why_never
-from stoker.core.pools import Pool, WorkerState
+from stoker.core.pools import Pool
 from stoker.core.state import State
 from stoker.types import CallState, ErrorInfo, Outcome
 
@@ -291,14 +291,15 @@ def _cancel_running(st: State, worker_id: str, calls: list[Call], *, reason: str
         return
     grace = 0.0 if force else st.limits.cancel_grace
     ids = [call.id for call in calls]
+    worker.asked.update(dict.fromkeys(ids, st.now + grace))
     st.emit(c.CancelRunning(worker_id, ids, [call.attempt for call in calls], grace, reason))
 
     def kill_if_deaf() -> None:
-        deaf = [call_id for call_id in ids if call_id in worker.leased]
-        if deaf and st.workers.get(worker_id) is worker and worker.state is not WorkerState.STOPPING:
-            worker.state = WorkerState.STOPPING
-            worker.stop_reason = "it did not end a cancelled call"
-            st.emit(c.StopWorker(worker_id, 0.0, f"it ignored the cancellation of {deaf[0]}"))
+        for call_id in ids:
+            worker.asked.pop(call_id, None)
+        unheard = [call_id for call_id in ids if call_id in worker.leased]
+        if unheard and st.workers.get(worker_id) is worker:
+            deaf.condemn(st, worker, f"it ignored the cancellation of {unheard[0]}", force=force)
 
     if force:
         kill_if_deaf()

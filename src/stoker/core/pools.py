@@ -30,8 +30,10 @@ class Worker:
     """
 
     __slots__ = (
+        "asked",
         "began",
         "capacity",
+        "condemned",
         "done",
         "head_since",
         "id",
@@ -39,6 +41,7 @@ class Worker:
         "leased",
         "node",
         "ordered",
+        "patience",
         "phase",
         "pool",
         "revoking",
@@ -63,6 +66,9 @@ class Worker:
         self.revoking = False
         self.done = 0
         self.stop_reason = ""
+        self.asked: dict[str, float] = {}  # cancelled calls that it runs, until when they may clean up
+        self.condemned = ""  # why it is ended although it may still run something: see `stoker.core.deaf`
+        self.patience = 0.0  # until when that may end by itself
 
     @property
     def running(self) -> list[Call]:

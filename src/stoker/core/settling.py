@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stoker.core import commands as c
-from stoker.core import retries
+from stoker.core import deaf, retries
 from stoker.core.calls import Call, Delivery, Result, Settlement, stoker_error
 from stoker.core.pools import Worker, WorkerState
 from stoker.core.state import State
@@ -87,12 +87,8 @@ def lost(st: State, call: Call, *, cause: str, detail: str) -> None:
     call.losses += 1
     if retries.survives_loss(pool.options, call.losses):
         call.note(st.now, "lost", f"attempt {call.attempt}: its worker ended ({detail}); it is run again")
-        st.move(call, CallState.QUEUED)
-        call.worker = None
-        call.leased_at = 0.0
-        pool.queue.push_front(call)
+        _run_again(st, call)
         _write_progress(st, call)
-        st.touch(pool)
         return
     message = (
         f"Call {call.id} of {pool.spec.label} lost its worker {_times(call.losses)}; the last one ended with: "
@@ -101,6 +97,20 @@ def lost(st: State, call: Call, *, cause: str, detail: str) -> None:
     )
     pool.failed += 1
     settle(st, call, CallState.FAILED, Result(Outcome.ERROR, error=stoker_error("WorkerLost", message, where)))
+
+
+def displaced(st: State, call: Call, *, detail: str) -> None:
+    """Run an attempt again whose worker had to be ended for another one's sake: that is no loss of its own."""
+    call.note(st.now, "displaced", f"attempt {call.attempt}: its worker was ended ({detail}); it is run again")
+    _run_again(st, call)
+
+
+def _run_again(st: State, call: Call) -> None:
+    st.move(call, CallState.QUEUED)
+    call.worker = None
+    call.leased_at = 0.0
+    call.pool.queue.push_front(call)
+    st.touch(call.pool)
 
 
 def _times(count: int) -> str:
@@ -214,14 +224,10 @@ def stop_overdue(st: State, worker: Worker) -> None:
     """Stop a worker whose attempt is past its timeout and that has not said so itself: it cannot be reached."""
     if worker.state not in {WorkerState.READY, WorkerState.DRAINING, WorkerState.AWAY}:
         return
-    options = worker.pool.options
-    late = st.now - options.timeout - st.limits.timeout_grace
-    overdue = [call for call in worker.running if max(call.leased_at, _began(worker, call)) < late]
+    if worker.condemned:
+        deaf.stop_if_alone(st, worker)
+        return
+    overdue = [call for call in worker.running if call.state is CallState.LEASED and deaf.is_overdue(st, worker, call)]
     if overdue:
-        worker.state = WorkerState.STOPPING
-        worker.stop_reason = "timeout"
-        st.emit(c.StopWorker(worker.id, 0.0, f"call {overdue[0].id} is past its timeout of {options.timeout:g} s"))
-
-
-def _began(worker: Worker, call: Call) -> float:
-    return call.leased_at if worker.pool.options.concurrency > 1 else worker.head_since
+        timeout = worker.pool.options.timeout
+        deaf.condemn(st, worker, f"call {overdue[0].id} is past its timeout of {timeout:g} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,8 @@ from stoker.engine.base import Grant, NodeInfo, NodeJoined, RunningWorker
 from stoker.engine.fake import FakeEngine
 from stoker.errors import StokerError
 from stoker.protocol import messages as m
-from stoker.store.memory import MemoryStore
+from stoker.store.base import PendingRow
+from stoker.store.memory import MemoryBacking, MemoryStore
 from tests.waiting import wait_until
 
 from .harness import Running, spec
@@ -137,3 +139,57 @@ def test_what_the_node_has_left_is_not_given_twice(restarted: Restarted) -> None
     node = restarted.running.server.plane.state.nodes["fake"]
     assert node.free_of_others == Capacity(4.0, 4 << 30), "what is free, and what we hold of it"
     assert node.free().cpus == 3.0
+
+
+class SlowStore(MemoryStore):
+    """A store whose accepted calls are read back only when the test says so."""
+
+    def __init__(self, backing: MemoryBacking) -> None:
+        super().__init__(backing)
+        self.readable = threading.Event()
+
+    def pending(self, *, after_seq: int, limit: int) -> list[PendingRow]:
+        assert self.readable.wait(10.0)
+        return super().pending(after_seq=after_seq, limit=limit)
+
+
+class Reading:
+    """A restarted server that has not read back yet what was accepted before it."""
+
+    def __init__(self, start: Callable[..., Running]) -> None:
+        store = MemoryStore()
+        before = start(store=store, engine=FakeEngine(automatic=False))
+        client = before.client()
+        self.key = before.register(client, spec())["f"]
+        client.submit(self.key, ["c-1.1", "c-1.2"], detached=True)
+        client.get(m.Accepted)
+        self.store = SlowStore(store.backing)
+        self.running = start(store=self.store)
+
+    def state_of(self, call_id: str) -> str:
+        record = self.store.call(call_id)
+        assert record is not None
+        return record.settled.state.value if record.settled else "pending"
+
+
+def test_a_cancel_of_a_call_that_is_not_read_back_yet_is_kept(start: Callable[..., Running]) -> None:
+    reading = Reading(start)
+    client = reading.running.client()
+    client.send(m.Cancel(["c-1.1"]))
+    assert client.nothing(m.Results)
+    reading.store.readable.set()
+    worker = reading.running.worker()
+    assert worker.leased(1).keys() == {"c-1.2"}
+    wait_until(lambda: reading.state_of("c-1.1") == "cancelled", message="it was cancelled")
+
+
+def test_a_cancel_is_answered_when_it_is_known_what_it_met(start: Callable[..., Running]) -> None:
+    reading = Reading(start)
+    client = reading.running.client()
+    client.send(m.Request(99, "cancel", {"ids": ["c-1.1", "c-7.7"]}))
+    assert client.nothing(m.Reply)
+    reading.store.readable.set()
+    reply = client.get(m.Reply)
+    assert (reply.id, reply.result) == (99, {"cancelled": ["c-1.1"]})
+    assert reading.state_of("c-1.1") == "cancelled"
+    assert client.ask("cancel", ids=["c-1.1", "c-7.7"]) == {"cancelled": []}

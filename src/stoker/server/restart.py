@@ -28,6 +28,7 @@ async def restore_pending(server: Server) -> None:
     """
     try:
         await _restore_pages(server)
+        server.early_cancels.end()
     except StokerError as error:
         log.error("this server ends: its accepted calls could not be read: %s", error)
         server.stopping.set()
@@ -46,7 +47,8 @@ async def _restore_pages(server: Server) -> None:
             return
         after = rows[-1].call.seq
         events = [event for row in rows if row.call.seq <= last and (event := _restored(server, row)) is not None]
-        server.decide(*events)
+        restored = [(event.id, server.functions.specs[event.function].app) for event in events]
+        server.decide(*events, *server.early_cancels.due(restored))
         server.flush()
         await asyncio.sleep(0)
 

@@ -26,6 +26,7 @@ from stoker.protocol import messages as m
 from stoker.server import orphans, restart
 from stoker.server.client_processes import ClientProcesses
 from stoker.server.config import ServerConfig
+from stoker.server.early_cancels import Asked, EarlyCancels
 from stoker.server.execution import Executor, error_info, wall_offset
 from stoker.server.functions import Functions
 from stoker.server.link import Link, Peer, close_all
@@ -91,6 +92,7 @@ class Server:
         self.functions = Functions(self.store, decide=self.decide, keep=self._keep_function)
         self.news = News(self)
         self.records = Records()
+        self.early_cancels = EarlyCancels()
         self.verbs = Verbs(self)
         self._resubmissions_end = now + self.plane.state.limits.client_grace if self.epoch > 1 else 0.0
         self._links: dict[str, WorkerLinks] = {}
@@ -473,13 +475,26 @@ class Server:
             links.settle()
             self.to_acknowledge.add(links)
 
-    def may_cancel(self, session: Session, call_id: str) -> bool:
-        """Tell whether a session may cancel a call: a worker's client only those of its own app."""
-        if not session.owner:
-            return True
-        call = self.plane.state.calls.get(call_id)
-        worker = self.plane.state.workers.get(session.owner)
-        return call is not None and worker is not None and call.pool.spec.app == worker.pool.spec.app
+    def cancel(self, session: Session, ids: Sequence[str], *, reason: str, force: bool) -> tuple[list[str], Asked]:
+        """Cancel calls; return those that were open, and what will meet those that are not read back yet.
+
+        A worker's client may cancel only calls of its own app.
+        """
+        asked = Asked(reason, force)
+        if session.owner:
+            worker = self.plane.state.workers.get(session.owner)
+            if worker is None:
+                return [], asked
+            asked.app = worker.pool.spec.app
+        calls = self.plane.state.calls
+        known = [
+            call_id
+            for call_id in ids
+            if (call := calls.get(call_id)) and not call.state.settled and asked.app in {"", call.pool.spec.app}
+        ]
+        self.decide(e.CancelAsked(known, reason, force))
+        self.early_cancels.keep((call_id for call_id in ids if call_id not in calls), asked)
+        return known, asked
 
     def _store_over(self, reason: str) -> None:
         log.error("this server ends: %s", reason)

@@ -186,8 +186,7 @@ class ClientPeer:
                 self._server.discard(self._session.close_stream(delivery.id))
 
     def _cancel(self, message: m.Cancel, body: memoryview) -> None:
-        ids = [call_id for call_id in message.ids if self._server.may_cancel(self._session, call_id)]
-        self._server.decide(e.CancelAsked(ids, message.reason, message.force))
+        self._server.cancel(self._session, message.ids, reason=message.reason, force=message.force)
 
     def _stream_credit(self, message: m.StreamCredit, body: memoryview) -> None:
         self._server.discard(self._session.read_upto(message.id, message.upto - STREAM_WINDOW_ITEMS))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 
 from stoker._version import __version__
-from stoker.core import events as e
 from stoker.core.intake import unschedulable
 from stoker.core.placement import needs, why_never
 from stoker.core.pools import Pool
@@ -247,11 +246,11 @@ class Verbs:
 
     async def do_cancel(self, session: Session, params: Params) -> Params:
         ids = _get(params, "ids", list[str])
-        calls = self._server.plane.state.calls
-        open_calls = [call_id for call_id in ids if call_id in calls and not calls[call_id].state.settled]
-        known = [call_id for call_id in open_calls if self._server.may_cancel(session, call_id)]
-        self._server.decide(e.CancelAsked(known, "user", _get(params, "force", bool, False)))
-        return {"cancelled": known}
+        known, later = self._server.cancel(session, ids, reason="user", force=_get(params, "force", bool, False))
+        self._server.flush()
+        await self._server.early_cancels.wait()
+        await self._in_writer(lambda: None)  # what ended by it is written down before anybody is told
+        return {"cancelled": known + later.found}
 
     # Output, images, life
 

@@ -37,8 +37,8 @@ def parse_size(value: str | int, *, option: str = "memory") -> int:
         if unit and float(found[1]) > 0:
             return int(float(found[1]) * unit)
     raise InvalidOption(
-        f'{option}={value!r} is not a size. Write a number and a unit, as in "512MiB", "2GiB" or "1.5GB", or a whole '
-        "number of bytes."
+        f'{stated(option, value)} is not a size. Write a number and a unit, as in "512MiB", "2GiB" or "1.5GB", or a '
+        "whole number of bytes."
     )
 
 
@@ -60,9 +60,14 @@ def parse_duration(value: str | float | timedelta, *, option: str, zero: bool = 
     if math.isfinite(seconds) and (seconds > 0 or (zero and seconds == 0)):
         return seconds
     raise InvalidOption(
-        f'{option}={value!r} is not a duration. Write seconds as a number, or a text such as "30s", "5m", "1h30m", '
-        "or a datetime.timedelta."
+        f'{stated(option, value)} is not a duration. Write a number and a unit, as in "30s", "10m", "1h30m" or '
+        '"7d", or a number of seconds.'
     )
+
+
+def stated(option: str, value: object) -> str:
+    """Return an option and its value as their user wrote them: ``timeout='x'``, or ``--age x`` on a command line."""
+    return f"{option} {value}" if option.startswith("-") else f"{option}={value!r}"
 
 
 def format_size(count: float) -> str:

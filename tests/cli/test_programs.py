@@ -52,6 +52,7 @@ def count(n: int):
 def main(points: int = 3, *, loud: bool = False):
     """Square some numbers."""
     print("LOUD" if loud else "quiet", sum(square.map(range(points))))
+    return {"points": points}
 
 @app.local_entrypoint()
 def calls_fail():
@@ -98,10 +99,21 @@ def test_run_calls_the_entrypoint_with_its_options(program: str) -> None:
 
 def test_run_calls_one_function_and_prints_its_result(program: str) -> None:
     assert _stoker("run", f"{program}::square", "--x", "7").stdout.splitlines()[-1] == "49"
-    assert json.loads(_stoker("run", "--json", f"{program}::square", "--x", "7").stdout.splitlines()[-1]) == 49
-    assert json.loads(_stoker("run", f"{program}::square", "--json", "--x", "7").stdout.splitlines()[-1]) == 49
     assert _stoker("run", f"{program}::count", "--n", "3").stdout.split() == ["0", "1", "2"]
     assert _stoker("run", f"{program}::count", "--n", "2", "--json").stdout.splitlines() == ["0", "1"]
+
+
+@pytest.mark.parametrize("where", [("--json", "prog.py::square"), ("prog.py::square", "--json")])
+def test_json_has_stdout_to_itself(where: tuple[str, str], program: str) -> None:
+    done = _stoker("run", *where, "--x", "7")
+    assert json.loads(done.stdout) == 49
+    assert "programs.square | squaring 7" in done.stderr
+
+
+def test_json_of_an_entrypoint_is_what_it_returns(program: str) -> None:
+    done = _stoker("run", "--json", f"{program}::main", "--points", "3")
+    assert json.loads(done.stdout) == {"points": 3}
+    assert "quiet 5" in done.stderr
 
 
 def test_a_users_exception_shows_the_users_frames_only(program: str) -> None:
@@ -127,8 +139,9 @@ def test_one_of_stokers_errors_shows_the_users_line(program: str) -> None:
 
 
 def test_mistakes_have_no_traceback(program: str) -> None:
-    several = _stoker("run", program, status=1)
+    several = _stoker("run", program, status=2)
     assert several.stderr.startswith("error: prog.py has several local entrypoints")
+    assert "prog.py::main" in several.stderr
     unknown = _stoker("run", f"{program}::main", "--pionts", "3", status=2)
     assert "--points" in unknown.stderr
     wrong = _stoker("run", f"{program}::main", "--points", "abc", status=2)

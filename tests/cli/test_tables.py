@@ -232,13 +232,35 @@ def test_a_misspelt_command_gets_a_suggestion(stoker_command: Command) -> None:
     assert "Did you mean 'run'?" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--result-retention", "banana"],
+            "--result-retention banana is not a duration. Write a number and a unit, as",
+        ),
+        (["--node-memory", "much"], '--node-memory much is not a size. Write a number and a unit, as in "512MiB"'),
+        (["--home", "/proc/version"], "--home /proc/version cannot be used: /proc/version is not a directory."),
+        (["--home", "/dev/null/home"], "--home /dev/null/home cannot be used: /dev/null is not a directory."),
+        (["calls", "list", "--state", "lost"], "--state lost: there is no such state. States are: accepting, queued"),
+    ],
+)
+def test_values_that_cannot_be_read_are_a_wrong_use(
+    arguments: list[str], said: str, own_home: object, stoker_command: Command
+) -> None:
+    outcome = stoker_command(*arguments, *(["apps", "list"] if "calls" not in arguments else []))
+    assert outcome.status == 2
+    assert said in outcome.err
+    assert "timedelta" not in outcome.err
+
+
 def test_images_of_an_empty_home(own_home: object, stoker_command: Command) -> None:
     assert stoker_command("images", "list").out.startswith("No environments yet.")
     assert stoker_command("images", "list", "--json").json == []
     assert stoker_command("images", "prune", "--older-than", "0s").out.startswith("Nothing to remove")
     assert "There are: none" in stoker_command("images", "lock", "abc").err
     wrong = stoker_command("images", "prune", "--older-than", "soon").err
-    assert "--older-than 'soon' is not a duration. Write it as 30d, 12h" in wrong
+    assert "--older-than soon is not a duration. Write it as 30d, 12h" in wrong
     assert "timedelta" not in wrong
 
 

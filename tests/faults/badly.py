@@ -84,12 +84,6 @@ def writes(megabytes: int) -> int:
     return megabytes
 
 
-@app.function(lost_retries=0)
-def holds_the_lock(seconds: int) -> int:
-    ctypes.PyDLL(None).sleep(seconds)  # unlike CDLL, PyDLL keeps the interpreter lock
-    return seconds
-
-
 @app.function
 def ignores_cancellation(note: str) -> None:
     Path(note).write_text(str(os.getpid()))

@@ -21,12 +21,16 @@ from stoker.cli.screen import (
     state,
 )
 from stoker.cli.server_requests import ask
+from stoker.cli.usage import WrongUsage
 from stoker.errors import InvalidRequest
 from stoker.quantities import format_duration
+from stoker.types import CallState
 
 app = typer.Typer(help="Calls: their states, timelines and errors.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+STATES = tuple(one.value for one in CallState)
 
 COLUMNS = (
     Column("call", field("id")),
@@ -48,6 +52,8 @@ def list_calls(
     as_json: AsJson = False,
 ) -> None:
     """List calls, the newest first."""
+    if state_name and state_name not in STATES:
+        raise WrongUsage(f"--state {state_name}: there is no such state. States are: {', '.join(STATES)}.")
     rows = ask("calls", app=app_name, function=function, state=state_name, limit=limit)
     narrowed = app_name or function or state_name
     empty = "No such calls; without options all are listed." if narrowed else "No calls yet. `f.spawn(x)` makes one."

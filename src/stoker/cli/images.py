@@ -12,6 +12,7 @@ from stoker import paths
 from stoker.blobs.disk import DiskBlobStore
 from stoker.cli.loading import load, split_target
 from stoker.cli.screen import Column, field, say, show_json, show_rows, since, size
+from stoker.cli.usage import WrongUsage
 from stoker.client.image import Image
 from stoker.client.registration import Shipment
 from stoker.errors import InvalidOption
@@ -128,8 +129,8 @@ def _age(text: str) -> float:
     try:
         return parse_duration(text, option="--older-than", zero=True)
     except InvalidOption:
-        raise InvalidOption(
-            f"--older-than {text!r} is not a duration. Write it as 30d, 12h or 90m; 0s stands for all."
+        raise WrongUsage(
+            f"--older-than {text} is not a duration. Write it as 30d, 12h or 90m; 0s stands for all."
         ) from None
 
 

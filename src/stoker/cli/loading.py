@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from stoker.cli.usage import WrongUsage
 from stoker.client.app import App, LocalEntrypoint
 from stoker.client.function import Function
 from stoker.errors import InvalidRequest
@@ -60,7 +61,8 @@ def find(program: Program, name: str) -> LocalEntrypoint[..., Any] | Function[..
     """Return the entrypoint, or function, of this name; without a name, the one there is.
 
     Raises:
-        InvalidRequest: there is none, or several; the message lists them.
+        WrongUsage: there are several and none is named; the message lists them.
+        InvalidRequest: there is none, or none of this name.
     """
     if name:
         return _by_name(program, name)
@@ -68,11 +70,11 @@ def find(program: Program, name: str) -> LocalEntrypoint[..., Any] | Function[..
         return next(iter(program.entrypoints.values()))
     if program.entrypoints:
         listed = _listed(program, program.entrypoints)
-        raise InvalidRequest(f"{program.source} has several local entrypoints: say which one to run.{listed}")
+        raise WrongUsage(f"{program.source} has several local entrypoints: say which one to run.{listed}")
     if len(program.functions) == 1:
         return next(iter(program.functions.values()))
     if program.functions:
-        raise InvalidRequest(
+        raise WrongUsage(
             f"{program.source} has no local entrypoint and several functions: say which one to run, or mark a function "
             f"with `@app.local_entrypoint()`.{_listed(program, program.functions)}"
         )

@@ -28,7 +28,8 @@ from stoker.cli import (
 )
 from stoker.cli.screen import fail
 from stoker.cli.tracebacks import called_from, describe, is_ours_alone
-from stoker.errors import StokerError
+from stoker.cli.usage import WrongUsage, check_directory
+from stoker.errors import InvalidOption, StokerError
 
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
@@ -71,7 +72,13 @@ def prepare(
         "node_memory": node_memory,
         "result_retention": result_retention,
     }
-    config.resolved = settings.resolve(flags, os.environ, Path.cwd())
+    try:
+        config.resolved = settings.resolve(flags, os.environ, Path.cwd())
+    except InvalidOption as error:
+        raise WrongUsage(str(error)) from None
+    for item in config.resolved:
+        if item.is_directory:
+            check_directory(item.value, said=item.said)
     settings.export(config.resolved, os.environ)
 
 
@@ -115,7 +122,7 @@ def _report(error: Exception) -> int:
         return 1
     if isinstance(error, StokerError) and is_ours_alone(error):
         fail(str(error) + called_from(error))
-        return 1
+        return USAGE_STATUS if isinstance(error, WrongUsage) else 1
     print(describe(error), file=sys.stderr)
     return 1
 

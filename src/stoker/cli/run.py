@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from contextlib import ExitStack, suppress
-from typing import Annotated, Any
+from contextlib import ExitStack, redirect_stdout, suppress
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -28,7 +28,9 @@ def run(
     target: Annotated[str, typer.Argument(metavar="FILE.py[::NAME]", help="What to run.", show_default=False)],
     is_module: Annotated[bool, typer.Option("-m", help="The target is a module's name, not a file.")] = False,
     progress: Annotated[bool, typer.Option(help="Show progress of maps and of environments.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a function's result as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on stdout, and all else on stderr.")
+    ] = False,
 ) -> None:
     """Run a program: its local entrypoint here, its functions where their app says.
 
@@ -36,16 +38,22 @@ def run(
     function, that function is called remotely and its result printed.
     """
     source, name = split_target(target)
-    with two_step_interrupts():
+    with two_step_interrupts(), ExitStack() as redirected:
         sys.argv = [source, *context.args]
+        out = sys.stdout
+        if as_json or "--json" in context.args:
+            redirected.enter_context(redirect_stdout(sys.stderr))  # whatever anybody prints: stdout has the value alone
         program = load(source, is_module=is_module)
         found = find(program, name)
-        if "--json" in context.args and "json" not in inspect.signature(found.raw_f).parameters:
-            as_json = True  # ours, given after the target
-            context.args.remove("--json")
+        if not as_json and "--json" in context.args:
+            if "json" in inspect.signature(found.raw_f).parameters:
+                redirected.close()  # not ours: the user's own option
+            else:
+                as_json = True  # ours, given after the target
+                context.args.remove("--json")
         values = parameters.parse(found.raw_f, context.args, program=f"stoker run {target}")
         if values is not None:
-            _run(program, found, values, progress=progress, as_json=as_json)
+            _run(program, found, values, progress=progress, json_to=out if as_json else None)
 
 
 def _run(
@@ -54,29 +62,31 @@ def _run(
     values: dict[str, Any],
     *,
     progress: bool,
-    as_json: bool,
+    json_to: TextIO | None,
 ) -> None:
     with ExitStack() as running:
         for app in (*program.apps, *program.used):
             running.enter_context(app.run(show_progress=progress))
         if isinstance(found, Function):
-            _call(found, values, as_json=as_json)
+            _call(found, values, json_to=json_to)
             return
         outcome = found(**values)
         if inspect.iscoroutine(outcome):
-            asyncio.run(outcome)
+            outcome = asyncio.run(outcome)
+        if json_to is not None:
+            show_json(outcome, json_to)
 
 
-def _call(function: Function[..., Any], values: dict[str, Any], *, as_json: bool) -> None:
+def _call(function: Function[..., Any], values: dict[str, Any], *, json_to: TextIO | None) -> None:
     raw = inspect.unwrap(function.raw_f)
     if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw):
         for item in function.stream(**values):
-            show_json_line(item) if as_json else print(item)
+            show_json_line(item, json_to) if json_to is not None else print(item)
         return
     result = function.remote(**values)
     with suppress(StokerError, TimeoutError):
         sessions.current().request("flush", {}, timeout=sessions.FLUSH_LOGS_SECONDS)  # so that the result comes last
-    if as_json:
-        show_json(result)
+    if json_to is not None:
+        show_json(result, json_to)
     elif result is not None:
         print(result)

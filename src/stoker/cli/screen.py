@@ -172,14 +172,14 @@ def show_facts(facts: Mapping[str, str]) -> None:
     console().print(made)
 
 
-def show_json(value: Any) -> None:
+def show_json(value: Any, stream: TextIO | None = None) -> None:
     """Print a value as JSON; what JSON does not know is shown as Python writes it."""
-    print(json.dumps(value, indent=2, default=repr, ensure_ascii=False))
+    print(json.dumps(value, indent=2, default=repr, ensure_ascii=False), file=stream)
 
 
-def show_json_line(value: Any) -> None:
+def show_json_line(value: Any, stream: TextIO | None = None) -> None:
     """Print a value as one line of JSON, at once: one of several that come."""
-    print(json.dumps(value, default=repr, ensure_ascii=False), flush=True)
+    print(json.dumps(value, default=repr, ensure_ascii=False), file=stream, flush=True)
 
 
 def say(text: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import tomllib
 
 from stoker.errors import InvalidOption
-from stoker.quantities import parse_duration, parse_size
+from stoker.quantities import parse_duration, parse_size, stated
 
 PROJECT_FILE = "stoker.toml"
 USER_FILE = "config.toml"
@@ -43,11 +43,23 @@ class Resolved:
     value: str
     source: str
 
+    @property
+    def is_directory(self) -> bool:
+        """Tell whether it names a directory of the user's choice, to be used or made."""
+        return self.source != DEFAULT and self.setting.check is _path
+
+    @property
+    def said(self) -> str:
+        """What the user wrote, for messages."""
+        flag = f"--{self.setting.name.replace('_', '-')}"
+        name = {"flag": flag, self.setting.variable: self.setting.variable}
+        return stated(name.get(self.source, f"{self.source}: {self.setting.name}"), self.value)
+
 
 def _path(value: Any, option: str) -> str:
     if isinstance(value, (str, Path)) and str(value):
         return str(Path(value).expanduser().absolute())
-    raise InvalidOption(f"{option}={value!r} is not a path. Write it as a text.")
+    raise InvalidOption(f"{stated(option, value)} is not a path. Write it as a text.")
 
 
 def _cores(value: Any, option: str) -> str:
@@ -56,7 +68,7 @@ def _cores(value: Any, option: str) -> str:
     except (TypeError, ValueError):
         cores = 0.0
     if isinstance(value, bool) or not 0 < cores < 1e6:
-        raise InvalidOption(f"{option}={value!r} is not a positive number of cores.")
+        raise InvalidOption(f"{stated(option, value)} is not a positive number of cores.")
     return f"{cores:g}"
 
 
@@ -73,7 +85,7 @@ def _duration(value: Any, option: str) -> str:
 def _paths(value: Any, option: str) -> str:
     parts = value.split(":") if isinstance(value, str) else value
     if not isinstance(parts, list):
-        raise InvalidOption(f"{option}={value!r} is not a list of paths.")
+        raise InvalidOption(f"{stated(option, value)} is not a list of paths.")
     return ":".join(_path(part, option) for part in parts if part)
 
 

@@ -210,3 +210,20 @@ def test_a_call_cancelled_before_its_commit_failed_is_told_once() -> None:
     world.write()
     assert len(world.results["a"]) == 1
     assert not world.plane.state.calls
+
+
+def test_a_start_on_its_way_survives_a_broken_link_to_its_agent() -> None:
+    world = World(cpus=1.0)
+    key = world.declare(spec())
+    world.submit(["a"], key=key)
+    (worker,) = world.workers
+    world.step(e.NodeReported(NODE, world.size, world.size, (), starting=[worker]))
+    assert list(world.plane.state.workers) == [worker]
+    world.connect(worker)
+    assert list(world.workers[worker].leases) == ["a"]
+
+
+def test_a_start_that_nobody_waits_for_any_more_is_called_off() -> None:
+    world = World(cpus=1.0)
+    commands = world.step(e.NodeReported(NODE, world.size, world.size, (), starting=["w0-1"]))
+    assert [x.worker for x in commands if isinstance(x, c.StopWorker)] == ["w0-1"]

@@ -73,7 +73,7 @@ SAMPLES: tuple[Any, ...] = (
     m.Revoke(["c-1.1"], [1]),
     m.Revoked(["c-1.1"], [1]),
     m.Drain("idle"),
-    m.NodeState(2.0, 1 << 33, 1.5, 1 << 32, {"gpu": "no"}, ["w1-1"], ["key"], [77], [0.5], [1 << 30]),
+    m.NodeState(2.0, 1 << 33, 1.5, 1 << 32, {"gpu": "no"}, ["w1-1"], ["key"], [77], [0.5], [1 << 30], ["w1-2"]),
     m.StartWorker(7, "w7-1", SPEC, "w7-1.mac", 0.5, 1 << 30),
     m.StopWorker(7, "w7-1", 10.0, "idle"),
     m.WorkerStarted("w7-1", 78, "fork", {"fork": 0.002}),

@@ -128,7 +128,8 @@ class LeasesRevoked(NamedTuple):
 class NodeReported(NamedTuple):
     """A node is there, with its capacity and the workers that run on it (worker id, pool key, capacity held).
 
-    ``anew``: its agent has just connected, so that orders to an agent before it may have been lost.
+    ``anew``: its agent has just connected, so that orders before that may have been lost. ``starting``: workers whose
+    start was ordered and is on its way there.
     """
 
     node: str
@@ -136,6 +137,7 @@ class NodeReported(NamedTuple):
     free_of_others: Capacity
     workers: Sequence[tuple[str, str, Capacity]] = ()
     anew: bool = True
+    starting: Sequence[str] = ()
 
 
 class NodeLost(NamedTuple):

@@ -363,6 +363,11 @@ def node_reported(st: State, event: e.NodeReported) -> None:
         worker = Worker(worker_id, pool, node=node.id, capacity=capacity, now=st.now)
         worker.state = WorkerState.AWAY
         _add_worker(st, worker, node)
+    for worker_id in event.starting:
+        known = st.workers.get(worker_id)
+        if known is None or known.state is WorkerState.STOPPING:
+            st.emit(c.StopWorker(worker_id, 0.0, known.stop_reason if known else "nobody waits for it any more"))
+    reported.update(event.starting)
     for worker in [w for w in st.workers.values() if w.node == node.id and w.id not in reported]:
         if event.anew or worker.state is not WorkerState.STARTING:
             worker_gone(st, e.WorkerGone(worker.id, "unknown", "it was gone when its node reported again"))

@@ -10,7 +10,8 @@ What holds for every implementation (``tests/engine/contract.py`` runs on each):
 - After `start` there is exactly one `WorkerUp` or `StartRefused`; after `WorkerUp` exactly one `WorkerDown`, which
   comes when everything that the worker started is gone. A `stop` before `WorkerUp` ends in `StartRefused`.
 - A grant outlives its worker: only `release` gives it back, so the server may start another worker on it.
-- After `NodeLost` none of the node's workers has a further event, unless the node joins again and names them.
+- After `NodeLost` none of the node's workers has a further event until the node joins again. `NodeJoined` names those
+  that run or start there still; the others, if they have not had it, have their `WorkerDown` or `StartRefused` then.
 """
 
 from __future__ import annotations
@@ -75,10 +76,11 @@ class RunningWorker:
 
 @dataclass(frozen=True)
 class NodeJoined:
-    """A node is there, for the first time or again, and runs these workers."""
+    """A node is there, for the first time or again, runs these workers, and still starts those that it was told to."""
 
     node: NodeInfo
     workers: list[RunningWorker] = field(default_factory=list)
+    starting: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class FakeEngine:
 
     async def start_up(self) -> None:
         self._there = True
-        self._tell_soon(NodeJoined(self._node()))
+        self._tell_soon(NodeJoined(self._node(), starting=list(self._starting)))
 
     async def abandon(self) -> None:
         self._listener = lambda event: None

@@ -307,7 +307,8 @@ class NodeState:
     """An agent's first words after `Hello`, and again when they change: the node, and the workers that run on it.
 
     ``cpus`` and ``memory`` are what the node has; ``cpus_free`` and ``memory_free`` are what other Stoker programs
-    on it leave. ``workers``, ``functions``, ``pids`` and ``held_memory`` are parallel.
+    on it leave. ``workers``, ``functions``, ``pids``, ``cpus_held`` and ``memory_held`` are parallel. ``starting`` are
+    the starts on their way: an order that is in neither list was lost, or its answer was.
     """
 
     cpus: float
@@ -320,6 +321,7 @@ class NodeState:
     pids: list[int] = field(default_factory=list)
     cpus_held: list[float] = field(default_factory=list)
     memory_held: list[int] = field(default_factory=list)
+    starting: list[str] = field(default_factory=list)
 
 
 @message

@@ -431,7 +431,7 @@ class Server:
             self.pids.setdefault(running.worker, (running.pid, ""))
             capacity = Capacity(running.grant.cpus, running.grant.memory)
             workers.append((running.worker, running.function, capacity))
-        return e.NodeReported(event.node.node, *self._sizes(event.node), workers)
+        return e.NodeReported(event.node.node, *self._sizes(event.node), workers, starting=event.starting)
 
     def _sizes(self, node: engine_base.NodeInfo) -> tuple[Capacity, Capacity]:
         """Return what a node has, and what other programs leave of it: the engine tells what is left by us as well."""

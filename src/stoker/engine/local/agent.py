@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from pathlib import Path
@@ -59,6 +60,7 @@ from stoker.types import ErrorInfo
 
 TICK_SECONDS = 1.0  # how soon other programs' use of the node is noticed; costs one stat
 HOUSEKEEPING_SECONDS = 30.0  # idle zygotes, orphans, old logs
+SAID_MAX = 256  # reports that may be lost with a connection; said twice they mean nothing
 EXIT_SECOND_AGENT = 0  # another agent of this run is there and serves: not a failure
 log = logging.getLogger("stoker.agent")
 
@@ -103,6 +105,7 @@ class Agent:
         self._starter = Starter(self._stock, send=self._report)
         self._verbs = Verbs(environments=paths.environments(), logs=config.logs, inventory=self._inventory)
         self._outbox: list[Any] = []
+        self._said: deque[Any] = deque(maxlen=SAID_MAX)
         self._left = self._size
         self._stop = asyncio.Event()
         self._stop_grace = STOP_GRACE_SECONDS
@@ -164,9 +167,11 @@ class Agent:
         self._welcome = welcome
         self._look_at_capacity()
         # How workers ended before who is left: a server that misses one in the list could only guess.
-        waiting, self._outbox = self._outbox, []
+        waiting = [*self._said, *self._outbox]
+        self._said.clear()
+        self._outbox.clear()
         for message in waiting:
-            self._link.send(message)
+            self._report(message)
         self._link.send(self._node_state())
         self._logs.resume()
 
@@ -298,8 +303,8 @@ class Agent:
         """Send a message now, or when a server is there again."""
         if self._link.connected:
             self._link.send(message)
-        elif not isinstance(message, Phase):
-            self._outbox.append(message)
+        if not isinstance(message, Phase):
+            (self._said if self._link.connected else self._outbox).append(message)
 
     def _node_state(self) -> NodeState:
         entries = [one.entry for one in self._workers.running]
@@ -314,6 +319,7 @@ class Agent:
             pids=[entry.pid for entry in entries],
             cpus_held=[entry.cpus for entry in entries],
             memory_held=[entry.memory for entry in entries],
+            starting=self._starter.on_their_way,
         )
 
     # What happens by itself

@@ -195,10 +195,11 @@ class LocalEngine:
             self._lent[worker] = grant.cpus
         else:
             del self._lent[worker]
-        if self._link is not None:
-            # Before the start that borrows them, on the same connection, so that the agent's ledger has room for it.
-            params = {"worker": worker, "cpus": 0.0 if lent else grant.cpus}
-            self._send(m.Request(next(self._numbers), "lend", params))
+        # Before the start that borrows them, on the same connection, so that the agent's ledger has room for it.
+        self._say_lend(worker, grant, lent=lent)
+
+    def _say_lend(self, worker: str, grant: Grant, *, lent: bool) -> None:
+        self._send(m.Request(next(self._numbers), "lend", {"worker": worker, "cpus": 0.0 if lent else grant.cpus}))
 
     async def flush_logs(self) -> None:
         await self._exchange(m.FlushLogs(next(self._numbers)))
@@ -253,18 +254,20 @@ class LocalEngine:
         gone = self._up - {one.worker for one in workers}
         self._up |= {one.worker for one in workers}
         self._starting -= self._up
-        self._tell(NodeJoined(self._node(), workers))
+        for worker in self._starting - set(state.starting):
+            # The order, or the answer to it, was lost with the connection: it will not come, and its grant is free.
+            self._on_start_failed(_refused(worker, "The order to start it was lost on its way to the node's agent."))
+        self._tell(NodeJoined(self._node(), workers, list(state.starting)))
         for worker in gone:
-            # What a killed agent did not write down was ended by the next one, which has no report to make of it.
-            if worker in self._up and self._is_new_agent:
-                self._end(worker, WorkerDown(worker, "unknown", "its agent ended, and the next one did not find it"))
-        self._known_pid = self._attached_pid
+            # What an agent had to report it has said before this, unless it was killed or the connection broke.
+            if worker in self._up:
+                self._end(worker, WorkerDown(worker, "unknown", "it was gone when its agent connected again"))
+        self._say_lends()
 
-    _known_pid = 0
-
-    @property
-    def _is_new_agent(self) -> bool:
-        return self._known_pid not in (0, self._attached_pid)
+    def _say_lends(self) -> None:
+        """Tell an agent that has connected what is lent: it may be another one, or have missed the word."""
+        for worker in self._up:
+            self._say_lend(worker, self._grant_of[worker], lent=worker in self._lent)
 
     @staticmethod
     def _columns(state: m.NodeState) -> list[tuple[str, str, int, float, int]]:
@@ -318,8 +321,7 @@ class LocalEngine:
             self._refuse_later(worker, why)
 
     def _refuse_later(self, worker: str, why: str) -> None:
-        failed = m.StartFailed(worker, ErrorInfo("StartupError", why), retry=True)
-        asyncio.get_running_loop().call_soon(self._on_start_failed, failed)
+        asyncio.get_running_loop().call_soon(self._on_start_failed, _refused(worker, why))
 
     async def _keep_agent(self) -> None:
         """Start the agent whenever there is none."""
@@ -363,6 +365,10 @@ class LocalEngine:
         words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
         command = [sys.executable, "-m", "stoker.engine.local.agent", *words]
         return os.posix_spawn(sys.executable, command, os.environ, setsigmask=[])
+
+
+def _refused(worker: str, why: str) -> m.StartFailed:
+    return m.StartFailed(worker, ErrorInfo("StartupError", why), retry=True)
 
 
 async def _end_agent(pid: int, *, patience: float) -> None:

@@ -170,7 +170,7 @@ def test_cycles_and_local_classes() -> None:
     assert type(round_trip(error)).__name__ == "Local"
 
 
-def test_the_frames_of_the_runner_are_stripped_from_the_top(tmp_path: Path) -> None:
+def test_the_frames_of_stoker_are_stripped(tmp_path: Path) -> None:
     runner = tmp_path / "runner"
     runner.mkdir()
     spaces: dict[str, Any] = {}
@@ -187,8 +187,15 @@ def test_the_frames_of_the_runner_are_stripped_from_the_top(tmp_path: Path) -> N
     except TypeError as error:
         stripped = encode_exception(error, strip=str(tmp_path))[1].traceback
     assert "in user" in stripped
-    assert stripped.count("loop.py") >= 1  # below the user's own frames they stay
+    assert "loop.py" not in stripped
     assert encode_exception(raised(lambda: ValueError("x")), strip=__file__)[1].traceback.count("raised") == 1
+
+
+def test_wrong_arguments_have_no_frame_where_none_is_the_users() -> None:
+    error = raised(lambda: round_trip())  # type: ignore[call-arg]
+    stripped = encode_exception(error, strip=__file__)[1].traceback
+    assert stripped.splitlines()[-1:] == ["TypeError: round_trip() missing 1 required positional argument: 'error'"]
+    assert "File" not in stripped
 
 
 @pytest.fixture

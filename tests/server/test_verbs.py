@@ -168,6 +168,25 @@ def test_calls_of_a_state_are_found_behind_newer_ones(
     assert client.ask("call", id="c-1.0")["error"] == "builtins.ValueError: bad"
 
 
+def test_what_the_store_alone_knows_of_a_call_has_its_times(running: Running, client: Peer, key: str) -> None:
+    client.submit(key, ["c-1.1"], detached=True)
+    client.get(m.Accepted)
+    worker = running.worker()
+    worker.finish(worker.leased(1))
+    client.result_of("c-1.1")
+    running.on_loop(running.server.records._kept.clear)  # as after a restart
+    running.on_loop(running.server.plane.state.calls.clear)
+    (row,) = client.ask("calls")
+    assert row["created"] <= row["started"]
+    assert row["seconds"] >= 0
+    shown = client.ask("call", id="c-1.1")
+    assert [(entry["event"], entry["worker"]) for entry in shown["timeline"]] == [
+        ("queued", ""),
+        ("running", worker.id),
+        ("succeeded", ""),
+    ]
+
+
 def test_cancel(running: Running, client: Peer, key: str) -> None:
     client.submit(key, ["c-1.1"])
     worker = running.worker()

@@ -7,6 +7,7 @@ notifies, and runs no user code.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -33,7 +34,10 @@ BATCH_MAX_BYTES = 8 << 20  # a frame's share of a slow reader's memory; well und
 
 
 class Route(NamedTuple):
-    """What calls that travel in one `Submit` have in common. ``label`` is for people."""
+    """What calls that travel in one `Submit` have in common. ``label`` is for people.
+
+    ``deadline`` is the function's own where the client knows it: what is sent again gets the time that is left.
+    """
 
     function: str
     label: str
@@ -41,6 +45,7 @@ class Route(NamedTuple):
     detached: bool = False
     priority: int = 0
     parent: str = ""
+    deadline: float | None = None
 
 
 class Settled(NamedTuple):
@@ -64,7 +69,20 @@ class Sink(Protocol):
 class Pending:
     """One open call. It keeps its input until its result has come, for sending it again after a reconnect."""
 
-    __slots__ = ("accepted", "attempt", "cancelled", "data", "encoded", "id", "route", "segment", "sink", "tag", "upto")
+    __slots__ = (
+        "accepted",
+        "attempt",
+        "cancelled",
+        "data",
+        "due",
+        "encoded",
+        "id",
+        "route",
+        "segment",
+        "sink",
+        "tag",
+        "upto",
+    )
 
     def __init__(self, call_id: str, route: Route, sink: Sink, tag: int = 0) -> None:
         self.id = call_id
@@ -78,6 +96,7 @@ class Pending:
         self.cancelled = ""  # the reason, once somebody has cancelled it
         self.upto = 0  # a stream's credit
         self.attempt = 0  # a stream's newest attempt
+        self.due = 0.0  # when its deadline is over, by the monotonic clock; 0 before it was sent, or without one
 
     @property
     def size(self) -> int:
@@ -192,8 +211,8 @@ def error_of(settled: Settled, *, call_id: str, label: str) -> BaseException:
     return error
 
 
-def submit_of(pendings: list[Pending], *, acked: int, deadline: float | None = None) -> tuple[Submit, list[Buffer]]:
-    """Return the message, and its body, for calls of one route."""
+def submit_of(pendings: list[Pending], *, acked: int) -> tuple[Submit, list[Buffer]]:
+    """Return the message, and its body, for calls of one route that are due at one time."""
     route = pendings[0].route
     segments: Segments = {}
     for i, pending in enumerate(pendings):
@@ -207,12 +226,20 @@ def submit_of(pendings: list[Pending], *, acked: int, deadline: float | None = N
         segments=segments,
         kind=route.kind,
         detached=route.detached,
-        deadline=deadline,
+        deadline=None if route.deadline is None else _time_left(pendings, route.deadline),
         priority=route.priority,
         parent=route.parent,
         acked=acked,
     )
     return message, parts
+
+
+def _time_left(pendings: list[Pending], deadline: float) -> float:
+    now = time.monotonic()
+    if not pendings[0].due:
+        for pending in pendings:
+            pending.due = now + deadline
+    return max(0.0, pendings[0].due - now)
 
 
 class OpenCalls:
@@ -249,7 +276,7 @@ class OpenCalls:
             if pending.accepted:
                 continue
             full = len(batch) >= BATCH_MAX_CALLS or size + len(pending.data) > BATCH_MAX_BYTES
-            if batch and (full or pending.route != batch[0].route):
+            if batch and (full or pending.route != batch[0].route or pending.due != batch[0].due):
                 yield batch
                 batch, size = [], 0
             pending.attempt = 0  # a server that was restarted counts attempts from one again

@@ -164,12 +164,12 @@ class Connection:
         if link is not None:
             link.shutdown()
 
-    def submit(self, pendings: list[Pending], *, deadline: float | None = None) -> None:
+    def submit(self, pendings: list[Pending]) -> None:
         """Send calls of one route, and keep them open until they are settled."""
         with self._lock:
             self.calls.add(pendings)
             if self._sendable:
-                message, parts = submit_of(pendings, acked=self.seen, deadline=deadline)
+                message, parts = submit_of(pendings, acked=self.seen)
                 self._acked = self.seen
                 self._send(message, parts)
 

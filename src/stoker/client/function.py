@@ -24,6 +24,7 @@ from stoker.client.methods import (
 )
 from stoker.client.options import FunctionOptions
 from stoker.client.session import Session
+from stoker.client.signatures import CallSignature
 from stoker.errors import InvalidRequest, NotRunning
 from stoker.protocol.structure import structured
 from stoker.transport.current import APP_VARIABLE, RUN_ID_VARIABLE, SERVER_VARIABLE, current_call
@@ -68,12 +69,13 @@ class Shape(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Where a handle's calls go, for one session and one run of its app."""
+    """Where a handle's calls go, for one session and one run of its app; ``deadline`` where it is known here."""
 
     session: Session
     run: object
     key: str
     shape: Shape
+    deadline: float | None = None
 
 
 class Function(Generic[P, R_co]):
@@ -104,6 +106,7 @@ class Function(Generic[P, R_co]):
         self._key = key
         self._target: Target | None = None
         self._routes: dict[str, Route] = {}
+        self._signature = CallSignature.of(raw_f, label=self.label)
         if raw_f is not None:
             functools.update_wrapper(self, raw_f)
 
@@ -217,6 +220,20 @@ class Function(Generic[P, R_co]):
         """Return what kind of function it is; a reference asks the server."""
         return Shape.of(self._raw_f) if self._raw_f is not None else self.target().shape
 
+    def check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise `TypeError` where the function, if its code is here, cannot be called with these arguments."""
+        if self._signature is not None:
+            self._signature.check(args, kwargs)
+
+    def check_count(self, count: int) -> None:
+        """Raise `TypeError` where the function, if its code is here, does not take so many arguments by position.
+
+        A generator function is left to `route`, which says by which method it is called.
+        """
+        signature = self._signature
+        if signature is not None and not signature.takes(count) and not self.shape().generator:
+            signature.check((None,) * count, {})
+
     def target(self) -> Target:
         """Return where calls go now.
 
@@ -245,7 +262,7 @@ class Function(Generic[P, R_co]):
         if route is None:
             self._check_yields(method, target.shape)
             kind, detached = _KINDS[method]
-            route = self._routes[method] = Route(target.key, self.label, kind, detached)
+            route = self._routes[method] = Route(target.key, self.label, kind, detached, deadline=target.deadline)
         parent = current_call()
         if parent is not None:
             route = route._replace(parent=parent.id)
@@ -273,7 +290,7 @@ class Function(Generic[P, R_co]):
         app = self._app
         if app is not None and app.current_run is not None:
             session, key = app.key_of(self)
-            return Target(session, run, key, self._own_shape())
+            return Target(session, run, key, self._own_shape(), self._options.to_spec().deadline)
         if self._key and not self._changed:
             return Target(sessions.current(), run, self._key, self._own_shape())
         if app is not None and SERVER_VARIABLE not in os.environ:
@@ -301,7 +318,7 @@ class Function(Generic[P, R_co]):
                 "register", {"app": spec.app, "run_id": spec.run_id, "functions": [dataclasses.asdict(spec)]}
             )
             key = str(answer["keys"][self.name])
-        return Target(session, run, key, Shape(spec.kind == "generator", spec.is_async))
+        return Target(session, run, key, Shape(spec.kind == "generator", spec.is_async), spec.options.deadline)
 
     def _lookup_run_id(self) -> str:
         if self._run_id is not None:

@@ -54,6 +54,7 @@ class RemoteMethod(_Method[P, R_co]):
             StokerError: the call ended otherwise; see `stoker.errors.CallError`.
         """
         function = self._function
+        function.check_arguments(args, kwargs)
         session, route = function.route("remote")
         pending, settled = session.call(route, args, kwargs)
         return opened(settled, call_id=pending.id, label=route.label)
@@ -65,6 +66,7 @@ class RemoteMethod(_Method[P, R_co]):
     async def aio(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function there and return its value; cancelling the task cancels the call."""
         function = self._function
+        function.check_arguments(args, kwargs)
         session, route = await function.route_async("remote")
         box = mailbox()
         slot = LoopSlot(box)
@@ -183,7 +185,7 @@ class StarmapMethod(_Method[P, R_co]):
         return _map(
             self._function,
             "starmap",
-            map(tuple, inputs),
+            _checked(self._function, inputs),
             ordered=ordered,
             return_exceptions=return_exceptions,
             total=length_of(inputs),
@@ -198,7 +200,7 @@ class StarmapMethod(_Method[P, R_co]):
         return _map_async(
             self._function,
             "starmap",
-            map(tuple, inputs),
+            _checked(self._function, inputs),
             ordered=ordered,
             return_exceptions=return_exceptions,
             total=total,
@@ -262,6 +264,7 @@ class StreamMethod(_Method[P, R_co]):
         The generator is at most 64 items ahead of its reader.
         """
         function = self._function
+        function.check_arguments(args, kwargs)
         session, route = function.route("stream")
         return StreamResults(StreamRun(session, route, args, kwargs))
 
@@ -275,6 +278,7 @@ class StreamMethod(_Method[P, R_co]):
     def aio(self: StreamMethod[..., Any], *args: Any, **kwargs: Any) -> AsyncIterator[Any]: ...
     def aio(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Run the generator there and yield its items, for an event loop."""
+        self._function.check_arguments(args, kwargs)
         return _stream_async(self._function, args, kwargs)
 
 
@@ -293,6 +297,7 @@ class SpawnMethod(_Method[P, R_co]):
         Raises:
             Overloaded: the function's queue is full.
         """
+        self._function.check_arguments(args, kwargs)
         session, route = self._function.route("spawn")
         return spawn(session, route, args, kwargs)
 
@@ -337,6 +342,16 @@ def _check_inputs(
     for one in inputs:
         if not isinstance(one, (Iterable, AsyncIterable)) and not hasattr(one, "__getitem__"):
             raise TypeError(f"{what} takes iterables, got {type(one).__name__}.")
+    if method != "starmap":
+        function.check_count(len(inputs))
+
+
+def _checked(function: Function[..., Any], inputs: Iterable[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:
+    """Yield the tuples of a starmap, as far as the function can be called with them."""
+    for given in inputs:
+        args = tuple(given)
+        function.check_count(len(args))
+        yield args
 
 
 def _map(

@@ -83,7 +83,7 @@ class Session:
             self.connection.segments.write(pending.segment, encoded.parts)
         return pending
 
-    def submit(self, pendings: list[Pending], *, deadline: float | None = None) -> None:
+    def submit(self, pendings: list[Pending]) -> None:
         """Send calls of one route.
 
         Raises:
@@ -92,7 +92,7 @@ class Session:
         if self.reader.failure is not None:
             self._discard_segments(pendings)
             raise self.reader.failure
-        self.connection.submit(pendings, deadline=deadline)
+        self.connection.submit(pendings)
 
     def submit_again(self, pending: Pending) -> None:
         """Send a call that was refused once more. With the refusal its segment went, perhaps only now."""

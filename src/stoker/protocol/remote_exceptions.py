@@ -8,6 +8,7 @@ runs. Its causes and contexts travel as text only, in the traceback.
 from __future__ import annotations
 
 import contextlib
+import re
 import traceback
 from typing import Any
 
@@ -17,6 +18,7 @@ from stoker.protocol.loading import decode
 from stoker.protocol.saving import encode
 from stoker.types import ErrorInfo
 
+_WRONG_ARGUMENTS = re.compile(r"\S+\(\) (takes|missing|got) ")
 TEXT_MAX_CHARS = 100_000  # of a message or a traceback: it travels in a header and is printed
 
 
@@ -34,8 +36,8 @@ class RemoteTraceback(Exception):
 def encode_exception(error: BaseException, *, strip: str = "") -> tuple[Encoded, ErrorInfo]:
     """Encode an exception, and what a person needs to know of it.
 
-    ``strip`` is the directory of the code that called the user's: its frames are left out where they come first. The
-    payload is empty where the exception cannot be pickled.
+    ``strip`` is the directory of Stoker's code, which called the user's: its frames are left out. The payload is empty
+    where the exception cannot be pickled.
     """
     text = _format(error, strip)
     if isinstance(error, RemoteError):
@@ -88,13 +90,19 @@ def _format(error: BaseException, strip: str) -> str:
 
 
 def _strip(formatted: traceback.TracebackException | None, directory: str, seen: set[int]) -> None:
-    """Drop the frames of ``directory`` from the top of this traceback and of those it is chained to."""
+    """Drop the frames of ``directory`` from this traceback and from those it is chained to.
+
+    Where there are no others, the last one stays: it is all there is, but for a function that could not be called with
+    its arguments, whose caller's line says nothing that the message does not.
+    """
     if formatted is None or not directory or id(formatted) in seen:
         return
     seen.add(id(formatted))
     stack = formatted.stack
-    while len(stack) > 1 and stack[0].filename.startswith(directory):
-        del stack[0]
+    kept = [frame for frame in stack if not frame.filename.startswith(directory)]
+    if not kept and not _WRONG_ARGUMENTS.match(str(formatted)):
+        kept = stack[-1:]
+    stack[:] = kept
     for chained in (formatted.__cause__, formatted.__context__, *(getattr(formatted, "exceptions", None) or ())):
         _strip(chained, directory, seen)
 

@@ -17,6 +17,7 @@ from stoker.protocol.remote_exceptions import encode_exception
 from stoker.protocol.zygotes import ZygoteConfig
 from stoker.types import ErrorInfo
 
+PACKAGE_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - as below
 RUNNER_DIR = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - as in tracebacks, links unresolved
 
 
@@ -97,7 +98,7 @@ def describe_failure(error: BaseException) -> ErrorInfo:
     at = error.__traceback__
     while at is not None and at.tb_next is not None and _is_machinery(at):
         at = at.tb_next
-    return encode_exception(error.with_traceback(at), strip=RUNNER_DIR)[1]
+    return encode_exception(error.with_traceback(at), strip=PACKAGE_DIR)[1]
 
 
 def _is_machinery(at: types.TracebackType) -> bool:

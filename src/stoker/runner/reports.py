@@ -13,7 +13,7 @@ from stoker.protocol.remote_exceptions import encode_exception
 from stoker.protocol.zygotes import ZygoteConfig
 from stoker.runner.attempts import Attempt
 from stoker.runner.interrupts import Interrupt
-from stoker.runner.loading import RUNNER_DIR
+from stoker.runner.loading import PACKAGE_DIR
 from stoker.runner.outbox import Outbox, Payload
 from stoker.runner.output import Output
 from stoker.transport.segments import SegmentDir
@@ -91,7 +91,7 @@ class Reports:
             label = self._config.label
             text = f"{label}: what it returned cannot travel: {cause}"
             return Report(Outcome.UNSENDABLE, error=ErrorInfo(type(cause).__name__, text, fields=cause.fields))
-        encoded, info = encode_exception(error, strip=RUNNER_DIR)
+        encoded, info = encode_exception(error, strip=PACKAGE_DIR)
         outcome = Outcome.MEMORY if isinstance(error, MemoryError) else Outcome.ERROR
         try:
             payload = self._outbox.store(encoded)
@@ -101,7 +101,7 @@ class Reports:
 
     def _of_interrupt(self, attempt: Attempt, error: BaseException | None) -> Report:
         label = self._config.label
-        where = encode_exception(error, strip=RUNNER_DIR)[1].traceback if error is not None else ""
+        where = encode_exception(error, strip=PACKAGE_DIR)[1].traceback if error is not None else ""
         if attempt.interrupt is Interrupt.STOP:
             return Report(Outcome.CANCELLED, silent=True)
         if attempt.interrupt is Interrupt.TIMEOUT:

@@ -103,13 +103,14 @@ def _stored_row(server: Server, record: CallRecord) -> Row:
     call, settled = record.call, record.settled
     spec = server.functions.specs.get(call.function) or server.store.function(call.function)
     error = settled.error if settled else None
+    started = max((at for at, event, _ in _stored_timeline(record) if event == "running"), default=None)
     return {
         "id": call.id,
         "function": spec.label if spec else call.function,
         "state": settled.state.value if settled else CallState.QUEUED.value,
         "created": call.created,
-        "started": None,
-        "seconds": None,
+        "started": started,
+        "seconds": settled.finished - started if settled and started is not None else None,
         "attempts": settled.attempts if settled else record.failures + record.losses,
         "worker": "",
         "error": f"{error.type_name}: {error.message}" if error else "",
@@ -144,8 +145,7 @@ async def call_details(server: Server, call_id: str) -> Row:
             "long as results are kept; `stoker calls list` shows what is known."
         )
     settled = stored.settled
-    timeline = json.loads(settled.timeline) if settled and settled.timeline else []
-    entries = [{"at": at, "event": event, "detail": detail, "worker": ""} for at, event, detail in timeline]
+    entries = [_entry(at, event, detail) for at, event, detail in _stored_timeline(stored)]
     if settled:
         entries.append({"at": settled.finished, "event": settled.state.value, "detail": "", "worker": ""})
     return {**_stored_row(server, stored), "timeline": entries, "why": "", "tags": stored.call.tags}
@@ -153,11 +153,20 @@ async def call_details(server: Server, call_id: str) -> Row:
 
 def _story(server: Server, call: Call) -> Row:
     wall = server.wall_offset
-    entries = []
-    for at, event, detail in call.timeline():
-        worker = detail if event == "running" else ""
-        entries.append({"at": at + wall, "event": event, "detail": "" if worker else detail, "worker": worker})
+    entries = [_entry(at + wall, event, detail) for at, event, detail in call.timeline()]
     return {"timeline": entries, "why": why_waiting(server, call), "tags": call.pool.options.tags}
+
+
+def _entry(at: float, event: str, detail: str) -> Row:
+    worker = detail if event == "running" else ""
+    return {"at": at, "event": event, "detail": "" if worker else detail, "worker": worker}
+
+
+def _stored_timeline(record: CallRecord) -> list[tuple[float, str, str]]:
+    found: list[tuple[float, str, str]] = []
+    if record.settled and record.settled.timeline:
+        found = json.loads(record.settled.timeline)
+    return found
 
 
 def why_waiting(server: Server, call: Call) -> str:

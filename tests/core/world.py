@@ -45,6 +45,12 @@ class FakeWorker:
     cancelled: set[str] = field(default_factory=set)
 
 
+def command_rows(command: c.PersistAccepted | c.PersistSettled) -> list[object]:
+    if isinstance(command, c.PersistAccepted):
+        return [call.id for call in command.calls]
+    return [settlement.result.payload for settlement in command.settlements]
+
+
 class World:
     """See the module."""
 
@@ -60,6 +66,7 @@ class World:
         self.settled_rows: dict[str, int] = {}  # how often each was settled in the store
         self.unwritten: list[c.PersistAccepted | c.PersistSettled] = []
         self.asked: list[str] = []
+        self.poisoned: set[str | bytes] = set()  # ids of calls to be accepted, payloads of those that ended
         self.items: dict[str, list[object]] = {}
         self.log: list[object] = []
         self.step(e.NodeReported(NODE, self.size, self.size))
@@ -161,8 +168,11 @@ class World:
         self.step(e.WorkerGone(worker_id, cause, "killed by signal 9"))
 
     def write(self, *, fail: bool = False) -> None:
-        """Let the store commit, or refuse, the oldest write."""
+        """Let the store commit, or refuse, the oldest write. What is `poisoned` it always refuses."""
         command = self.unwritten.pop(0)
+        if any(one in self.poisoned for one in command_rows(command)):
+            self.step(e.PersistFailed([command.token], "it is poisoned", True))
+            return
         if fail:
             self.step(e.PersistFailed([command.token], "disk full"))
             return

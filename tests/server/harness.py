@@ -21,7 +21,7 @@ from stoker.protocol.frames import Buffer
 from stoker.server.config import ServerConfig
 from stoker.server.link import Link
 from stoker.server.server import Server
-from stoker.store.base import Store, Write
+from stoker.store.base import ProgressRow, RowsRefused, Store, Write
 from stoker.store.memory import MemoryBacking, MemoryStore
 from stoker.transport.sockets import FrameSocket, connect_unix, greet
 from stoker.types import FunctionSpec
@@ -44,12 +44,17 @@ class GatedStore(MemoryStore):
         self.gate = threading.Event()
         self.gate.set()
         self.refusing = ""
+        self.poisoned: set[str | bytes] = set()  # ids, and payloads, of rows that are refused whatever else is written
         self.commits: list[list[Write]] = []
 
     def write(self, epoch: int, rows: Sequence[Write]) -> None:
         assert self.gate.wait(PATIENCE_SECONDS)
         if self.refusing:
             raise StoreError(self.refusing)
+        if any(
+            row.id in self.poisoned or row.payload in self.poisoned for row in rows if not isinstance(row, ProgressRow)
+        ):
+            raise RowsRefused("it is poisoned")
         super().write(epoch, rows)
         self.commits.append(list(rows))
 

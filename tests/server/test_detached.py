@@ -226,3 +226,24 @@ def test_a_server_that_was_overtaken_stops_and_settles_nothing(start: Callable[.
     wait_until(lambda: running.server.stopping.is_set(), message="the server stops")
     assert client.nothing(m.Results)
     assert store.pending_count() == 1
+
+
+def test_a_result_that_the_store_will_not_take_fails_its_own_call_and_frees_its_worker(
+    start: Callable[..., Running], store: GatedStore
+) -> None:
+    running = start(store=store, limits=Limits(persist_retry=0.01))
+    client = running.client()
+    key = running.register(client, spec(concurrency=3, max_workers=1))["f"]
+    ids = ["c-1.1", "c-1.2", "c-1.3"]
+    client.submit(key, ids, detached=True)
+    worker = running.worker()
+    attempts = worker.leased(3)
+    store.poisoned = {b"poison"}
+    worker.finish(attempts, b"one", b"poison", b"three")
+    assert client.result_of("c-1.1") == (0, b"one")
+    assert client.result_of("c-1.3") == (0, b"three")
+    assert client.result_of("c-1.2") == (int(Outcome.ERROR), "StoreError")
+    assert worker.leases.get(m.Ack).seq == 1
+    assert not running.server._owed
+    record = store.call("c-1.2")
+    assert record is not None and record.settled is not None and record.settled.error is not None

@@ -30,7 +30,7 @@ class Told:
             self.store,
             self.epoch,
             done=self.done.append,
-            failed=lambda tokens, reason: self.failed.append((tokens, reason)),
+            failed=lambda tokens, reason, of_rows: self.failed.append((tokens, reason + " (rows)" * of_rows)),
             over=self.over.append,
         )
 
@@ -175,3 +175,16 @@ async def test_closing_finishes_what_was_put_in(told: Told) -> None:
     await asyncio.to_thread(closing.join, 10.0)
     assert told.store.pending_count() == 2
     told.writer = Told().writer  # another one for the fixture to close
+
+
+async def test_refused_rows_are_found_and_the_others_written_in_order(told: Told) -> None:
+    told.store.poisoned = {"c-1.3", "c-1.4"}
+    told.store.gate.clear()
+    told.writer.write(1, lambda: rows(1))
+    for n in range(2, 9):
+        told.writer.write(n, partial(rows, n))
+    told.store.gate.set()
+    await told.drained()
+    assert told.failed == [([3], "it is poisoned (rows)"), ([4], "it is poisoned (rows)")]
+    assert [token for tokens in told.done for token in tokens] == [1, 2, 5, 6, 7, 8]
+    assert [one for commit in told.ids() for one in commit] == [f"c-1.{n}" for n in (1, 2, 5, 6, 7, 8)]

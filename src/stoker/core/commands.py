@@ -72,8 +72,11 @@ class PersistAccepted(NamedTuple):
 
 
 class PersistSettled(NamedTuple):
+    """Write down how these calls ended. With ``beside`` they were part of that token's write, and are told apart."""
+
     token: int
     settlements: Sequence[Settlement]
+    beside: int = 0
 
 
 class PersistProgress(NamedTuple):

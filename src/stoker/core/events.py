@@ -68,10 +68,14 @@ class Persisted(NamedTuple):
 
 
 class PersistFailed(NamedTuple):
-    """The writes of these tokens were refused by the store; nothing of them is there."""
+    """The writes of these tokens were refused by the store; nothing of them is there.
+
+    ``of_rows``: something is wrong with what was written; else the store can write nothing now (its disk is full, say).
+    """
 
     tokens: Sequence[int]
     reason: str
+    of_rows: bool = False
 
 
 class CancelAsked(NamedTuple):

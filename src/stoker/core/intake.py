@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from stoker.core import admission, deaf, leasing, recovery, settling
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core.calls import Call, Payload, Result, Settlement, stoker_error
+from stoker.core.calls import Call, Payload, Result, stoker_error
 from stoker.core.placement import why_never
 from stoker.core.pools import Pool
 from stoker.core.state import State
@@ -183,52 +182,6 @@ def _tie_to_parent(st: State, parent_id: str, count: int) -> None:
         parent.children += count
         if parent.worker is not None:
             settling.lend(st, parent.worker)
-
-
-def persisted(st: State, event: e.Persisted) -> None:
-    for token in event.tokens:
-        if token in st.accepting:
-            _accepted(st, st.accepting.pop(token))
-        elif token in st.settling:
-            settling.committed(st, st.settling.pop(token))
-
-
-def _accepted(st: State, calls: list[Call]) -> None:
-    told: dict[str, list[str]] = {}
-    for call in calls:
-        call.pool.accepting -= 1
-        told.setdefault(call.client, []).append(call.id)
-        if call.state is CallState.ACCEPTING:
-            st.move(call, CallState.QUEUED)
-            if call.deadline is not None and st.now >= call.deadline:
-                settling.expire(st, call)  # it passed meanwhile, when nothing could be done about it
-            elif not (st.held and recovery.adopt(st, call)):
-                call.pool.queue.push(call)
-                st.touch(call.pool)
-    for client, ids in told.items():
-        st.emit(c.TellAccepted(client, ids))
-
-
-def persist_failed(st: State, event: e.PersistFailed) -> None:
-    """Refuse what could not be written; keep what had ended, and try to write it down again."""
-    for token in event.tokens:
-        for call in st.accepting.pop(token, ()):
-            call.pool.accepting -= 1
-            if call.state.settled:
-                continue  # it was cancelled meanwhile, which its client is told
-            del st.calls[call.id]
-            st.discard(call.payload)
-            message = f"The call could not be written down, so it was not accepted: {event.reason}"
-            st.emit(c.TellRefused(call.client, [call.id], stoker_error("StoreError", message)))
-        settlements = st.settling.pop(token, None)
-        if settlements:
-            st.at(st.now + st.limits.persist_retry, partial(_persist_again, st, token, settlements))
-
-
-def _persist_again(st: State, token: int, settlements: list[Settlement]) -> None:
-    """Write down what had ended, under the same token: workers are owed the acknowledgement of that one."""
-    st.settling[token] = settlements
-    st.writes.append(c.PersistSettled(token, settlements))
 
 
 def restore(st: State, event: e.Restored) -> None:

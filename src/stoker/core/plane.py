@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from stoker.core import commands as c
+from stoker.core import commits, fleet, intake, leasing, recovery, reports, settling
 from stoker.core import events as e
-from stoker.core import fleet, intake, leasing, recovery, reports, settling
 from stoker.core.pools import WorkerState
 from stoker.core.prefetch import STUCK_SECONDS
 from stoker.core.state import Limits, State
@@ -23,8 +23,8 @@ _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
     e.FunctionRetired: intake.retire,
     e.Submitted: intake.submit,
     e.Restored: intake.restore,
-    e.Persisted: intake.persisted,
-    e.PersistFailed: intake.persist_failed,
+    e.Persisted: commits.persisted,
+    e.PersistFailed: commits.persist_failed,
     e.CancelAsked: intake.cancel,
     e.ClientCame: intake.client_came,
     e.ClientLeft: intake.client_left,

@@ -25,7 +25,7 @@ class Limits:
     cancel_grace: float = 10.0  # for a cancelled attempt to clean up before its worker is killed
     stop_grace: float = 10.0  # for a worker to end before it is killed
     timeout_grace: float = 5.0  # for a worker to report a timeout itself before it is stopped for it
-    persist_retry: float = 1.0  # between tries to write down a settled call
+    persist_retry: float = 1.0  # between the first tries to write down a settled call; it grows
 
 
 @dataclass(slots=True)
@@ -72,6 +72,7 @@ class State:
     tokens: int = 0
     accepting: dict[int, list[Call]] = field(default_factory=dict)
     settling: dict[int, list[Settlement]] = field(default_factory=dict)
+    refusals: dict[int, int] = field(default_factory=dict)  # of writes in `settling`: how often they were refused
     timers: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     timer_seq: int = 0
 

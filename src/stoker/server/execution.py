@@ -141,6 +141,8 @@ class Executor:
     def _persist_settled(self, command: c.PersistSettled) -> None:
         wall = self._server.wall_offset
         settlements = list(command.settlements)
+        if command.beside:
+            self._server.owe_beside(command.token, command.beside)
         self._writer.write(command.token, lambda: [self._settled_row(s, wall) for s in settlements])
 
     def _settled_row(self, settlement: Settlement, wall: float) -> SettledRow:

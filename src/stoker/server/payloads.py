@@ -18,6 +18,7 @@ from stoker.errors import ProtocolError, StoreError
 from stoker.paths import private_dir
 from stoker.protocol.frames import Buffer, split_body
 from stoker.protocol.messages import Segments
+from stoker.store.base import RowsRefused
 from stoker.transport.segments import SegmentDir
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
@@ -87,7 +88,8 @@ class PayloadFiles:
         """Make a payload durable; return it as (bytes, file name), one of them empty.
 
         Raises:
-            StoreError: its file cannot be written, or is gone.
+            StoreError: its file cannot be written.
+            RowsRefused: its file is gone.
         """
         if not isinstance(payload, Segment):
             return bytes(payload), ""
@@ -108,7 +110,9 @@ class PayloadFiles:
             _sync_dir(self.spill)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise StoreError(f"A payload of {payload.size} bytes could not be kept in {self.spill}: {error}") from error
+            is_gone = isinstance(error, FileNotFoundError) and self.spill.is_dir()
+            kind = RowsRefused if is_gone else StoreError
+            raise kind(f"A payload of {payload.size} bytes could not be kept in {self.spill}: {error}") from error
         return b"", payload.name
 
     def has(self, segment: Segment) -> bool:

@@ -463,8 +463,15 @@ class Server:
             self._no_longer_owed(token)
         self.flush()
 
-    def _persist_failed(self, tokens: list[int], reason: str) -> None:
-        self._decide_and_flush(e.PersistFailed(tokens, reason))
+    def _persist_failed(self, tokens: list[int], reason: str, of_rows: bool) -> None:
+        self._decide_and_flush(e.PersistFailed(tokens, reason, of_rows))
+
+    def owe_beside(self, token: int, first: int) -> None:
+        """What waits for a write waits for this one as well, which was made of a part of it."""
+        links, seq = self._owed.get(first, (None, 0))
+        if links is not None:
+            links.owed[seq].add(token)
+            self._owed[token] = (links, seq)
 
     def _no_longer_owed(self, token: int) -> None:
         links, seq = self._owed.pop(token, (None, 0))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stoker.errors import Fenced, StokerError
-from stoker.store.base import Store, Write
+from stoker.store.base import RowsRefused, Store, Write
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,15 @@ class Batch:
     prepare: Callable[[], Sequence[Write]]
 
 
+Group = list[tuple[int, Sequence[Write]]]
+
+
 class StoreWriter:
-    """See the module. ``done``, ``failed`` and ``over`` (nothing will be written any more) are called on the loop."""
+    """See the module. ``done``, ``failed`` and ``over`` (nothing will be written any more) are called on the loop.
+
+    ``failed`` gets the tokens, the reason, and whether it lies in the rows of this one batch (`RowsRefused`) or holds
+    for all that is written now.
+    """
 
     def __init__(
         self,
@@ -38,7 +45,7 @@ class StoreWriter:
         epoch: int,
         *,
         done: Callable[[list[int]], None],
-        failed: Callable[[list[int], str], None],
+        failed: Callable[[list[int], str, bool], None],
         over: Callable[[str], None],
     ) -> None:
         self._store = store
@@ -91,33 +98,50 @@ class StoreWriter:
 
     def _write_some(self, first: Batch) -> Batch | Callable[[], None] | None:
         """Write this batch and those that wait behind it; return the first item that is none (or a later batch)."""
-        tokens: list[int] = []
-        rows: list[Write] = []
+        group: Group = []
+        count = 0
         item: Batch | Callable[[], None] | None = first
         idle = False
-        while isinstance(item, Batch) and len(rows) < ROWS_MAX:
+        while isinstance(item, Batch) and count < ROWS_MAX:
             try:
-                rows.extend(item.prepare())
-                tokens.append(item.token)
+                rows = item.prepare()
+                group.append((item.token, rows))
+                count += len(rows)
             except StokerError as error:
-                self._loop.call_soon_threadsafe(self._failed, [item.token], str(error))
+                self._tell_failed([item.token], error)
             try:
                 item = self._queue.get_nowait()
             except queue.Empty:
                 idle = True
                 break
-        self._commit([token for token in tokens if token], rows)
+        self._commit(group)
         return self._queue.get() if idle else item
 
-    def _commit(self, tokens: list[int], rows: list[Write]) -> None:
-        try:
-            if rows:
-                self._store.write(self._epoch, rows)
-        except Fenced as error:
-            self.fenced = True
-            self._loop.call_soon_threadsafe(self._over, str(error))
-        except StokerError as error:
-            log.error("the store refused %d rows: %s", len(rows), error)
-            self._loop.call_soon_threadsafe(self._failed, tokens, str(error))
-        else:
-            self._loop.call_soon_threadsafe(self._done, tokens)
+    def _commit(self, group: Group) -> None:
+        """Write a group; where rows of it are refused, find the batch they are of, so that the others are written."""
+        parts = [group]
+        while parts:
+            part = parts.pop()
+            tokens = [token for token, _ in part if token]
+            try:
+                if rows := [row for _, some in part for row in some]:
+                    self._store.write(self._epoch, rows)
+            except Fenced as error:
+                self.fenced = True
+                self._loop.call_soon_threadsafe(self._over, str(error))
+                return
+            except RowsRefused as error:
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                else:
+                    self._tell_failed(tokens, error)
+            except StokerError as error:
+                self._tell_failed([token for some in [part, *reversed(parts)] for token, _ in some if token], error)
+                return
+            else:
+                self._loop.call_soon_threadsafe(self._done, tokens)
+
+    def _tell_failed(self, tokens: list[int], error: StokerError) -> None:
+        log.error("the store refused what was to be written: %s", error)
+        self._loop.call_soon_threadsafe(self._failed, tokens, str(error), isinstance(error, RowsRefused))

@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from stoker.errors import StoreError
 from stoker.types import CallState, ErrorInfo, FunctionSpec
+
+
+class RowsRefused(StoreError):
+    """Something is wrong with the rows themselves: others can be written, and to try these again is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,8 @@ class Store(Protocol):
         """Write all rows or none, durable on return. An accepted row whose id is there already is left as it is.
 
         Of one batch, accepted rows count first, then progress, then settled ones. Progress and settled rows of calls
-        that are settled, or have no row, change nothing. A seq that another id holds is a `StoreError`.
+        that are settled, or have no row, change nothing. A seq that another id holds is `RowsRefused`; any other
+        `StoreError` says that the store can write nothing just now.
         """
 
     def pending(self, *, after_seq: int, limit: int) -> list[PendingRow]:

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field, replace
 from threading import Lock
 
 from stoker.errors import Fenced, StoreError
-from stoker.store.base import AcceptedRow, CallRecord, Deployment, PendingRow, ProgressRow, SettledRow, Write
+from stoker.store.base import (
+    AcceptedRow,
+    CallRecord,
+    Deployment,
+    PendingRow,
+    ProgressRow,
+    RowsRefused,
+    SettledRow,
+    Write,
+)
 from stoker.types import CallState, FunctionSpec
 
 
@@ -172,7 +181,7 @@ def _refuse_taken_seqs(kept: MemoryBacking, rows: Sequence[AcceptedRow]) -> None
         if row.id in kept.seqs or row.id in ids:
             continue
         if row.seq in kept.records or row.seq in new:
-            raise StoreError(f"Another call has the seq {row.seq} of {row.id}; none of these rows was kept.")
+            raise RowsRefused(f"Another call has the seq {row.seq} of {row.id}; none of these rows was kept.")
         new[row.seq] = row.id
         ids.add(row.id)
 

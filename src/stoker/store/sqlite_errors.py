@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stoker.errors import StoreError
+from stoker.store.base import RowsRefused
 
 _DAMAGED = (
     "{path} is damaged or no store at all ({error}). Nothing was changed in it. "
@@ -35,6 +36,7 @@ _MEMORY = "No memory is left to work on the store {path} ({error})."
 _MISUSED = "The store {path} was used in a way that it does not allow ({error}). This is an error in Stoker: report it."
 _CLOSED = "The store {path} is closed."
 
+_OF_THE_ROWS = (_REFUSED, _TOO_BIG, _MISUSED)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 ADVICE: dict[int, str] = {
@@ -86,7 +88,8 @@ def translate(error: sqlite3.Error, path: Path) -> StoreError:
         advice = _FULL
     else:
         advice = ADVICE.get(code & 0xFF, _MISUSED)
-    return StoreError(advice.format(path=path, error=error, user=os.getuid()))
+    kind = RowsRefused if advice in _OF_THE_ROWS else StoreError
+    return kind(advice.format(path=path, error=error, user=os.getuid()))
 
 
 @contextmanager
@@ -99,7 +102,7 @@ def translated(path: Path) -> Iterator[None]:
     except MemoryError as error:  # how the driver reports SQLITE_NOMEM
         raise StoreError(_MEMORY.format(path=path, error="out of memory")) from error
     except (OverflowError, UnicodeEncodeError) as error:  # a number or text that no column can hold
-        raise StoreError(_REFUSED.format(path=path, error=error)) from error
+        raise RowsRefused(_REFUSED.format(path=path, error=error)) from error
     except OSError as error:
         advice = _FULL if error.errno in _NO_SPACE else _FORBIDDEN
         raise StoreError(advice.format(path=path, error=error, user=os.getuid())) from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -161,12 +163,28 @@ def test_rollback_without_a_version_takes_the_one_before(server: FakeSession, st
 def test_logs_are_printed_with_their_function(server: FakeSession, stoker_command: Command) -> None:
     server.answers["logs"] = {
         "lines": [
-            {"worker": "w", "function": "a.f", "call": "c", "stream": "stdout", "text": "hello"},
-            {"worker": "w", "function": "a.f", "call": "", "stream": "stderr", "text": "[bold]oh[/bold]"},
+            {"worker": "w", "function": "a.f", "call": "c", "stream": "stdout", "time": 1e9, "text": "hello"},
+            {"worker": "w", "function": "a.f", "call": "", "stream": "stderr", "time": 2e9, "text": "[bold]oh[/bold]"},
         ]
     }
-    assert stoker_command("logs", "--app", "a").out == "a.f | hello\na.f stderr | [bold]oh[/bold]\n"
+    plain = "a.f | hello\na.f stderr | [bold]oh[/bold]\n"
+    assert stoker_command("logs", "--app", "a", "--no-timestamps").out == plain
     assert server.asked == [("logs", {"app": "a", "tail": 100})]
+    stamped = stoker_command("logs", "--app", "a").out
+    assert re.fullmatch(r"2001-09-0\d \d\d:\d\d:\d\d\.000 a\.f \| hello", stamped.splitlines()[0])
+    assert json.loads(stoker_command("logs", "--json").out.splitlines()[0])["time"] == 1e9
+
+
+def test_logs_of_a_time(server: FakeSession, stoker_command: Command) -> None:
+    server.answers["logs"] = {"lines": []}
+    server.answers.update(ROWS)
+    stoker_command("logs", "--since", "10m", "--until", "2026-01-31T09:30")
+    asked = next(params for verb, params in server.asked if verb == "logs")
+    assert abs(time.time() - 600 - asked["since"]) < 60
+    assert asked["until"] == datetime(2026, 1, 31, 9, 30).timestamp()
+    wrong = stoker_command("logs", "--since", "yesterday")
+    assert wrong.status == 2
+    assert "--since yesterday is neither a duration nor a time" in wrong.err
 
 
 @pytest.mark.parametrize(

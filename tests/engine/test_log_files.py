@@ -38,6 +38,20 @@ def test_questions_by_worker_call_and_name(tmp_path: Path) -> None:
     assert texts(call="c9") == []
 
 
+def test_lines_of_several_workers_are_in_the_order_of_their_times(tmp_path: Path) -> None:
+    for number in (1, 2):
+        path = tmp_path / f"w{number}.log"
+        create_log(path, Header(f"w{number}", "key", "shop.train", float(number)))
+        for at in (2000, 4000):
+            write(path, f"\x1e\x1ft\x1f{at + number:x}\n\x1ec\x1fo\x1f{at + number}\n".encode())
+    lines = read_logs(tmp_path, query())
+    assert [(line["text"], line["time"]) for line in lines] == [
+        ("2001", 2.001), ("2002", 2.002), ("4001", 4.001), ("4002", 4.002)
+    ]  # fmt: skip
+    assert [line["text"] for line in read_logs(tmp_path, query(tail=3))] == ["2002", "4001", "4002"]
+    assert [line["text"] for line in read_logs(tmp_path, query(since=2.002, until=4.001))] == ["2002", "4001"]
+
+
 def test_a_trimmed_file_keeps_its_header_and_its_newest(tmp_path: Path) -> None:
     path = tmp_path / "w1.log"
     create_log(path, HEADER)

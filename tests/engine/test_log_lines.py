@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.engine.local.log_lines import Joiner, Line, parse_lines
+from stoker.engine.local.log_lines import Joiner, Line, on_screen, parse_lines
 
 
 def joined(*pieces: bytes) -> list[tuple[str, str, str]]:
@@ -45,6 +46,34 @@ def test_what_was_rewritten_is_what_was_written_last() -> None:
         "stdout",
         "20 %",
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\rb", "b"),
+        ("abc\rX", "Xbc"),
+        ("abc\r", "abc"),
+        ("\rabc", "abc"),
+        ("10%|#   |\r50%|##  |\r100%", "100%##  |"),
+        ("long text\rshort    ", "short"),
+        ("long text\r\x1b[2Kshort", "short"),
+        ("long text\rshort\x1b[K", "short"),
+        ("long text\r\x1b[32mgreen\x1b[0m", "\x1b[32mgreen\x1b[0m"),
+        ("in one piece", "in one piece"),
+    ],
+)
+def test_a_line_is_what_a_terminal_shows_of_it(text: str, shown: str) -> None:
+    assert on_screen(text)[0] == shown
+    halves = [b"\x1ec\x1fO\x1f" + text[:3].encode(), b"\x1ec\x1fo\x1f" + text[3:].encode()]
+    assert joined(*halves) == [("c", "stdout", shown)]
+
+
+def test_lines_have_the_time_of_the_stamp_before_them() -> None:
+    lines = Joiner().join(
+        parse_lines(b"early\n\x1e\x1ft\x1f3e8\n\x1ec\x1fo\x1fone\nnative\n\x1e\x1ft\x1fodd\n\x1ec\x1fo\x1f?")
+    )
+    assert [(line.text, line.time) for line in lines] == [("early", 0.0), ("one", 1.0), ("native", 1.0), ("?", 0.0)]
 
 
 @given(st.binary(max_size=200))

@@ -155,3 +155,19 @@ def test_a_silent_first_attempt_is_sampled(log: tuple[Path, LogFile], monkeypatc
     assert sampler.check(due, {attempt.key: attempt}) is None
     assert b"no CPU for 10 s" in path.read_bytes()
     assert sys._getframe().f_code.co_name.encode() in path.read_bytes()
+
+
+def test_what_is_written_is_stamped_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("stoker.runner.output.time.time", lambda: now)
+    path = tmp_path / "stamped.log"
+    file = LogFile(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stamps=True)
+    out = CallStream(1, "<stdout>", log=file)
+    out.write("one\n")
+    out.write("two\n")
+    now = 1001.5
+    out.write("three\n")
+    file.close()
+    assert path.read_bytes() == (
+        b"\x1e\x1ft\x1ff4240\n\x1e\x1fo\x1fone\n\x1e\x1fo\x1ftwo\n\x1e\x1ft\x1ff481c\n\x1e\x1fo\x1fthree\n"
+    )

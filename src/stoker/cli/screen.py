@@ -87,6 +87,12 @@ def clock(at: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(at)) + f".{int(at % 1 * 1000):03d}"
 
 
+def date_and_clock(at: float) -> str:
+    """Return the time of day, with the date before it where that is not today."""
+    day = time.strftime("%Y-%m-%d ", time.localtime(at))
+    return ("" if day == time.strftime("%Y-%m-%d ") else day) + clock(at)
+
+
 def state(name: str) -> Callable[[Mapping[str, Any]], str]:
     def cell(row: Mapping[str, Any]) -> str:
         text = str(row.get(name, ""))

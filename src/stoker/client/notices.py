@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -38,6 +38,7 @@ class Screen:
         self._last_phase: dict[str, str] = {}
         self.show_output = True
         self.show_progress = False
+        self.follower: Callable[[dict[str, Any]], None] | None = None  # takes lines of output in this screen's place
 
     def line(self, text: str, stream: TextIO) -> None:
         target = bare(stream)
@@ -131,7 +132,9 @@ def show(notice: Notice) -> None:
     """Print a notice of the server; see `stoker.server.notices` for what each kind carries."""
     data = notice.data
     if notice.kind == "log":
-        if screen.show_output:
+        if screen.follower is not None:
+            screen.follower(data)
+        elif screen.show_output:
             _show_log(data)
     elif notice.kind == "phase":
         _show_phase(data)

@@ -6,6 +6,7 @@ Each line becomes one record in the worker's log::
 
 ``o`` and ``e`` are a line of stdout or stderr, or its last piece; ``O`` and ``E`` a piece whose line goes on (a
 progress bar): the newline after it ends the record only, and the next record of the same call and letter continues it.
+A record ``\x1e \x1f t \x1f <milliseconds since the epoch, in hex> \n`` says when what follows was written.
 What native code writes to fds 1 and 2 has no prefix; it may end without a newline, so a record can begin anywhere.
 
 The streams write to a descriptor of their own, so a user who closes fds 0 to 2 loses nothing. They are installed before
@@ -30,21 +31,29 @@ RECORD = b"\x1e"
 FIELD = b"\x1f"
 CHUNK_CHARS = 1 << 20  # a huge text is encoded and written piece by piece, so that it is not held three times
 PARTIAL_MAX_BYTES = 64 << 10  # a line without an end is passed on in pieces of this size
+STAMP_SECONDS = 0.05  # how exact the times of lines are: each stamp is a record of its own
 HIGH_FD = 200  # out of the way of users who close or count the low ones
 
 
 class LogFile:
     """A descriptor of our own to an append-only file; what cannot be written is lost, as with a closed terminal."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, stamps: bool = False) -> None:
         self.fd = fd
+        self._stamps = stamps
+        self._stamped = 0.0
 
     @classmethod
-    def over(cls, fd: int) -> LogFile:
-        """Return one that writes to where this descriptor leads now."""
-        return cls(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD))
+    def over(cls, fd: int, *, stamps: bool = False) -> LogFile:
+        """Return one that writes to where this descriptor leads now, with ``stamps`` the time as well."""
+        return cls(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD), stamps=stamps)
 
     def write(self, data: bytes) -> None:
+        if self._stamps:
+            now = time.time()
+            if not 0 <= now - self._stamped < STAMP_SECONDS:
+                self._stamped = now
+                data = b"%bt%b%x\n%b" % (RECORD + FIELD, FIELD, int(now * 1000), data)
         view = memoryview(data)
         try:
             while view:
@@ -249,7 +258,7 @@ class Output:
     """Both streams of this process."""
 
     def __init__(self) -> None:
-        self.log = LogFile.over(2)
+        self.log = LogFile.over(2, stamps=True)
         self.stdout = CallStream(1, "<stdout>", log=self.log)
         self.stderr = CallStream(2, "<stderr>", log=self.log)
 
@@ -263,7 +272,7 @@ class Output:
 
     def rebind(self, *, on_partial: Callable[[float], None] | None = None) -> None:
         """Follow fds 1 and 2 to where they lead now."""
-        old, self.log = self.log, LogFile.over(2)
+        old, self.log = self.log, LogFile.over(2, stamps=True)
         for stream in (self.stdout, self.stderr):
             stream.rebind(self.log, on_partial)
         old.close()

@@ -256,7 +256,9 @@ class Verbs:
 
     async def do_logs(self, session: Session, params: Params) -> Params:
         wanted = {key: _get(params, key, str) for key in ("call", "app", "function", "worker") if params.get(key)}
-        query: Params = {**wanted, "tail": _get(params, "tail", Count, 1000), "functions": self._keys_of(wanted)}
+        times = {key: _get(params, key, float) for key in ("since", "until") if params.get(key)}
+        tail = _get(params, "tail", Count, 1000)
+        query: Params = {**wanted, **times, "tail": tail, "functions": self._keys_of(wanted)}
         lines = await self._server.engine.ask("logs", query)
         labels = {key: spec.label for key, spec in self._server.functions.specs.items()}
         return {"lines": [{**line, "function": labels.get(line["function"], line["function"])} for line in lines]}

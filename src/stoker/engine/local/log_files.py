@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import mmap
 import os
 import time
@@ -80,7 +81,7 @@ class LogQuery(NamedTuple):
     """Which lines: the last ``tail``, of everything or of one worker, one call, some functions.
 
     ``functions`` are keys; where there are none, ``app`` and ``function`` go by names (the function's alone or with its
-    app's), so that what a server has forgotten is found too.
+    app's), so that what a server has forgotten is found too. ``since`` and ``until`` are seconds since the epoch.
     """
 
     worker: str
@@ -89,6 +90,8 @@ class LogQuery(NamedTuple):
     function: str
     call: str
     tail: int
+    since: float = 0.0
+    until: float = math.inf
 
     @classmethod
     def of(cls, params: dict[str, Any]) -> LogQuery:
@@ -99,6 +102,8 @@ class LogQuery(NamedTuple):
             function=str(params.get("function") or ""),
             call=str(params.get("call") or ""),
             tail=int(params.get("tail") or 1000),
+            since=float(params.get("since") or 0.0),
+            until=float(params.get("until") or math.inf),
         )
 
     def wants(self, header: Header) -> bool:
@@ -111,43 +116,56 @@ class LogQuery(NamedTuple):
 
 
 def read_logs(directory: Path, query: LogQuery) -> list[dict[str, Any]]:
-    """Return what was printed, a dict for each line, oldest worker first."""
+    """Return what was printed, a dict for each line, the oldest first."""
     room = min(REPLY_BYTES // ROW_BYTES, query.tail)
-    found: list[tuple[float, list[dict[str, Any]]]] = []
+    found: list[dict[str, Any]] = []
     for path in sorted(directory.glob("*.log"), key=_modified, reverse=True):
-        if room > 0 and (not query.worker or path.stem == query.worker):
-            began, lines = _read_one(path, query._replace(tail=room))
-            room -= len(lines)
-            found.append((began, lines))
-    return [line for _, lines in sorted(found, key=lambda one: one[0]) for line in lines]
+        at = _modified(path)
+        if room <= 0 or at < query.since or (len(found) == room and at < found[0]["time"]):
+            break  # nothing in it is newer than what there is, nor in those after it
+        if not query.worker or path.stem == query.worker:
+            found += _read_one(path, query._replace(tail=room))
+            found = _newest(sorted(found, key=lambda line: line["time"]), room)
+    return found
 
 
-def _read_one(path: Path, query: LogQuery) -> tuple[float, list[dict[str, Any]]]:
+def _newest(lines: list[dict[str, Any]], room: int) -> list[dict[str, Any]]:
+    """Return the last lines, as many as an answer holds."""
+    size, start = 0, len(lines)
+    while start > max(0, len(lines) - room) and size + len(lines[start - 1]["text"]) <= REPLY_BYTES:
+        start -= 1
+        size += len(lines[start]["text"])
+    return lines[start:]
+
+
+def _read_one(path: Path, query: LogQuery) -> list[dict[str, Any]]:
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        return 0.0, []  # pruned just now
+        return []  # pruned just now
     with file:
         header = _read_header(path, file.readline(HEAD_BYTES))
         if not query.wants(header) or (query.call and not _mentions(file.fileno(), query.call)):
-            return 0.0, []
+            return []
         start = _data_start(file.fileno(), file.tell())
         dropped = start - file.tell()
         file.seek(start)
-        lines = _last_lines(file, query, REPLY_BYTES)
+        lines = _last_lines(file, query, REPLY_BYTES, began=header.began)
     if dropped and not query.call and len(lines) < query.tail:
-        lines.insert(
-            0, Line("", "stoker", f"… {format_size(dropped)} of older output are gone: a worker keeps the newest")
-        )
+        text = f"… {format_size(dropped)} of older output are gone: a worker keeps the newest"
+        lines.insert(0, Line("", "stoker", text, time=lines[0].time if lines else header.began))
     common = {"worker": header.worker, "function": header.function, "label": header.label}
-    return header.began, [{**common, "call": one.call, "stream": one.stream, "text": one.text} for one in lines]
+    return [{**common, "call": one.call, "stream": one.stream, "time": one.time, "text": one.text} for one in lines]
 
 
-def _last_lines(file: Iterable[bytes], query: LogQuery, room: int) -> list[Line]:
+def _last_lines(file: Iterable[bytes], query: LogQuery, room: int, *, began: float) -> list[Line]:
     kept: deque[Line] = deque(maxlen=query.tail)
     size = 0
-    for line in _all_lines(file):
-        if not query.call or line.call == query.call:
+    at = began
+    for found in _all_lines(file):
+        at = found.time or at
+        line = found._replace(time=at)
+        if (not query.call or line.call == query.call) and query.since <= at <= query.until:
             size += len(line.text) - (len(kept[0].text) if len(kept) == query.tail else 0)
             kept.append(line)
         while size > room and kept:

@@ -139,9 +139,9 @@ class Tail:
     def _send(self, lines: list[Line], send: Send) -> None:
         if not lines:
             return
-        calls, streams, texts, _ = (list(column) for column in zip(*lines, strict=True))
-        now = [time.time()] * len(lines)
-        send(LogLines(self.header.worker, self.header.function, calls, streams, now, texts))
+        calls, streams, texts, _, times = (list(column) for column in zip(*lines, strict=True))
+        now = time.time()
+        send(LogLines(self.header.worker, self.header.function, calls, streams, [at or now for at in times], texts))
 
 
 def _mark_of(line: bytes) -> bytes:

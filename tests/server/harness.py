@@ -21,7 +21,7 @@ from stoker.protocol.frames import Buffer
 from stoker.server.config import ServerConfig
 from stoker.server.link import Link
 from stoker.server.server import Server
-from stoker.store.base import ProgressRow, RowsRefused, Store, Write
+from stoker.store.base import Deployment, ProgressRow, RowsRefused, Store, Write
 from stoker.store.memory import MemoryBacking, MemoryStore
 from stoker.transport.sockets import FrameSocket, connect_unix, greet
 from stoker.types import FunctionSpec
@@ -43,6 +43,8 @@ class GatedStore(MemoryStore):
         super().__init__(backing)
         self.gate = threading.Event()
         self.gate.set()
+        self.deploying = threading.Event()
+        self.deploying.set()
         self.refusing = ""
         self.poisoned: set[str | bytes] = set()  # ids, and payloads, of rows that are refused whatever else is written
         self.commits: list[list[Write]] = []
@@ -57,6 +59,10 @@ class GatedStore(MemoryStore):
             raise RowsRefused("it is poisoned")
         super().write(epoch, rows)
         self.commits.append(list(rows))
+
+    def deploy(self, *arguments: Any, **named: Any) -> Deployment:
+        assert self.deploying.wait(PATIENCE_SECONDS)
+        return super().deploy(*arguments, **named)
 
 
 class Running:
@@ -107,6 +113,7 @@ class Running:
         """End the server; whatever a test left at a gate goes on first."""
         if isinstance(self.store, GatedStore):
             self.store.gate.set()
+            self.store.deploying.set()
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self.done.set)
             self._thread.join(PATIENCE_SECONDS)

@@ -347,7 +347,7 @@ class Server:
         failure = f"The server failed to answer {request.verb!r}; its log says why."
         reply = m.Reply(request.id, error=ErrorInfo(StokerError.__name__, failure))
         try:
-            reply = m.Reply(request.id, await self.verbs.answer(session, request.verb, request.params))
+            reply = m.Reply(request.id, await self.verbs.answer(session, request))
         except StokerError as error:
             reply = m.Reply(request.id, error=error_info(error))
         finally:  # whatever it was: who asked waits for an answer

@@ -15,6 +15,7 @@ from stoker.errors import ProtocolError
 from stoker.protocol import messages as m
 from stoker.server import payloads
 from stoker.server.link import Link
+from stoker.server.once import Said
 
 if TYPE_CHECKING:
     from stoker.server.server import Server
@@ -44,6 +45,7 @@ class Session:
     streams: dict[str, Stream] = field(default_factory=dict)
     runs: set[tuple[str, str]] = field(default_factory=set)
     follows: list[dict[str, str]] = field(default_factory=list)
+    said: dict[int, Said] = field(default_factory=dict)  # requests that must not be carried out twice, by id
     left_at: float = 0.0
     resubmits_until: float = 0.0  # it may send again what an earlier term of the server has accepted
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
@@ -17,10 +18,12 @@ from stoker.core.placement import needs, why_never
 from stoker.core.pools import Pool
 from stoker.errors import InvalidRequest, NotFound, PermissionDenied, StokerError, Unschedulable
 from stoker.protocol import messages as m
+from stoker.server import once
 from stoker.server.execution import error_info
 from stoker.server.inspection import call_details, call_rows, function_rows, worker_rows
 from stoker.server.link import Link
 from stoker.server.sessions import Session
+from stoker.store.base import Deployment
 from stoker.types import FunctionSpec
 
 if TYPE_CHECKING:
@@ -44,17 +47,21 @@ class Verbs:
             name.removeprefix("do_"): getattr(self, name) for name in dir(self) if name.startswith("do_")
         }
 
-    async def answer(self, session: Session, verb: str, params: Params) -> Any:
+    async def answer(self, session: Session, request: m.Request) -> Any:
         """Answer one request.
 
         Raises:
             StokerError: whatever the verb says; unknown verbs and parameters are `InvalidRequest`.
         """
+        verb, params = request.verb, request.params
         handler = self._verbs.get(verb)
         if handler is None:
             raise InvalidRequest(f"This server knows no request {verb!r}. Is it older than the client?")
         if session.owner and verb not in WORKERS_MAY:
             raise PermissionDenied(f"A worker's token does not allow {verb!r}.")
+        if verb in once.VERBS:
+            named = {**params, "request": once.name_of(session, request)}
+            return await once.answer(session, request, lambda: handler(session, named))
         return await handler(session, params)
 
     async def put_blob(self, link: Link, message: m.PutBlob, body: bytes) -> None:
@@ -99,10 +106,19 @@ class Verbs:
         app = _get(params, "app", str)
         specs = _get(params, "functions", list[FunctionSpec])
         self._check_schedulable(specs)
-        server = self._server
-        deployment = await self._in_writer(lambda: server.store.deploy(server.epoch, app, specs, now=time.time()))
-        server.functions.deployed(deployment)
+        deployment = await self._in_writer(lambda: self._deploy(app, specs, _get(params, "request", str)))
+        if deployment.current:
+            self._server.functions.deployed(deployment)
         return {"version": deployment.version, "functions": [spec.name for spec in deployment.functions]}
+
+    def _deploy(self, app: str, specs: list[FunctionSpec], request: str) -> Deployment:
+        """Make a version, unless this very request has made one before its answer, or the server, was lost."""
+        server = self._server
+        wanted = [replace(spec, version=0, run_id="") for spec in specs]
+        for made in server.store.deployments(app=app):
+            if made.tags.get("request") == request and wanted == [replace(spec, version=0) for spec in made.functions]:
+                return made
+        return server.store.deploy(server.epoch, app, specs, now=time.time(), tags={"request": request})
 
     async def do_undeploy(self, session: Session, params: Params) -> None:
         app, server = _get(params, "app", str), self._server
@@ -118,7 +134,7 @@ class Verbs:
         if wanted is None:
             versions = ", ".join(str(d.version) for d in history) or "none"
             raise NotFound(f"App {app!r} has no version {version}. It has: {versions}.")
-        return await self.do_deploy(session, {"app": app, "functions": [*wanted.functions]})
+        return await self.do_deploy(session, {**params, "functions": [*wanted.functions]})
 
     async def do_lookup(self, session: Session, params: Params) -> Params:
         spec = self._server.functions.lookup(

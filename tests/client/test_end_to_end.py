@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,63 @@ def count(n: int) -> Iterator[int]:
 @app.function
 def nested(x: int) -> int:
     return square.remote(x) + 1
+
+
+@app.function
+def say(text: str) -> None:
+    print(text, end="")
+
+
+@app.function
+def have_said(text: str) -> None:
+    say.remote(text)
+
+
+@app.function
+def say_and_yield(text: str) -> Iterator[str]:
+    print(text)
+    yield text
+
+
+def test_what_a_call_printed_is_shown_before_its_result(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOKER_RUNTIME_DIR", str(tmp_path))
+    sessions.close()
+
+    def shown() -> list[str]:
+        return [line.partition("| ")[2] for line in capsys.readouterr().out.splitlines()]
+
+    with app.run():
+        for i in range(3):
+            say.remote(f"remote {i}")
+            assert shown() == [f"remote {i}"]
+            have_said.remote(f"nested {i}")
+            assert shown() == [f"nested {i}"]
+        list(say.map(["map 1", "map 2"]))
+        assert sorted(shown()) == ["map 1", "map 2"]
+        list(say_and_yield.stream("stream"))
+        assert shown() == ["stream"]
+        say.spawn("spawned").result(30)
+        assert shown() == ["spawned"]
+        asyncio.run(_say_in_a_loop())
+        assert sorted(shown()) == ["aio map", "aio remote"]
+
+
+async def _say_in_a_loop() -> None:
+    await say.remote.aio("aio remote")
+    async for _ in say.map.aio(["aio map"]):
+        pass
+
+
+def test_who_prints_nothing_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOKER_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delattr(sessions.Session, "await_output")
+    sessions.close()
+    with app.run():
+        assert square.remote(4) == 16
+        assert list(square.map(range(30))) == [x * x for x in range(30)]
+        assert square.spawn(5).result(30) == 25
 
 
 def test_every_way_to_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

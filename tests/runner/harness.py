@@ -342,13 +342,14 @@ class Stage:
         return self.server.accept()
 
     def records(self) -> list[tuple[str, str, str]]:
-        """Return the log's records: (call id, letter, text)."""
+        """Return the log's records but for their times: (call id, letter, text)."""
         found = []
         for line in self.log.read_bytes().split(b"\n"):
             _, mark, record = line.partition(b"\x1e")
             if mark:
                 call_id, letter, text = record.split(b"\x1f", 2)
-                found.append((call_id.decode(), letter.decode(), text.decode()))
+                if letter != b"t":
+                    found.append((call_id.decode(), letter.decode(), text.decode()))
         return found
 
     def close(self) -> None:

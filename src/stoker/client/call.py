@@ -144,6 +144,9 @@ class Call(Generic[R_co]):
         self._wait(lambda: self._settled is not None, deadline)
         if self._settled is None:
             raise TimeoutError(f"{self._label} (call {self.id}) had no result after {timeout} s. It goes on.")
+        if self._settled.printed and self._session is not None:
+            self._settled = self._settled._replace(printed=False)
+            self._session.await_output()
         return self._settled
 
     def _wait(self, reached: Callable[[], bool], deadline: float | None) -> None:

@@ -49,11 +49,12 @@ class Route(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """How a call ended, still encoded: it is opened by the thread that asked."""
+    """How a call ended, still encoded: it is opened by the thread that asked, once what it ``printed`` is shown."""
 
     outcome: int
     data: Buffer = b""
     error: ErrorInfo | None = None
+    printed: bool = False
 
 
 class Sink(Protocol):

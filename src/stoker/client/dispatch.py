@@ -48,7 +48,7 @@ class Dispatcher:
             raise ProtocolError("The columns of a Results frame have different lengths.")
         gone = self._map_segments(message.segments, parts, message.ids) if message.segments else None
         pop = self._connection.calls.pop
-        errors = message.errors
+        errors, printed = message.errors, frozenset(message.printed)
         for i, (call_id, outcome) in enumerate(zip(message.ids, message.outcomes, strict=True)):
             pending = pop(call_id, None)
             if pending is not None:
@@ -56,7 +56,7 @@ class Dispatcher:
                 if gone and i in gone:
                     pending.sink.settle(pending, Settled(Outcome.ERROR, b"", gone[i]))
                 else:
-                    pending.sink.settle(pending, Settled(outcome, parts[i], error))
+                    pending.sink.settle(pending, Settled(outcome, parts[i], error, i in printed))
         # Last: once acknowledged, the server forgets these results and unlinks their segments.
         self._connection.saw(message.seq)
 

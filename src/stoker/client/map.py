@@ -7,6 +7,7 @@ consumer stops the feeder.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -40,7 +41,7 @@ class MapRun(Waiter):
     __slots__ = (
         "_arrived", "_batch", "_bell", "_bytes_sent", "_bytes_settled", "_closed", "_delivered", "_exhausted",
         "_failed_at", "_input_error", "_inputs", "_open", "_ordered", "_progress", "_queue", "_return_exceptions",
-        "_room", "_route", "_session", "_starved", "_submitted", "_total",
+        "_room", "_route", "_session", "_starved", "_submitted", "_total", "printed",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +72,7 @@ class MapRun(Waiter):
         self._input_error: BaseException | None = None
         self._exhausted = self._closed = self._starved = False
         self._room = threading.Event()
+        self.printed = False
         self._progress = Progress(route.label)
 
     def start(self) -> None:
@@ -88,6 +90,8 @@ class MapRun(Waiter):
     def settle(self, pending: Pending, settled: Settled) -> None:
         index = pending.tag
         self._open.pop(index, None)
+        if settled.printed:
+            self.printed = True
         self._bytes_settled += pending.size
         if self._ordered:
             self._arrived[index] = settled
@@ -208,6 +212,12 @@ class MapRun(Waiter):
     def wait(self) -> None:
         self._session.wait(self)
 
+    def await_output(self) -> None:
+        """Return when what its calls have printed is shown; to be called at the map's end."""
+        if self.printed:
+            self.printed = False
+            self._session.await_output()
+
     def close(self) -> None:
         """Stop pulling inputs, cancel what is open, drop what is unread."""
         if not self._closed:
@@ -243,6 +253,7 @@ class MapResults(Generic[T_co], Iterator[T_co]):
             if found is None:
                 if run.finished():
                     run.close()
+                    run.await_output()
                     raise StopIteration
                 self._wait()
                 found = run.take()
@@ -285,6 +296,8 @@ class AsyncMapResults(Generic[T_co], AsyncIterator[T_co]):
             if found is None:
                 if run.finished():
                     run.close()
+                    if run.printed:
+                        await asyncio.to_thread(run.await_output)
                     raise StopAsyncIteration
                 self._session.reader.want_background()
                 await news

@@ -77,6 +77,8 @@ class RemoteMethod(_Method[P, R_co]):
         except asyncio.CancelledError:
             session.cancel([pending])
             raise
+        if settled.printed:
+            await asyncio.to_thread(session.await_output)
         return opened(settled, call_id=pending.id, label=route.label)
 
 

@@ -29,9 +29,10 @@ from stoker.protocol.encoded import Encoded
 from stoker.protocol.frames import Buffer
 from stoker.protocol.messages import Cancel, PutBlob, StreamCredit
 from stoker.protocol.payload import encode_call
-from stoker.transport.current import SERVER_VARIABLE, TOKEN_VARIABLE, being_loaded
+from stoker.transport.current import SERVER_VARIABLE, TOKEN_VARIABLE, being_loaded, current_call
 from stoker.transport.segments import INLINE_MAX_BYTES
 
+OUTPUT_SECONDS = 1.0  # how long a call's result waits for its output
 FLUSH_LOGS_SECONDS = 5.0  # how long the end of a program waits for the last output of its workers
 SHUTDOWN_SECONDS = 10.0
 
@@ -119,7 +120,21 @@ class Session:
             raise
         if slot.settled is None:
             raise self.reader.failure or GONE
+        if slot.settled.printed:
+            self.await_output()
         return pending, slot.settled
+
+    def await_output(self) -> None:
+        """Return when what calls that ended have printed is shown: it comes by another way than their results.
+
+        Within a call, whoever made that one waits: there is the screen.
+        """
+        call = current_call()
+        if call is not None:
+            call.printed = True
+        elif notices.screen.show_output:
+            with contextlib.suppress(StokerError, TimeoutError):
+                self.request("flush", timeout=OUTPUT_SECONDS)
 
     def cancel(self, pendings: Sequence[Pending], *, reason: str = "user", force: bool = False) -> None:
         """Cancel calls that are open; those that are settled stay as they are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, TypeVar
@@ -22,7 +23,7 @@ GRANT_EVERY_ITEMS = ROOM_ITEMS // 2  # one credit frame for so many items
 class StreamRun(Waiter):
     """One stream under way: the items that came and were not read, and how it ended."""
 
-    __slots__ = ("_bell", "_expected", "_items", "_pending", "_read", "_route", "_session", "_settled")
+    __slots__ = ("_bell", "_expected", "_items", "_pending", "_read", "_route", "_session", "_settled", "printed")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class StreamRun(Waiter):
         self._items: deque[Buffer] = deque()
         self._expected = self._read = 0
         self._settled: Settled | None = None
+        self.printed = False
         self._pending = session.pending(route, self, args, kwargs)
         session.submit([self._pending])
 
@@ -49,7 +51,7 @@ class StreamRun(Waiter):
             self._bell.ring()
 
     def settle(self, pending: Pending, settled: Settled) -> None:
-        self._settled = settled
+        self._settled, self.printed = settled, settled.printed
         self.notify()
 
     def accept(self, pending: Pending) -> None:
@@ -87,6 +89,12 @@ class StreamRun(Waiter):
     def wait(self) -> None:
         self._session.wait(self)
 
+    def await_output(self) -> None:
+        """Return when what the generator has printed is shown; to be called once it has ended."""
+        if self.printed:
+            self.printed = False
+            self._session.await_output()
+
     def close(self) -> None:
         """Stop the generator there."""
         if self._settled is None:
@@ -116,6 +124,7 @@ class StreamResults(Generic[T_co], Iterator[T_co]):
             if run.has_item:
                 item: T_co = run.take()
                 return item
+            run.await_output()
             if run.finished():
                 raise StopIteration
             self._wait()
@@ -154,6 +163,8 @@ class AsyncStreamResults(Generic[T_co], AsyncIterator[T_co]):
             if run.has_item:
                 item: T_co = run.take()
                 return item
+            if run.printed:
+                await asyncio.to_thread(run.await_output)
             if run.finished():
                 raise StopAsyncIteration
             self._session.reader.want_background()

@@ -111,12 +111,13 @@ class Call:
 
 
 class Result(NamedTuple):
-    """How a call ended, or one attempt."""
+    """How a call ended, or one attempt; ``printed`` tells that it has printed something."""
 
     outcome: Outcome
     payload: Payload = b""
     error: ErrorInfo | None = None
     seconds: float = 0.0
+    printed: bool = False
 
 
 class Delivery(NamedTuple):

@@ -142,7 +142,8 @@ class Results:
     """Settled calls (server to client) or finished attempts (worker to server).
 
     ``outcomes`` are `stoker.types.Outcome`; ``errors[str(i)]`` belongs to ``ids[i]``. An error made by Stoker itself
-    (``WorkerLost``, …) has a name without a dot and no payload. ``seconds`` is how long each ran, by the
+    (``WorkerLost``, …) has a name without a dot and no payload. ``printed`` are the places of calls that have printed
+    something: who waits for one shows that first. ``seconds`` is how long each ran, by the
     worker's clock. The receiver answers with `Ack` of ``seq``; until then the sender keeps the frame and sends it
     again after a reconnect.
     """
@@ -155,6 +156,7 @@ class Results:
     seconds: list[float] = field(default_factory=list)
     segments: Segments = field(default_factory=dict)
     errors: dict[str, ErrorInfo] = field(default_factory=dict)
+    printed: list[int] = field(default_factory=list)
 
 
 @message

@@ -65,7 +65,7 @@ class Columns:
 class ResultBatch(Columns):
     """Results that are not yet sent. ``since`` is when the first came."""
 
-    __slots__ = ("attempts", "errors", "ids", "outcomes", "seconds", "since")
+    __slots__ = ("attempts", "errors", "ids", "outcomes", "printed", "seconds", "since")
 
     def __init__(self, since: float) -> None:
         super().__init__()
@@ -75,6 +75,7 @@ class ResultBatch(Columns):
         self.outcomes: list[int] = []
         self.seconds: list[float] = []
         self.errors: dict[str, ErrorInfo] = {}
+        self.printed: list[int] = []
 
     def frame(self, seq: int) -> EncodedFrame:
         message = Results(
@@ -86,6 +87,7 @@ class ResultBatch(Columns):
             seconds=self.seconds,
             segments=self.segments,
             errors=self.errors,
+            printed=self.printed,
         )
         return EncodedFrame.of(message, self.parts)
 
@@ -170,6 +172,8 @@ class Outbox:
                 batch = self._pending = ResultBatch(now)
             if error is not None:
                 batch.errors[str(len(batch.ids))] = error
+            if attempt.printed:
+                batch.printed.append(len(batch.ids))
             batch.ids.append(attempt.id)
             batch.attempts.append(attempt.number)
             batch.outcomes.append(outcome.value)

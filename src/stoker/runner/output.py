@@ -141,7 +141,9 @@ class CallStream(io.TextIOBase):
         if not data:
             return
         call = current_call()
-        call_id = call.id if call is not None else ""
+        call_id = ""
+        if call is not None:
+            call_id, call.printed = call.id, True
         if RECORD in data:
             data = data.replace(RECORD, b"\xe2\x90\x9e")  # its visible picture: nobody forges a record
         with self._lock:

@@ -69,7 +69,8 @@ class Session:
         errors = {str(i): d.result.error for i, d in enumerate(deliveries) if d.result.error is not None}
         ids = [d.id for d in deliveries]
         outcomes = [int(d.result.outcome) for d in deliveries]
-        self.link.send(m.Results(seq, ids, outcomes, sizes, segments=segments, errors=errors), parts)
+        printed = [i for i, d in enumerate(deliveries) if d.result.printed]
+        self.link.send(m.Results(seq, ids, outcomes, sizes, segments=segments, errors=errors, printed=printed), parts)
 
     def deliver_items(self, call_id: str, attempt: int, first: int, items: Sequence[Payload]) -> None:
         stream = self.streams.setdefault(call_id, Stream(attempt))

@@ -94,6 +94,8 @@ class WorkerPeer:
     def _results(self, message: m.Results, body: memoryview) -> None:
         loads = payloads.unpack(message.sizes, message.segments, body)
         results = _results_of(message, loads)
+        if message.printed:
+            results = _with_printed(results, set(message.printed))
         server, links = self._server, self._links
         server.to_acknowledge.add(links)
         if message.seq <= links.heard:
@@ -144,6 +146,10 @@ def _results_of(message: m.Results, loads: list[Payload]) -> list[Result]:
         Result(Outcome(outcome), load, errors.get(str(i)), took)
         for i, (outcome, load, took) in enumerate(zip(message.outcomes, loads, message.seconds, strict=True))
     ]
+
+
+def _with_printed(results: list[Result], printed: set[int]) -> list[Result]:
+    return [result._replace(printed=True) if i in printed else result for i, result in enumerate(results)]
 
 
 class ControlPeer:

@@ -19,17 +19,18 @@ RUN_ID_VARIABLE = "STOKER_RUN_ID"
 
 
 class CurrentCall:
-    """The call that runs: its id, which attempt this is, and whether somebody asked it to stop.
+    """The call that runs: its id, which attempt this is, whether somebody asked it to stop, whether it has printed.
 
     ``cancelled`` is for sync functions that run concurrently as threads: nothing can interrupt those, so they look.
     """
 
-    __slots__ = ("cancelled", "id", "number")
+    __slots__ = ("cancelled", "id", "number", "printed")
 
     def __init__(self, call_id: str, number: int) -> None:
         self.id = call_id
         self.number = number
         self.cancelled = False
+        self.printed = False  # itself, or a call that it has made
 
 
 @dataclass(frozen=True)

@@ -190,6 +190,16 @@ class StoreContract:
         store.write(epoch, [accepted(42)])
         assert store.last_seq() == 42
 
+    def test_the_payload_files_that_rows_name(self, store: Store, epoch: int) -> None:
+        assert store.named(["in-1"]) == set()
+        store.write(epoch, [accepted(1, payload_blob="in-1"), accepted(2), accepted(3, payload_blob="in-3")])
+        store.write(epoch, [settled(1, payload_blob="out-1"), settled(2)])
+        assert store.named(["in-1", "out-1", "in-2", "", "in-3"]) == {"in-1", "out-1", "in-3"}
+        store.expire(epoch, finished_before=9000.0, now=9001.0)
+        assert store.named({"in-1", "out-1"}) == {"in-1", "out-1"}, "until they are forgotten they may be there"
+        store.expire(epoch, finished_before=9000.0, now=9000.0)
+        assert store.named(["in-1", "out-1", "in-3"]) == {"in-3"}
+
     def test_expire_takes_any_number(self, store: Store, epoch: int) -> None:
         store.write(epoch, [accepted(seq, payload_blob=f"b{seq}") for seq in range(1, 2502)])
         store.write(epoch, [settled(seq) for seq in range(1, 2502)])

@@ -32,6 +32,7 @@ VERBS: dict[str, Callable[[Store], Any]] = {
     "pending": lambda store: store.pending(after_seq=0, limit=1),
     "last_seq": lambda store: store.last_seq(),
     "known": lambda store: store.known(["c-1"]),
+    "named": lambda store: store.named(["c-1.a"]),
     "call": lambda store: store.call("c-1"),
     "calls": lambda store: store.calls(),
     "pending_count": lambda store: store.pending_count(),

@@ -2,23 +2,33 @@
 
 A client names its files after its calls (``<session>.<number>.a``), a worker after itself (``r-<worker>-<number>``).
 One whose writer is gone, and that no call, result or item names, is deleted after the grace in which its writer could
-have come back. Files of stored calls in the spill directory are the store's to name.
+have come back. In the spill directory, where files of stored calls are, the store must not name it either: a server
+that was killed between copying a payload there and its commit left one that nobody knows of.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stoker.core.calls import Payload, Segment
+from stoker.errors import StokerError
 
 if TYPE_CHECKING:
     from stoker.server.server import Server
 
+log = logging.getLogger(__name__)
+
 LOOK_SECONDS = 600.0
+LOOKS_PER_SPILL = 36  # it may hold a million files, and what is left there was left by a crash or a full /dev/shm
+FILES_AT_ONCE = 1000  # looked at together: bounds memory, and how long the store's answer takes
+CALLS_AT_ONCE = 20_000  # walked over before the loop goes on with other things
 
 
 def writer_of(name: str) -> tuple[str, str]:
@@ -33,32 +43,59 @@ def writer_of(name: str) -> tuple[str, str]:
 async def sweep(server: Server) -> None:
     """Look for orphans now and then, for as long as the server runs."""
     await asyncio.sleep(server.plane.state.limits.client_grace)
+    looks = 0
     while True:
-        await sweep_once(server)
+        try:
+            await sweep_once(server)
+            if looks % LOOKS_PER_SPILL == 0:
+                await sweep_spill(server)
+        except (StokerError, OSError) as error:
+            log.warning("orphaned payloads could not be looked for: %s", error)
+        looks += 1
         await asyncio.sleep(LOOK_SECONDS)
 
 
 async def sweep_once(server: Server) -> list[str]:
-    """Delete the orphans that there are; return their names."""
-    old = await asyncio.to_thread(_older_than, server.files.segments, server.plane.state.limits.client_grace)
+    """Delete the orphans that there are in shared memory; return their names."""
+    old = await asyncio.to_thread(list, _older_than(server.files.segments, server.plane.state.limits.client_grace))
     names = {name for name in old if _is_abandoned(server, name)}
     if names:
-        names -= _named(server)
-    if names:
-        server.discard([Segment(name, 0) for name in names])
-    return sorted(names)
+        names -= await _wanted(server)
+    return _discard(server, names)
 
 
-def _older_than(directory: Path, seconds: float) -> list[str]:
+async def sweep_spill(server: Server) -> list[str]:
+    """Delete the orphans that there are in the spill directory, file by file; return their names."""
+    deleted: list[str] = []
+    files = _older_than(server.files.spill, server.plane.state.limits.client_grace)
+    while old := await asyncio.to_thread(lambda: list(islice(files, FILES_AT_ONCE))):
+        names = {name for name in old if _is_abandoned(server, name)}
+        if names:
+            names -= await asyncio.to_thread(server.store.named, names)
+        if names:
+            # What is on its way into the store is known here first, and there as soon as it is not known here.
+            names -= await _wanted(server)
+            names -= await asyncio.to_thread(server.store.named, names)
+        deleted += _discard(server, names)
+    return deleted
+
+
+def _discard(server: Server, names: set[str]) -> list[str]:
+    gone = sorted(name for name in names if _is_abandoned(server, name))  # still: its writer may have come meanwhile
+    if gone:
+        server.discard([Segment(name, 0) for name in gone])
+    return gone
+
+
+def _older_than(directory: Path, seconds: float) -> Iterator[str]:
     limit = time.time() - seconds
-    found = []
-    for path in directory.iterdir():
-        try:
-            if path.is_file() and path.stat().st_mtime < limit:
-                found.append(path.name)
-        except FileNotFoundError:
-            continue
-    return found
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            try:
+                if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < limit:
+                    yield entry.name
+            except FileNotFoundError:
+                continue
 
 
 def _is_abandoned(server: Server, name: str) -> bool:
@@ -68,10 +105,10 @@ def _is_abandoned(server: Server, name: str) -> bool:
     return kind == "worker" and writer not in server.plane.state.workers
 
 
-def _named(server: Server) -> set[str]:
-    """Return the files that are still wanted. It walks over all there is, so it is asked only when one may go."""
+async def _wanted(server: Server) -> set[str]:
+    """Return the files that calls, results and items name. It walks over all there is: asked only when one may go."""
     state = server.plane.state
-    loads: list[Payload] = [call.payload for call in state.calls.values()]
+    loads: list[Payload] = []
     for held in state.held.values():
         loads += [held.result.payload] if held.result is not None else []
         loads += [load for _, items in held.items for load in items]
@@ -80,7 +117,13 @@ def _named(server: Server) -> set[str]:
     loads += [settlement.result.payload for settlement in state.settlements]
     for session in server.sessions.values():
         loads += session.owed_payloads()
-    return set(_names(loads))
+    names = set(_names(loads))
+    # A call that ends meanwhile hands its files on, to one that names them then or to nobody.
+    calls = iter(list(state.calls.values()))
+    while some := list(islice(calls, CALLS_AT_ONCE)):
+        names.update(_names(call.payload for call in some))
+        await asyncio.sleep(0)
+    return names
 
 
 def _names(loads: Iterable[Payload]) -> Iterable[str]:

@@ -7,7 +7,7 @@ transaction, durable when it returns: the server groups what arrived meanwhile i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -122,6 +122,9 @@ class Store(Protocol):
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Return those of the ids that have a row."""
+
+    def named(self, payload_blobs: Collection[str]) -> set[str]:
+        """Return those of these payload files that a row names, be it one that has expired."""
 
     def call(self, call_id: str) -> CallRecord | None:
         """Return what is kept of a call."""

@@ -51,6 +51,11 @@ SELECT max((SELECT coalesce(max(seq), 0) FROM calls), (SELECT value FROM meta WH
 """
 KNOWN = "SELECT id FROM calls WHERE id IN (SELECT value FROM json_each(?))"
 
+NAMED = """
+SELECT payload_blob FROM calls WHERE payload_blob <> '' AND payload_blob IN (SELECT value FROM json_each(?1))
+UNION SELECT payload_blob FROM results WHERE payload_blob <> '' AND payload_blob IN (SELECT value FROM json_each(?1))
+"""
+
 _RECORD = """
 SELECT c.seq, id, function, client, priority, created, deadline, {payloads}, c.payload_blob, parent, tags,
     failures, losses, state, finished, attempts, r.payload_blob, error, timeline, expired

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -81,6 +81,14 @@ class MemoryStore:
     def known(self, ids: Sequence[str]) -> set[str]:
         with self._open() as kept:
             return {call_id for call_id in ids if call_id in kept.seqs}
+
+    def named(self, payload_blobs: Collection[str]) -> set[str]:
+        with self._open() as kept:
+            found = {blob for blobs in kept.forgotten_blobs.values() for blob in blobs}
+            for record in kept.records.values():
+                found.add(record.call.payload_blob)
+                found.add(record.settled.payload_blob if record.settled else "")
+        return found.intersection(payload_blobs) - {""}
 
     def call(self, call_id: str) -> CallRecord | None:
         with self._open() as kept:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,9 @@ class SqliteStore:
 
     def known(self, ids: Sequence[str]) -> set[str]:
         return {row[0] for row in self._rows(call_rows.KNOWN, json.dumps(list(ids)))}
+
+    def named(self, payload_blobs: Collection[str]) -> set[str]:
+        return {row[0] for row in self._rows(call_rows.NAMED, json.dumps(list(payload_blobs)))}
 
     def call(self, call_id: str) -> CallRecord | None:
         rows = self._rows(call_rows.CALL, call_id)

@@ -244,23 +244,61 @@ def test_deploy_without_a_server_does_not_run_the_file(own_home: Path, tmp_path:
     assert done.stdout == ""
 
 
-def test_serve_loads_a_changed_file_again(program: str, runtime_dir: Path) -> None:
+def _call_by_name(app: str, x: int) -> str:
+    code = f"import stoker; print(stoker.Function.from_name({app!r}, 'square').remote({x}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    return done.stdout.splitlines()[-1] if not done.returncode else done.stderr.splitlines()[-1]
+
+
+def test_serve_loads_a_changed_file_again(own_home: Path, program: str, runtime_dir: Path) -> None:
     process = subprocess.Popen([*STOKER, "serve", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stderr is not None
+
+    def said(prefix: str) -> str:
+        """Return what comes next on stdout, but for the lines that say how to call."""
+        line = next(line for line in process.stdout if not line.startswith("  "))  # type: ignore[union-attr]
+        assert line.startswith(prefix)
+        return line
+
     try:
-        assert "serving programs.square" in process.stdout.readline()
-        Path(program).write_text(PROGRAM + "\n@app.function()\ndef added() -> None: ...\n")
-        assert process.stdout.readline() == "changed: prog.py\n"
-        assert "programs.added" in process.stdout.readline()
+        said("serving programs.square")
+        assert process.stdout.readline() == '  stoker.Function.from_name("programs", "square").remote(…)\n'
+        assert _call_by_name("programs", 5) == "25"
+        changed = PROGRAM.replace("return x * x", "return x ** 3")
+        Path(program).write_text(changed + "\n@app.function()\ndef added() -> None: ...\n")
+        said("changed: prog.py")
+        assert "programs.added" in said("serving")
+        assert _call_by_name("programs", 5) == "125"
         Path(program).write_text("this is no Python")
-        assert process.stdout.readline() == "changed: prog.py\n"
+        said("changed: prog.py")
         wait_until(lambda: "SyntaxError" in process.stderr.readline(), message="the error is shown")  # type: ignore[union-attr]
+        assert _call_by_name("programs", 5) == "125", "the last one that loaded answers"
         Path(program).write_text(PROGRAM)
-        assert process.stdout.readline() == "changed: prog.py\n"
-        assert "serving programs.square" in process.stdout.readline()
+        said("changed: prog.py")
+        said("serving programs.square")
+        assert _call_by_name("programs", 5) == "25"
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "No server runs" in _call_by_name("programs", 5)
     assert leftovers.of(runtime_dir) == []
+
+
+@pytest.mark.usefixtures("server")
+def test_what_is_served_beside_a_deployed_app_has_a_name_of_its_own(program: str) -> None:
+    _stoker("deploy", program)
+    Path(program).write_text(PROGRAM.replace("return x * x", "return -x"))
+    process = subprocess.Popen([*STOKER, "serve", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert "serving programs-dev.square" in process.stdout.readline()
+        assert _call_by_name("programs", 5) == "25"
+        assert _call_by_name("programs-dev", 5) == "-5"
+        assert "served as programs-dev" in _stoker("apps", "list").stdout
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert "There is no deployed app 'programs-dev'" in _call_by_name("programs-dev", 5)
+    assert _call_by_name("programs", 5) == "25"

@@ -85,7 +85,7 @@ def test_lookup_finds_runs_versions_and_current(client: Peer, key: str) -> None:
     assert client.ask("lookup", app="app", name="f", version=1)["spec"]["options"]["cpu"] == 0.5
     with pytest.raises(NotFound, match=r"has no function 'g'. It has: f"):
         client.ask("lookup", app="app", name="g")
-    with pytest.raises(NotFound, match=r"no deployed app 'other'. Deployed apps: app"):
+    with pytest.raises(NotFound, match=r"no deployed app 'other'. Deployed or served apps: app"):
         client.ask("lookup", app="other", name="f")
     with pytest.raises(NotFound, match="no deployed version 7"):
         client.ask("lookup", app="app", name="f", version=7)
@@ -111,6 +111,45 @@ def test_register_and_end_run(running: Running, client: Peer, key: str) -> None:
     assert client.ask("end_run", app="app", run_id="r1") is None
     assert client.ask("functions") == []
     assert client.ask("apps") == []
+
+
+def test_a_served_run_is_found_by_name_while_it_lasts(running: Running, client: Peer) -> None:
+    def serve(run_id: str, **options: Any) -> str:
+        functions = deployed("f", **options)
+        for function in functions:
+            function.update(app="shop", run_id=run_id)
+        answer = client.ask("register", app="shop", run_id=run_id, functions=functions, served=True)
+        return str(answer["keys"]["f"])
+
+    first = serve("r1", cpu=0.25)
+    assert client.ask("lookup", app="shop", name="f")["key"] == first
+    with pytest.raises(NotFound, match=r"'shop', which is being served, has no function 'g'. It has: f"):
+        client.ask("lookup", app="shop", name="g")
+    second = serve("r2", cpu=0.5)
+    assert client.ask("lookup", app="shop", name="f")["key"] == second, "the last one counts"
+    client.ask("end_run", app="shop", run_id="r1")
+    client.submit(first, ["c-1.1"])
+    assert client.ask("call", id="c-1.1")["function"] == "shop.f"
+    rows = {row["key"]: row["queued"] + row["running"] for row in client.ask("functions")}
+    assert rows[second] == 1, "who holds an old key calls what replaced it"
+    client.ask("deploy", app="shop", functions=[{**deployed("f")[0], "app": "shop"}])
+    assert client.ask("lookup", app="shop", name="f")["key"] not in (first, second)
+    assert client.ask("lookup", app="shop-dev", name="f")["key"] == second
+    assert [row["served_as"] for row in client.ask("apps") if row["run_id"] == "r2"] == ["shop-dev"]
+    client.ask("end_run", app="shop", run_id="r2")
+    with pytest.raises(NotFound, match="no deployed app 'shop-dev'"):
+        client.ask("lookup", app="shop-dev", name="f")
+
+
+def test_whoever_changes_options_of_a_served_function_does_not_end_it(running: Running, client: Peer) -> None:
+    running.register(client, spec("f"))
+    other = running.client("c-2")
+    running.register(other, spec("f", cpu=0.5))
+    other.close()
+    wait_until(lambda: "c-2" not in running.server.sessions or running.server.sessions["c-2"].link is None)
+    session = running.server.sessions.get("c-2")
+    assert session is None or session.runs == set()
+    assert client.ask("lookup", app="app", name="f", run_id="r1")
 
 
 def test_what_no_node_could_hold_is_refused_at_once(running: Running, client: Peer) -> None:

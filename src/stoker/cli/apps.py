@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -15,9 +16,16 @@ app = typer.Typer(help="Apps: those deployed and those being run.", no_args_is_h
 AppName = Annotated[str, typer.Argument(metavar="APP", help="The app's name.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+
+def _version(row: Mapping[str, Any]) -> str:
+    if row.get("version"):
+        return f"v{row['version']}"
+    return f"served as {row['served_as']}" if row.get("served_as") else "run"
+
+
 COLUMNS = (
     Column("app", field("app")),
-    Column("version", lambda row: f"v{row['version']}" if row.get("version") else "run", right=True, spare=2),
+    Column("version", _version, right=True, spare=2),
     Column("deployed", since("created"), right=True, spare=3),
     Column("queued", count("queued"), right=True),
     Column("running", count("running"), right=True),

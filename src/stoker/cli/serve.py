@@ -13,6 +13,8 @@ import typer
 from stoker.cli.interrupts import two_step_interrupts
 from stoker.cli.loading import Program, load, split_target
 from stoker.cli.screen import fail, say, show_json_line
+from stoker.cli.server import lent
+from stoker.cli.server_requests import ask
 from stoker.cli.tracebacks import called_from, describe, is_ours_alone
 from stoker.client import session as sessions
 from stoker.client.bundle import build_bundle
@@ -30,16 +32,19 @@ def serve(
     is_module: Annotated[bool, typer.Option("-m", help="The target is a module's name, not a file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each load.")] = False,
 ) -> None:
-    """Run an app until Ctrl-C, and load it again whenever one of its source files changes."""
+    """Run an app until Ctrl-C, and load it again whenever one of its source files changes.
+
+    Meanwhile any program of yours may call its functions by name: stoker.Function.from_name("app", "function").
+    """
     source, _ = split_target(target)
     if not is_module and not Path(source).is_file():
         load(source)  # says what is wrong
     search_path = list(sys.path)
-    with two_step_interrupts(), sessions.held():
+    with two_step_interrupts(), lent(), sessions.held(), ExitStack() as running:
         watched: set[Path] = set()
         while True:
             before = set(sys.modules)
-            stamps = _serve_once(source, watched, is_module=is_module, as_json=as_json)
+            stamps = _serve_once(source, watched, running, is_module=is_module, as_json=as_json)
             changed = sorted(path.name for path, stamp in stamps.items() if _stamp(path) != stamp)
             if not as_json:
                 say(f"changed: {', '.join(changed)}")
@@ -47,23 +52,30 @@ def serve(
             sys.path[:] = search_path
 
 
-def _serve_once(source: str, watched: set[Path], *, is_module: bool, as_json: bool) -> Stamps:
-    """Load and run the app until a file changes; a file that does not load is waited for as well."""
+def _serve_once(source: str, watched: set[Path], running: ExitStack, *, is_module: bool, as_json: bool) -> Stamps:
+    """Load and run the app until a file changes.
+
+    What was ``running`` before answers until the new one does: a file that does not load replaces nothing.
+    """
     if not is_module:
         watched.add(Path(source).resolve())
     stamps = {path: _stamp(path) for path in watched}
-    with ExitStack() as running:
+    with ExitStack() as fresh:
         try:
             program = load(source, is_module=is_module)
             watched |= _sources(program)
             # Those from before the load stay: what was changed meanwhile has changed.
             stamps = {**{path: _stamp(path) for path in watched}, **stamps}
-            for app in (*program.apps, *program.used):
-                running.enter_context(app.run())
+            for app in program.apps:
+                fresh.enter_context(app.serve())
+            for app in program.used:
+                fresh.enter_context(app.run())
+            running.close()
+            running.push(fresh.pop_all())
             _announce(program, len(watched), as_json=as_json)
         except Exception as error:  # noqa: BLE001 - whatever the user's file raises while it is being edited
             _show(error)
-        _wait_for_change(stamps)
+    _wait_for_change(stamps)
     return stamps
 
 
@@ -79,11 +91,15 @@ def _wait_for_change(stamps: Stamps) -> None:
 
 
 def _announce(program: Program, count: int, *, as_json: bool) -> None:
-    names = [f"{app.name}.{name}" for app in program.apps for name in app.functions]
+    served = {row["run_id"]: row["served_as"] for row in ask("apps") if row["served_as"]}
+    names = [(served.get(app.run_id, app.name), name) for app in program.apps for name in app.functions]
+    labels = [f"{app}.{name}" for app, name in names]
     if as_json:
-        show_json_line({"event": "loaded", "functions": names, "files": count})
+        show_json_line({"event": "loaded", "functions": labels, "files": count})
     else:
-        say(f"serving {', '.join(names)}; watching {count} file{'s' * (count != 1)}; Ctrl-C ends")
+        say(f"serving {', '.join(labels)}; watching {count} file{'s' * (count != 1)}; Ctrl-C ends")
+        for app, name in names:
+            say(f'  stoker.Function.from_name("{app}", "{name}").remote(…)')
     sys.stdout.flush()
 
 

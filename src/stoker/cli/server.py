@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,16 +56,30 @@ def start(
         else:
             say(f"It runs already (pid {status['pid']}, {status['socket']}).")
         return
-    command = [sys.executable, "-P", "-m", "stoker.server", "--persistent"]
     if foreground:
-        os.execve(sys.executable, command, _environment())
-    ready = _start(command)
+        os.execve(sys.executable, _command(), _environment())
+    ready = _start(_command())
     log = str(log_file())
     if as_json:
         show_json({"started": True, "pid": ready["pid"], "socket": ready["socket"], "log": log})
     else:
         say(f"The server runs (pid {ready['pid']}).\n  socket  {ready['socket']}\n  log     {log}")
         say("Deploy an app with `stoker deploy FILE.py`; end the server with `stoker server stop`.")
+
+
+@contextmanager
+def lent() -> Iterator[None]:
+    """Have a server for a block: the one that runs, or one that ends with the block, or with this process."""
+    if sessions.persistent_endpoint() is not None:
+        yield
+        return
+    pid = int(_start([*_command(), "--parent-pid", str(os.getpid())])["pid"])
+    try:
+        yield
+    finally:
+        _ask_to_end(pid)
+        _wait_for_end(lambda: not _lives(pid))
+        _end_rest(force=False)
 
 
 @app.command()
@@ -120,6 +135,10 @@ def status(as_json: AsJson = False) -> None:
 def log_file() -> Path:
     """Return where the server in the background writes its log."""
     return paths.server_home() / "server.log"
+
+
+def _command() -> list[str]:
+    return [sys.executable, "-P", "-m", "stoker.server", "--persistent"]
 
 
 def _start(command: list[str]) -> dict[str, Any]:

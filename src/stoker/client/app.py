@@ -68,10 +68,14 @@ class LocalEntrypoint(Generic[P, R]):
 
 @dataclass
 class Run:
-    """One run of an app: what it registered, under an id of its own. It ends when its last holder leaves."""
+    """One run of an app: what it registered, under an id of its own. It ends when its last holder leaves.
+
+    While a ``served`` one lasts, other programs find its functions by name.
+    """
 
     session: Session
     run_id: str
+    served: bool = False
     holders: int = 0
     keys: dict[int, str] = field(default_factory=dict)  # by id() of the handle, which `handles` keeps alive
     handles: list[Function[..., Any]] = field(default_factory=list)
@@ -150,6 +154,14 @@ class App:
         """
         return AppRun(self, show_progress)
 
+    def serve(self) -> AppRun:
+        """Run the app while a ``with`` block lasts, and let other programs call its functions by name meanwhile.
+
+        They use ``Function.from_name(app, name)``; where an app of that name is deployed, the one that is served is
+        found by ``<app>-dev``. It takes a persistent server that both sides use; `stoker serve` sees to that.
+        """
+        return AppRun(self, None, served=True)
+
     def deploy(self, *, tags: Mapping[str, str] | None = None) -> int:
         """Deploy the app's functions to the persistent server and return the version.
 
@@ -207,11 +219,11 @@ class App:
         self.registered_entrypoints[found.name] = found
         return found
 
-    def _enter(self) -> Run:
+    def _enter(self, *, served: bool = False) -> Run:
         with self._lock:
             if self.current_run is None:
                 session = sessions.current()
-                run = Run(session, stamped_id("run-"), shipment=Shipment(self._include_source))
+                run = Run(session, stamped_id("run-"), served, shipment=Shipment(self._include_source))
                 self._register(run, list(self.functions.values()))
                 self.current_run = run
             self.current_run.holders += 1
@@ -232,7 +244,7 @@ class App:
             return
         ship(run.session, run.shipment.blobs)
         run.shipment.blobs.clear()
-        keys = register(run.session, app=self.name, run_id=run.run_id, specs=specs)
+        keys = register(run.session, app=self.name, run_id=run.run_id, specs=specs, served=run.served)
         for function, spec in zip(functions, specs, strict=True):
             run.handles.append(function)
             run.keys[id(function)] = keys[spec.name]
@@ -265,14 +277,15 @@ class App:
 class AppRun(AbstractContextManager["App"], AbstractAsyncContextManager["App"]):
     """A run of an app, for ``with`` and ``async with``."""
 
-    def __init__(self, app: App, show_progress: bool | None) -> None:
+    def __init__(self, app: App, show_progress: bool | None, *, served: bool = False) -> None:
         self._app = app
+        self._served = served
         self._show_progress = show_progress
         self._stack: list[AbstractContextManager[App]] = []
         self._async_stack: list[AbstractAsyncContextManager[App]] = []
 
     def __enter__(self) -> App:
-        block = _running(self._app, self._show_progress)
+        block = _running(self._app, self._show_progress, served=self._served)
         app = block.__enter__()
         self._stack.append(block)
         return app
@@ -283,7 +296,7 @@ class AppRun(AbstractContextManager["App"], AbstractAsyncContextManager["App"]):
         self._stack.pop().__exit__(kind, error, trace)
 
     async def __aenter__(self) -> App:
-        block = _running_async(self._app, self._show_progress)
+        block = _running_async(self._app, self._show_progress, served=self._served)
         app = await block.__aenter__()
         self._async_stack.append(block)
         return app
@@ -295,13 +308,13 @@ class AppRun(AbstractContextManager["App"], AbstractAsyncContextManager["App"]):
 
 
 @contextmanager
-def _running(app: App, show_progress: bool | None) -> Iterator[App]:
+def _running(app: App, show_progress: bool | None, *, served: bool = False) -> Iterator[App]:
     before = notices.screen.show_progress
     if show_progress is not None:
         notices.screen.show_progress = show_progress
     try:
         with sessions.held():
-            run = app._enter()
+            run = app._enter(served=served)
             try:
                 yield app
             finally:
@@ -311,10 +324,10 @@ def _running(app: App, show_progress: bool | None) -> Iterator[App]:
 
 
 @asynccontextmanager
-async def _running_async(app: App, show_progress: bool | None) -> AsyncIterator[App]:
+async def _running_async(app: App, show_progress: bool | None, *, served: bool) -> AsyncIterator[App]:
     import asyncio
 
-    block = _running(app, show_progress)
+    block = _running(app, show_progress, served=served)
     await asyncio.to_thread(block.__enter__)
     try:
         yield app

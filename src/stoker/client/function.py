@@ -112,9 +112,9 @@ class Function(Generic[P, R_co]):
 
     @classmethod
     def from_name(cls, app: str, name: str) -> Function[..., Any]:
-        """Return the handle of a deployed function. Nothing is asked before its first call.
+        """Return the handle of a function that is deployed, or served just now. Nothing is asked before its first call.
 
-        Its calls raise `NotFound` where no such function is deployed, or no server runs.
+        Its calls raise `NotFound` where there is no such function, or no server runs.
         """
         return Function(None, app=None, app_name=app, name=name)
 

@@ -126,9 +126,11 @@ def ship(session: Session, blobs: Mapping[str, bytes]) -> None:
         session.answer(request)
 
 
-def register(session: Session, *, app: str, run_id: str, specs: list[FunctionSpec]) -> dict[str, str]:
+def register(
+    session: Session, *, app: str, run_id: str, specs: list[FunctionSpec], served: bool = False
+) -> dict[str, str]:
     """Make functions of a run known and return their pools' keys by name. A restarted server is told again."""
-    params = {"app": app, "run_id": run_id, "functions": [asdict(spec) for spec in specs]}
+    params = {"app": app, "run_id": run_id, "functions": [asdict(spec) for spec in specs], "served": served}
     answer = session.request("register", params)
     keys: dict[str, str] = answer["keys"]
     session.connection.standing["\0".join([app, run_id, *sorted(keys.values())])] = params

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from stoker.core import events as e
@@ -10,10 +10,16 @@ from stoker.errors import NotFound
 from stoker.store.base import Deployment, Store
 from stoker.types import FunctionSpec
 
+SERVED_SUFFIX = "-dev"  # by which a served app is found beside a deployed one of its name
+
 
 @dataclass(slots=True)
 class Functions:
-    """See the module. ``decide`` takes events; ``keep`` writes a spec down, without anybody waiting."""
+    """See the module. ``decide`` takes events; ``keep`` writes a spec down, without anybody waiting.
+
+    Runs have no name that others could call them by, but for those that are *served*: a served app has its own name
+    unless an app is deployed under it, and always that with `SERVED_SUFFIX`. Of several, the one served last counts.
+    """
 
     store: Store
     decide: Callable[[e.Event], None]
@@ -22,6 +28,8 @@ class Functions:
     runs: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)  # (app, run id) → name → key
     variants: dict[tuple[str, str], set[str]] = field(default_factory=dict)  # (app, run id) → keys of `with_options`
     current: dict[str, Deployment] = field(default_factory=dict)
+    served: dict[str, list[str]] = field(default_factory=dict)  # app → ids of runs
+    replaced: dict[str, tuple[str, str]] = field(default_factory=dict)  # key of a served run that is over → app, name
 
     def load(self) -> None:
         """Declare what is deployed."""
@@ -38,8 +46,10 @@ class Functions:
             self._declare(spec)
         return spec
 
-    def register(self, specs: Sequence[FunctionSpec], *, app: str, run_id: str) -> dict[str, str]:
+    def register(self, specs: Sequence[FunctionSpec], *, app: str, run_id: str, served: bool = False) -> dict[str, str]:
         """Take in an ephemeral app's functions; return their keys by name."""
+        if served and run_id not in self.served.setdefault(app, []):
+            self.served[app].append(run_id)
         names = self.runs.setdefault((app, run_id), {})
         keys = {}
         for spec in specs:
@@ -52,6 +62,9 @@ class Functions:
 
     def retire_run(self, app: str, run_id: str) -> None:
         """An ephemeral app has ended: its pools drain."""
+        if run_id in self.served.get(app, ()):
+            self.served[app].remove(run_id)
+            self.replaced.update((key, (app, name)) for name, key in self.runs.get((app, run_id), {}).items())
         for key in {*self.runs.pop((app, run_id), {}).values(), *self.variants.pop((app, run_id), ())}:
             self._retire(key)
 
@@ -75,8 +88,25 @@ class Functions:
         for spec in before.functions if before else ():
             self._retire(spec.key)
 
+    def name_of_served(self, app: str, run_id: str) -> str:
+        """Return the name by which other programs call a run now; empty if it has none."""
+        if [run_id] != self.served.get(app, [])[-1:]:
+            return ""
+        return app + SERVED_SUFFIX if app in self.current else app
+
+    def newest(self, key: str) -> str:
+        """Return the key to use now: who was given one of an app that is served anew calls what has replaced it."""
+        app, name = self.replaced.get(key, ("", ""))
+        return self._served(app).get(name, key) if app else key
+
+    def _served(self, app: str) -> dict[str, str]:
+        """Return the functions, by name, of the app that is served under this name."""
+        owner = app if self.served.get(app) else app.removesuffix(SERVED_SUFFIX)
+        runs = self.served.get(owner)
+        return self.runs.get((owner, runs[-1]), {}) if runs else {}
+
     def lookup(self, app: str, name: str, run_id: str, version: int) -> FunctionSpec:
-        """Return the function of a run, of a version, or of the current version.
+        """Return the function of a run, of a version, or of the current version, or of what is served by that name.
 
         Raises:
             NotFound: there is none; the message lists what there is.
@@ -85,19 +115,27 @@ class Functions:
         if name in keys:
             return self.specs[keys[name]]
         deployment = self.current.get(app)
+        served = self._served(app) if deployment is None and not version else {}
+        if served:
+            if name not in served:
+                raise NotFound(
+                    f"App {app!r}, which is being served, has no function {name!r}. It has: {_listed(served)}."
+                )
+            return self.specs[served[name]]
         if version:
             deployment = next((d for d in self.store.deployments(app=app) if d.version == version), None)
         if deployment is None:
-            known = ", ".join(sorted(self.current)) or "none"
+            known = _listed({*self.current, *(served_app for served_app, runs in self.served.items() if runs)})
             which = f"version {version} of app {app!r}" if version else f"app {app!r}"
             raise NotFound(
-                f"There is no deployed {which}. Deployed apps: {known}. Deploy it with `stoker deploy <file>`."
+                f"There is no deployed {which}. Deployed or served apps: {known}. Deploy it by `stoker deploy <file>` "
+                "(or `stoker serve <file>`)."
             )
         for spec in deployment.functions:
             if spec.name == name:
                 self._declare(spec)
                 return spec
-        names = ", ".join(sorted(spec.name for spec in deployment.functions))
+        names = _listed({spec.name for spec in deployment.functions})
         raise NotFound(f"App {app!r} (version {deployment.version}) has no function {name!r}. It has: {names}.")
 
     def _declare(self, spec: FunctionSpec) -> str:
@@ -111,3 +149,7 @@ class Functions:
         deployed = any(spec.key == key for d in self.current.values() for spec in d.functions)
         if not in_use and not deployed:
             self.decide(e.FunctionRetired(key))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -158,14 +158,15 @@ class ClientPeer:
             server.discard([load for call_id, load in zip(ids, loads, strict=True) if call_id in session.outbox])
             kept = [i for i, call_id in enumerate(ids) if call_id not in session.outbox]
             ids, loads = [ids[i] for i in kept], [loads[i] for i in kept]
-        spec = server.functions.ensure(message.function)
+        function = server.functions.newest(message.function)
+        spec = server.functions.ensure(function)
         deadline = message.deadline
         if deadline is None and spec is not None:
             deadline = spec.options.deadline
         server.decide(
             e.Submitted(
                 client=session.name,
-                function=message.function,
+                function=function,
                 ids=ids,
                 payloads=loads,
                 kind=message.kind,

@@ -90,11 +90,10 @@ class Verbs:
         app, run_id = _get(params, "app", str), _get(params, "run_id", str)
         specs = _get(params, "functions", list[FunctionSpec])
         self._check_schedulable(specs)
-        if not session.owner or (app, run_id) not in self._server.functions.runs:
-            session.runs.add(
-                (app, run_id)
-            )  # the run ends with its program; a worker that calls its own only adds to it
-        return {"keys": self._server.functions.register(specs, app=app, run_id=run_id)}
+        if not run_id or (app, run_id) not in self._server.functions.runs:
+            session.runs.add((app, run_id))  # the run ends with its program; others who call it only add to it
+        served = _get(params, "served", bool, False) and not session.owner
+        return {"keys": self._server.functions.register(specs, app=app, run_id=run_id, served=served)}
 
     async def do_end_run(self, session: Session, params: Params) -> None:
         app, run_id = _get(params, "app", str), _get(params, "run_id", str)
@@ -223,6 +222,7 @@ class Verbs:
             "run_id": run_id,
             "created": created,
             "current": not run_id,
+            "served_as": self._server.functions.name_of_served(app, run_id) if run_id else "",
             "functions": sorted(specs[key].name for key in keys),
             "queued": sum(len(pool.queue) + pool.backoff for pool in pools),
             "running": sum(pool.running for pool in pools),

@@ -45,8 +45,8 @@ class FakeWorker:
     cancelled: set[str] = field(default_factory=set)
 
 
-def command_rows(command: c.PersistAccepted | c.PersistSettled) -> list[object]:
-    if isinstance(command, c.PersistAccepted):
+def command_rows(command: c.PersistAccepted | c.PersistSettled | c.PersistProgress) -> list[object]:
+    if not isinstance(command, c.PersistSettled):
         return [call.id for call in command.calls]
     return [settlement.result.payload for settlement in command.settlements]
 
@@ -64,7 +64,7 @@ class World:
         self.accepted: set[str] = set()
         self.rows: dict[str, Call] = {}  # committed detached calls
         self.settled_rows: dict[str, int] = {}  # how often each was settled in the store
-        self.unwritten: list[c.PersistAccepted | c.PersistSettled] = []
+        self.unwritten: list[c.PersistAccepted | c.PersistSettled | c.PersistProgress] = []
         self.asked: list[str] = []
         self.poisoned: set[str | bytes] = set()  # ids of calls to be accepted, payloads of those that ended
         self.items: dict[str, list[object]] = {}
@@ -122,7 +122,7 @@ class World:
             self.refused.update(dict.fromkeys(command.ids, command.error))
         elif isinstance(command, c.TellAccepted):
             self.accepted.update(command.ids)
-        elif isinstance(command, (c.PersistAccepted, c.PersistSettled)):
+        elif isinstance(command, (c.PersistAccepted, c.PersistSettled, c.PersistProgress)) and command.token:
             self.unwritten.append(command)
 
     def _lease(self, command: c.LeaseCalls) -> None:
@@ -178,7 +178,7 @@ class World:
             return
         if isinstance(command, c.PersistAccepted):
             self.rows.update({call.id: call for call in command.calls})
-        else:
+        elif isinstance(command, c.PersistSettled):
             for settlement in command.settlements:
                 self.settled_rows[settlement.call.id] = self.settled_rows.get(settlement.call.id, 0) + 1
         self.step(e.Persisted([command.token]))

@@ -9,7 +9,7 @@ import pytest
 
 from stoker.core.state import Limits
 from stoker.protocol import messages as m
-from stoker.store.base import AcceptedRow, SettledRow
+from stoker.store.base import AcceptedRow, ProgressRow, SettledRow
 from stoker.store.memory import MemoryStore
 from stoker.store.sqlite import SqliteStore
 from stoker.types import Outcome
@@ -247,3 +247,13 @@ def test_a_result_that_the_store_will_not_take_fails_its_own_call_and_frees_its_
     assert not running.server._owed
     record = store.call("c-1.2")
     assert record is not None and record.settled is not None and record.settled.error is not None
+
+
+def test_a_call_that_must_not_run_twice_is_leased_after_its_lease_is_written_down(
+    running: Running, client: Peer, store: GatedStore
+) -> None:
+    key = running.register(client, spec("once", lost_retries=0, max_workers=1, min_workers=1))["once"]
+    worker = running.worker()
+    client.submit(key, ["c-1.1"], detached=True)
+    worker.leased(1)
+    assert any(isinstance(row, ProgressRow) and row.losses == 1 for row in store.commits[-1])

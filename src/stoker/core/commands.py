@@ -80,9 +80,10 @@ class PersistSettled(NamedTuple):
 
 
 class PersistProgress(NamedTuple):
-    """Write down attempts used; nobody waits for it."""
+    """Write down attempts used. Without a token nobody waits for it."""
 
     calls: Sequence[Call]
+    token: int = 0
 
 
 class Discard(NamedTuple):

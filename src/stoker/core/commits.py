@@ -10,7 +10,7 @@ from functools import partial
 
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core import recovery, settling
+from stoker.core import recovery, settling, withheld
 from stoker.core.calls import Call, Result, Settlement, stoker_error
 from stoker.core.state import State
 from stoker.types import CallState, Outcome
@@ -22,7 +22,9 @@ REASON_MAX_CHARS = 500  # of the store's words, of which it may be the length th
 
 def persisted(st: State, event: e.Persisted) -> None:
     for token in event.tokens:
-        if token in st.accepting:
+        if token in st.withheld:
+            withheld.written(st, token)
+        elif token in st.accepting:
             _accepted(st, st.accepting.pop(token))
         elif token in st.settling:
             st.refusals.pop(token, None)
@@ -48,7 +50,9 @@ def _accepted(st: State, calls: list[Call]) -> None:
 def persist_failed(st: State, event: e.PersistFailed) -> None:
     """Refuse what could not be written; keep what had ended, and try to write it down again."""
     for token in event.tokens:
-        if token in st.accepting:
+        if token in st.withheld:
+            withheld.refused(st, token)
+        elif token in st.accepting:
             _not_accepted(st, st.accepting.pop(token), event)
         elif token in st.settling:
             _not_settled(st, token, st.settling.pop(token), event)

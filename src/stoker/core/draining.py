@@ -12,6 +12,7 @@ def drain(st: State, worker: Worker, reason: str) -> None:
     worker.state = WorkerState.DRAINING
     worker.stop_reason = reason
     waiting = [] if worker.pool.options.concurrency > 1 else list(worker.leased.values())[1:]
+    waiting = [call for call in waiting if call.id not in worker.withheld]
     if waiting and not worker.revoking:
         worker.revoking = True
         st.emit(c.RevokeLeases(worker.id, [x.id for x in waiting], [x.attempt for x in waiting]))

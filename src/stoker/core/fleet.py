@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core import leasing, recovery, settling
+from stoker.core import recovery, settling
 from stoker.core.autoscaler import desired_workers
 from stoker.core.calls import Call, Result
 from stoker.core.draining import drain
@@ -175,7 +175,8 @@ def _may_be_taken(worker: Worker) -> bool:
     before either has run a call on it."""
     if worker.state is WorkerState.STARTING:
         return _live(worker.pool) > 1 or not len(worker.pool.queue)
-    return worker.state is WorkerState.READY and bool(worker.leased or worker.done or not len(worker.pool.queue))
+    waits = len(worker.pool.queue) or worker.withheld
+    return worker.state is WorkerState.READY and bool(worker.running or worker.done or not waits)
 
 
 def _starving(st: State, pool: Pool) -> Pool | None:
@@ -291,7 +292,7 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
     waiting = [call for call in worker.leased.values() if call.id not in started]
     for call in reversed(waiting):
         if call.state is CallState.LEASED:
-            leasing.requeue(st, call)
+            settling.requeue(st, call)
     for call in reversed(running):
         if call.state is CallState.LEASED:
             _end_under(st, worker, call, event)

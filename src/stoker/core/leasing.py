@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core import settling
+from stoker.core import settling, withheld
 from stoker.core.calls import Call
 from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.prefetch import STUCK_SECONDS, depth
@@ -38,7 +38,7 @@ def lease(st: State, pool: Pool) -> None:
 def _lease_to(st: State, pool: Pool, worker: Worker, count: int) -> None:
     calls = _take(st, pool, worker, count)
     if calls:
-        st.emit(c.LeaseCalls(worker.id, calls))
+        withheld.send(st, worker, calls)
         if len(worker.leased) > 1:
             st.sweep_by(st.now + STUCK_SECONDS)
 
@@ -62,13 +62,6 @@ def _give(st: State, worker: Worker, call: Call) -> None:
     call.worker = worker
     call.leased_at = st.now
     worker.leased[call.id] = call
-    write_lease(st, call)
-
-
-def write_lease(st: State, call: Call) -> None:
-    """Have it written down that a call which must not run twice is, or is not, with a worker now."""
-    if call.detached and not call.pool.options.lost_retries:
-        st.writes.append(c.PersistProgress([call]))
 
 
 def _limit(pool: Pool) -> int:
@@ -104,7 +97,7 @@ def revoke_stuck(st: State, worker: Worker) -> None:
     if st.now - worker.head_since < STUCK_SECONDS or worker.state is WorkerState.AWAY:
         return
     worker.revoking = True
-    waiting = list(worker.leased.values())[1:]
+    waiting = [call for call in list(worker.leased.values())[1:] if call.id not in worker.withheld]
     st.emit(c.RevokeLeases(worker.id, [call.id for call in waiting], [call.attempt for call in waiting]))
 
 
@@ -123,16 +116,5 @@ def revoked(st: State, event: e.LeasesRevoked) -> None:
         if call.state is CallState.LEASED:
             returned.append(call)
     for call in reversed(returned):
-        requeue(st, call)
+        settling.requeue(st, call)
     settling.after_lease_ended(st, worker)
-
-
-def requeue(st: State, call: Call) -> None:
-    """Put a call that was leased and not started at the head of the queue."""
-    st.move(call, CallState.QUEUED)
-    call.worker = None
-    call.leased_at = 0.0
-    call.attempt -= 1
-    call.pool.queue.push_front(call)
-    st.touch(call.pool)
-    write_lease(st, call)

@@ -48,6 +48,7 @@ class Worker:
         "state",
         "stop_reason",
         "unknown",
+        "withheld",
     )
 
     def __init__(self, id: str, pool: Pool, *, node: str, capacity: Capacity, now: float) -> None:
@@ -63,6 +64,7 @@ class Worker:
         self.head_since = now
         self.leased: dict[str, Call] = {}
         self.unknown: dict[str, int] = {}  # attempts it holds whose calls this term does not know (yet)
+        self.withheld: dict[str, int] = {}  # leased, and sent only after this write: see `stoker.core.withheld`
         self.revoking = False
         self.done = 0
         self.stop_reason = ""
@@ -73,6 +75,9 @@ class Worker:
     @property
     def running(self) -> list[Call]:
         """Return the calls that are taken to have been started."""
+        if self.withheld:
+            sent = [call for call in self.leased.values() if call.id not in self.withheld]
+            return sent if self.pool.options.concurrency > 1 else sent[:1]
         if self.pool.options.concurrency > 1:
             return list(self.leased.values())
         return [next(iter(self.leased.values()))] if self.leased else []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core import leasing, settling, streams
+from stoker.core import settling, streams
 from stoker.core.calls import Call, Result
 from stoker.core.pools import Worker, WorkerState
 from stoker.core.state import Held, State
@@ -67,7 +67,7 @@ def reconcile(st: State, worker: Worker, held: dict[str, int]) -> None:
     for call_id, attempt in held.items():
         if call_id not in worker.leased:
             _claim(st, worker, call_id, attempt)
-    strays = [(call, call.attempt) for call in worker.leased.values() if call.id not in held]
+    strays = [(call, call.attempt) for call in worker.leased.values() if call.id not in {*held, *worker.withheld}]
     if strays:
         st.at(st.now + STRAY_SECONDS, lambda: _requeue_strays(st, worker, strays))
     node_settled(st)
@@ -82,7 +82,7 @@ def _requeue_strays(st: State, worker: Worker, strays: list[tuple[Call, int]]) -
             continue
         del worker.leased[call.id]
         if call.state is CallState.LEASED and call.worker is worker:
-            leasing.requeue(st, call)
+            settling.requeue(st, call)
     settling.after_lease_ended(st, worker)
 
 

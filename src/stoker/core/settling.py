@@ -113,6 +113,14 @@ def _run_again(st: State, call: Call) -> None:
     st.touch(call.pool)
 
 
+def requeue(st: State, call: Call) -> None:
+    """Put a call that was leased and not started at the head of the queue."""
+    call.attempt -= 1
+    _run_again(st, call)
+    if call.detached and not call.pool.options.lost_retries:
+        st.writes.append(c.PersistProgress([call]))  # it was written down as with its worker
+
+
 def _times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count} times")
 

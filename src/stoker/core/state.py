@@ -71,6 +71,7 @@ class State:
     discards: list[Payload] = field(default_factory=list)
     tokens: int = 0
     accepting: dict[int, list[Call]] = field(default_factory=dict)
+    withheld: dict[int, tuple[Worker, list[Call]]] = field(default_factory=dict)  # leases that wait for a write
     settling: dict[int, list[Settlement]] = field(default_factory=dict)
     refusals: dict[int, int] = field(default_factory=dict)  # of writes in `settling`: how often they were refused
     timers: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)

@@ -164,7 +164,7 @@ class Executor:
     def _persist_progress(self, command: c.PersistProgress) -> None:
         wall = self._server.wall_offset
         rows = [ProgressRow(x.seq, x.failures, _losses(x), x.not_before + wall) for x in command.calls]
-        self._writer.write(0, lambda: rows)
+        self._writer.write(command.token, lambda: rows)
 
     def _discard(self, command: c.Discard) -> None:
         self._server.discard(command.payloads)

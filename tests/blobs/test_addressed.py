@@ -11,8 +11,8 @@ import pytest
 from stoker.blobs.addressed import addressed_key, get_checked, put_addressed
 from stoker.blobs.base import BlobStore
 from stoker.blobs.disk import DiskBlobStore
-from stoker.blobs.memory import MemoryBlobStore
 from stoker.errors import InvalidRequest, NotFound, StoreError
+from stoker.testing.seams import MemoryBlobStore
 
 
 @pytest.fixture(params=["memory", "disk"])

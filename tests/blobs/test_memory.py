@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stoker.blobs.base import BlobStore
-from stoker.blobs.memory import MemoryBlobStore
+from stoker.testing.seams import MemoryBlobStore
 from tests.blobs.contract import BlobStoreContract
 
 

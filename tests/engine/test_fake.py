@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from stoker.engine.base import Event
-from stoker.engine.fake import FakeEngine
+from stoker.testing.seams import FakeEngine
 from stoker.types import CodeRef, FunctionSpec, ImageSpec
 from tests.engine.contract import EngineContract
 

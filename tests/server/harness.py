@@ -12,9 +12,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from stoker.blobs.memory import MemoryBlobStore
 from stoker.core.state import Limits
-from stoker.engine.fake import FakeEngine
 from stoker.errors import ConnectionFailed, StoreError, from_wire
 from stoker.protocol import messages as m
 from stoker.protocol.frames import Buffer
@@ -22,7 +20,7 @@ from stoker.server.config import ServerConfig
 from stoker.server.link import Link
 from stoker.server.server import Server
 from stoker.store.base import Deployment, ProgressRow, RowsRefused, Store, Write
-from stoker.store.memory import MemoryBacking, MemoryStore
+from stoker.testing.seams import FakeEngine, MemoryBacking, MemoryBlobStore, MemoryStore
 from stoker.transport.sockets import FrameSocket, connect_unix, greet
 from stoker.types import FunctionSpec
 from tests.core.world import spec as core_spec

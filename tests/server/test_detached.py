@@ -10,8 +10,8 @@ import pytest
 from stoker.core.state import Limits
 from stoker.protocol import messages as m
 from stoker.store.base import AcceptedRow, ProgressRow, SettledRow
-from stoker.store.memory import MemoryStore
 from stoker.store.sqlite import SqliteStore
+from stoker.testing.seams import MemoryStore
 from stoker.types import Outcome
 from tests.waiting import wait_until
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from stoker.protocol import messages as m
-from stoker.store.memory import MemoryBacking, MemoryStore
+from stoker.testing.seams import MemoryBacking, MemoryStore
 
 from .harness import GatedStore, Peer, Running, spec
 

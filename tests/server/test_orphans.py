@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from stoker.engine.fake import FakeEngine
 from stoker.protocol import messages as m
 from stoker.server import orphans
-from stoker.store.memory import MemoryStore
+from stoker.testing.seams import FakeEngine, MemoryStore
 from tests.server.harness import GatedStore, Running, spec
 from tests.waiting import wait_until
 

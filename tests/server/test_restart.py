@@ -9,11 +9,10 @@ import pytest
 
 from stoker.core.placement import Capacity
 from stoker.engine.base import Grant, NodeInfo, NodeJoined, RunningWorker
-from stoker.engine.fake import FakeEngine
 from stoker.errors import StokerError
 from stoker.protocol import messages as m
 from stoker.store.base import PendingRow
-from stoker.store.memory import MemoryBacking, MemoryStore
+from stoker.testing.seams import FakeEngine, MemoryBacking, MemoryStore
 from tests.waiting import wait_until
 
 from .harness import Running, spec

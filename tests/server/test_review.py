@@ -12,7 +12,7 @@ from stoker.errors import StokerError
 from stoker.protocol import messages as m
 from stoker.server import sessions
 from stoker.store.base import AcceptedRow
-from stoker.store.memory import MemoryStore
+from stoker.testing.seams import MemoryStore
 from tests.waiting import wait_until
 
 from .harness import GatedStore, Peer, Running, spec

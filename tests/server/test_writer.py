@@ -12,7 +12,7 @@ import pytest
 from stoker.errors import StoreError
 from stoker.server.writer import ROWS_MAX, StoreWriter
 from stoker.store.base import AcceptedRow, Write
-from stoker.store.memory import MemoryStore
+from stoker.testing.seams import MemoryStore
 
 from .harness import GatedStore
 

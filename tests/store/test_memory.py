@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.store.memory import MemoryBacking, MemoryStore
+from stoker.testing.seams import MemoryBacking, MemoryStore
 from tests.store.contract import StoreContract, StoreOpener
 from tests.store.rows import accepted
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from stoker.errors import Fenced, StoreError
 from stoker.store import call_rows, database
 from stoker.store.base import ProgressRow, Store, Write
-from stoker.store.memory import MemoryStore
 from stoker.store.sqlite import SqliteStore
+from stoker.testing.seams import MemoryStore
 from stoker.types import CallState
 from tests.store.contract import StoreContract, StoreOpener
 from tests.store.rows import accepted, progress, settled, spec

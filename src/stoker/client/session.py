@@ -330,13 +330,28 @@ def held() -> Iterator[Session]:
             close(session)
 
 
+@contextmanager
+def redirected(endpoint: Endpoint) -> Iterator[None]:
+    """For a block, go to this server, whatever runs; the session that was there before is there again afterwards."""
+    global _session, _inherited
+    with _lock:
+        before, _session, _inherited = (_session, _inherited), None, endpoint
+    try:
+        yield
+    finally:
+        close()
+        with _lock:
+            _session, _inherited = before
+
+
 def require_persistent() -> Session:
     """Return a session with a server that outlives this program.
 
     Raises:
         ConnectionFailed: there is none.
     """
-    if _session is None and SERVER_VARIABLE not in os.environ and persistent_endpoint() is None:
+    inherited = _inherited is not None or SERVER_VARIABLE in os.environ
+    if _session is None and not inherited and persistent_endpoint() is None:
         raise ConnectionFailed("No persistent server runs. Start one with `stoker server start`, then deploy again.")
     session = current()
     if session.embedded:

@@ -40,6 +40,14 @@ MOVES = (
     "revoke",
     "resubmit",
     "stale",
+    "ask_channel",
+    "ask_channel",
+    "use_channel",
+    "use_channel",
+    "answer",
+    "answer",
+    "hand_over",
+    "say_closed",
 )
 
 
@@ -66,15 +74,19 @@ def functions(draw: st.DrawFn) -> list[dict[str, Any]]:
     phases=PHASES,
     suppress_health_check=[HealthCheck.too_slow],
 )
-@given(functions(), st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 1000)), max_size=80))
-def test_no_call_is_lost_and_none_settled_twice(options: list[dict[str, Any]], moves: list[tuple[str, int]]) -> None:
+@given(functions(), st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 1000)), max_size=80), st.booleans())
+def test_no_call_is_lost_and_none_settled_twice(
+    options: list[dict[str, Any]], moves: list[tuple[str, int]], quick: bool
+) -> None:
     world = World(cpus=2.0)
     keys = [world.declare(spec(f"f{i}", **chosen)) for i, chosen in enumerate(options)]
-    run = Moves(world, keys)
+    run = Moves(world, keys, seconds=0.0005 if quick else 0.01)
     for name, number in moves:
         getattr(run, name)(number)
     world.settle_everything()
     for call_id in world.asked:
+        if call_id in world.answered:
+            continue
         settled = len(world.results.get(call_id, ()))
         refused = call_id in world.refused
         assert settled + refused == 1 or (settled == 1 and refused and call_id in run.cancelled), call_id
@@ -85,7 +97,8 @@ def test_no_call_is_lost_and_none_settled_twice(options: list[dict[str, Any]], m
 class Moves:
     """What may happen next; each takes a number that picks whom it happens to."""
 
-    def __init__(self, world: World, keys: list[str]) -> None:
+    def __init__(self, world: World, keys: list[str], *, seconds: float) -> None:
+        self.value = Result(Outcome.VALUE, b"v", None, seconds)
         self.world = world
         self.keys = keys
         self.count = 0
@@ -111,12 +124,12 @@ class Moves:
             self.world.step(event)
 
     def finish(self, n: int) -> None:
-        self._end(n, None)
+        self._end(n, self.value)
 
     def fail(self, n: int) -> None:
         self._end(n, FAILURE)
 
-    def _end(self, n: int, result: Result | None) -> None:
+    def _end(self, n: int, result: Result) -> None:
         worker = self._pick([w for w in self.world.workers.values() if w.leases and w.connected], n)
         if worker is not None:
             call_id = next(iter(worker.leases))
@@ -173,6 +186,39 @@ class Moves:
         if call_id is not None:
             self.cancelled.add(call_id)
             self.world.step(e.CancelAsked([call_id], force=n % 5 == 0))
+
+    def ask_channel(self, n: int) -> None:
+        self.world.step(e.ChannelAsked(f"c{n % 2}", self.keys[n % len(self.keys)]))
+
+    def use_channel(self, n: int) -> None:
+        """Let a channel be opened; or a client send a call down it; or its worker read that."""
+        channel = self._pick(list(self.world.channels.values()), n)
+        if channel is None or channel.closed:
+            return
+        if not channel.opened:
+            self.world.open_channel(channel)
+        elif not channel.sent:
+            channel.sent, channel.reads = self._ids(0)[0], n % 2 == 0
+            self.world.asked.append(channel.sent)
+        else:
+            channel.reads = True
+
+    def answer(self, n: int) -> None:
+        channel = self._pick([x for x in self.world.channels.values() if x.sent and x.reads], n)
+        if channel is not None:
+            self.world.answered.add(channel.sent)
+            channel.answered, channel.sent, channel.reads = channel.sent, "", False
+            self.world.step(e.ChannelUsed(channel.worker, channel.id, [0], [0.0001]))
+
+    def hand_over(self, n: int) -> None:
+        channel = self._pick([x for x in self.world.channels.values() if x.sent and not x.handed], n)
+        if channel is not None:
+            self.world.hand_over(channel)
+
+    def say_closed(self, n: int) -> None:
+        channel = self._pick(list(self.world.channels.values()), n)
+        if channel is not None:
+            self.world.say_closed(channel)
 
     def write(self, n: int) -> None:
         if self.world.unwritten:

@@ -32,6 +32,22 @@ def spec(name: str = "f", **options: object) -> FunctionSpec:
 
 
 @dataclass
+class FakeChannel:
+    """Both ends of a channel: what its client waits for, and what its worker has read and not answered."""
+
+    id: str
+    worker: str
+    client: str
+    key: str
+    opened: bool = False
+    closed: bool = False
+    sent: str = ""  # the call that the client waits for
+    reads: bool = False  # the worker has read it
+    answered: str = ""
+    handed: bool = False  # the client has submitted it meanwhile
+
+
+@dataclass
 class FakeWorker:
     """What a worker process would know: its leases in order, and whether it is connected."""
 
@@ -68,6 +84,8 @@ class World:
         self.asked: list[str] = []
         self.poisoned: set[str | bytes] = set()  # ids of calls to be accepted, payloads of those that ended
         self.items: dict[str, list[object]] = {}
+        self.channels: dict[str, FakeChannel] = {}
+        self.answered: set[str] = set()  # calls whose client has the answer from a channel
         self.log: list[object] = []
         self.step(e.NodeReported(NODE, self.size, self.size))
 
@@ -103,6 +121,15 @@ class World:
             self.workers[command.worker] = FakeWorker(command.worker, command.key, command.capacity)
         elif isinstance(command, c.LeaseCalls):
             self._lease(command)
+        elif isinstance(command, c.OpenChannel):
+            client = self.plane.state.channels[command.channel].client
+            key = self.workers[command.worker].key
+            self.channels[command.channel] = FakeChannel(command.channel, command.worker, client, key)
+        elif isinstance(command, c.CloseChannel):
+            self.channels[command.channel].closed = True
+        elif isinstance(command, c.TellChannel):
+            if command.channel:
+                self.channels[command.channel].opened = True
         elif isinstance(command, c.CancelRunning):
             worker = self.workers.get(command.worker)
             if worker is not None:
@@ -145,7 +172,16 @@ class World:
     def connect(self, worker_id: str) -> None:
         worker = self.workers[worker_id]
         worker.connected = True
+        # Its channel was closed when its connection broke; what it runs of that it names like a lease.
+        channels = [x for x in self.channels.values() if x.worker == worker_id]
+        for channel in channels:
+            del self.channels[channel.id]
+            if channel.sent and channel.reads:
+                worker.leases[channel.sent] = 1
         self.step(e.WorkerConnected(worker_id, list(worker.leases.items())))
+        for channel in channels:
+            if channel.sent and not channel.handed:
+                self.hand_over(channel)
 
     def connect_all(self) -> None:
         for worker_id in [w.id for w in self.workers.values() if not w.connected]:
@@ -166,6 +202,34 @@ class World:
     def kill(self, worker_id: str, cause: str = "signal") -> None:
         del self.workers[worker_id]
         self.step(e.WorkerGone(worker_id, cause, "killed by signal 9"))
+        for channel in [x for x in self.channels.values() if x.worker == worker_id]:
+            del self.channels[channel.id]
+            if channel.sent and not channel.handed:
+                self.hand_over(channel)
+
+    # Channels
+
+    def open_channel(self, channel: FakeChannel) -> None:
+        self.step(e.ChannelOpened(channel.worker, channel.id, "address", "key"))
+
+    def say_closed(self, channel: FakeChannel) -> None:
+        """Have the worker's end closed: what it has read and not answered goes on as its lease."""
+        del self.channels[channel.id]
+        worker = self.workers.get(channel.worker)
+        if worker is None:
+            return
+        runs = [channel.sent] if channel.sent and channel.reads else []
+        for call_id in runs:
+            worker.leases[call_id] = 1
+        self.step(e.ChannelClosed(channel.worker, channel.id, runs, [1] * len(runs), channel.answered))
+        if channel.sent and not channel.handed:
+            self.hand_over(channel)
+
+    def hand_over(self, channel: FakeChannel) -> None:
+        """Have the client submit what it waits for."""
+        channel.handed = True
+        event = e.Submitted(channel.client, channel.key, [channel.sent], [b""], channel=channel.id)
+        self.step(event)
 
     def write(self, *, fail: bool = False) -> None:
         """Let the store commit, or refuse, the oldest write. What is `poisoned` it always refuses."""
@@ -188,6 +252,8 @@ class World:
         for _ in range(rounds):
             while self.unwritten:
                 self.write()
+            for channel in list(self.channels.values()):
+                self.say_closed(channel)
             self.connect_all()
             for worker in [w for w in self.workers.values() if w.stopped]:
                 self.kill(worker.id, cause="stopped")

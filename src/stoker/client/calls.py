@@ -74,6 +74,7 @@ class Pending:
         "accepted",
         "attempt",
         "cancelled",
+        "channel",
         "data",
         "due",
         "encoded",
@@ -94,6 +95,7 @@ class Pending:
         self.encoded: Encoded | None = None  # set instead of `data` where the payload is big enough for a segment
         self.segment = ""
         self.accepted = False
+        self.channel = ""  # that it was sent down first
         self.cancelled = ""  # the reason, once somebody has cancelled it
         self.upto = 0  # a stream's credit
         self.attempt = 0  # a stream's newest attempt
@@ -231,6 +233,7 @@ def submit_of(pendings: list[Pending], *, acked: int) -> tuple[Submit, list[Buff
         priority=route.priority,
         parent=route.parent,
         acked=acked,
+        channel=pendings[0].channel,
     )
     return message, parts
 
@@ -277,7 +280,9 @@ class OpenCalls:
             if pending.accepted:
                 continue
             full = len(batch) >= BATCH_MAX_CALLS or size + len(pending.data) > BATCH_MAX_BYTES
-            if batch and (full or pending.route != batch[0].route or pending.due != batch[0].due):
+            first = batch[0] if batch else pending
+            kin = (pending.route, pending.due, pending.channel) == (first.route, first.due, first.channel)
+            if batch and (full or not kin):
                 yield batch
                 batch, size = [], 0
             pending.attempt = 0  # a server that was restarted counts attempts from one again

@@ -9,7 +9,7 @@ from stoker.client.calls import REFUSED, Settled
 from stoker.client.connection import Connection
 from stoker.errors import ProtocolError, StokerError
 from stoker.protocol.frames import Buffer, split_body
-from stoker.protocol.messages import Accepted, Items, Notice, RefusedCalls, Reply, Results, Segments, Window
+from stoker.protocol.messages import Accepted, Channel, Items, Notice, RefusedCalls, Reply, Results, Segments, Window
 from stoker.transport.sockets import Received
 from stoker.types import ErrorInfo, Outcome
 
@@ -19,9 +19,12 @@ DEFAULT_WINDOW_CALLS = 1000  # before the server's first `Window`
 class Dispatcher:
     """Hands messages to those they are for."""
 
-    def __init__(self, connection: Connection, on_notice: Callable[[Notice], None]) -> None:
+    def __init__(
+        self, connection: Connection, on_notice: Callable[[Notice], None], on_channel: Callable[[Channel], None]
+    ) -> None:
         self._connection = connection
         self._on_notice = on_notice
+        self._on_channel = on_channel
         self.windows: dict[str, int] = {}
         self._handlers: dict[type[Any], Callable[[Any, Buffer], None]] = {
             Results: self._results,
@@ -31,6 +34,7 @@ class Dispatcher:
             Window: self._window,
             Notice: self._notice,
             Reply: self._reply,
+            Channel: self._channel,
         }
 
     def __call__(self, received: Received) -> None:
@@ -107,6 +111,9 @@ class Dispatcher:
 
     def _notice(self, message: Notice, body: Buffer) -> None:
         self._on_notice(message)
+
+    def _channel(self, message: Channel, body: Buffer) -> None:
+        self._on_channel(message)
 
     def _reply(self, message: Reply, body: Buffer) -> None:
         request = self._connection.requests.pop(message.id, None)

@@ -56,8 +56,8 @@ class RemoteMethod(_Method[P, R_co]):
         function = self._function
         function.check_arguments(args, kwargs)
         session, route = function.route("remote")
-        pending, settled = session.call(route, args, kwargs)
-        return opened(settled, call_id=pending.id, label=route.label)
+        call_id, settled = session.call(route, args, kwargs)
+        return opened(settled, call_id=call_id, label=route.label)
 
     @overload
     async def aio(self: RemoteMethod[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T: ...

@@ -19,12 +19,14 @@ from typing import Any
 from stoker import paths
 from stoker.client import notices
 from stoker.client.calls import GONE, Pending, Route, Settled, Sink, Slot, Waiter
+from stoker.client.channel import Channels
 from stoker.client.connection import Connection, Endpoint, OpenRequest, SocketEndpoint
 from stoker.client.dispatch import DEFAULT_WINDOW_CALLS, Dispatcher
 from stoker.client.embedded import EmbeddedServer
 from stoker.client.ids import call_ids, stamped_id
 from stoker.client.reader import Reader
 from stoker.errors import ConnectionFailed, InvalidRequest, NotFound, StokerError, from_wire
+from stoker.protocol.channel_frames import PAYLOAD_MAX_BYTES
 from stoker.protocol.encoded import Encoded
 from stoker.protocol.frames import Buffer
 from stoker.protocol.messages import Cancel, PutBlob, StreamCredit
@@ -44,7 +46,8 @@ class Session:
         self.id = stamped_id("c-")
         self.endpoint = endpoint
         self.connection = Connection(endpoint, self.id)
-        self.dispatcher = Dispatcher(self.connection, notices.show)
+        self.channels = Channels(self)
+        self.dispatcher = Dispatcher(self.connection, notices.show, self.channels.offered)
         self.new_call_id = call_ids(self.id)
         self.connection.dial()
         self.reader = Reader(self.connection, self.dispatcher)
@@ -108,21 +111,36 @@ class Session:
             if pending.segment and self.connection.segments is not None:
                 self.connection.segments.delete(pending.segment)
 
-    def call(self, route: Route, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Pending, Settled]:
-        """Make an attached call and wait until it is settled; Ctrl-C cancels it."""
+    def call(self, route: Route, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[str, Settled]:
+        """Make an attached call and wait until it is settled; return its id with its end. Ctrl-C cancels it."""
+        encoded = encode_call(tuple(args), kwargs)
+        channel = self.channels.take(route)
+        if channel is not None:
+            if encoded.size <= PAYLOAD_MAX_BYTES:
+                return channel.call(route, encoded.to_bytes())
+            channel.give_back()
         slot = Slot()
-        pending = self.pending(route, slot, args, kwargs)
+        pending = self.packed(route, slot, encoded)
         try:
             self.submit([pending])
             self.reader.wait(slot)
         except BaseException:
             self.cancel([pending])
             raise
+        self.channels.missed(route)
+        return pending.id, self.settled(slot)
+
+    def settled(self, slot: Slot) -> Settled:
+        """Return how a call ended that was waited for.
+
+        Raises:
+            ConnectionFailed: the server is gone for good.
+        """
         if slot.settled is None:
             raise self.reader.failure or GONE
         if slot.settled.printed:
             self.await_output()
-        return pending, slot.settled
+        return slot.settled
 
     def await_output(self) -> None:
         """Return when what calls that ended have printed is shown: it comes by another way than their results.
@@ -216,6 +234,7 @@ class Session:
         unfinished = self.connection.calls.unfinished_spawns()
         if not self.failed:
             self._say_goodbye()
+        self.channels.close()
         self.reader.fail(self.reader.failure or GONE)
         self.reader.close()
         if isinstance(self.endpoint, EmbeddedServer):

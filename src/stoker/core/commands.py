@@ -111,6 +111,28 @@ class StopWorker(NamedTuple):
     reason: str
 
 
+class OpenChannel(NamedTuple):
+    """Have a worker take calls from a client directly; `ChannelOpened` or `ChannelClosed` follows."""
+
+    worker: str
+    channel: str
+
+
+class CloseChannel(NamedTuple):
+    worker: str
+    channel: str
+
+
+class TellChannel(NamedTuple):
+    """Tell a client where it can call a function directly; without a ``channel``, that it cannot now."""
+
+    client: str
+    function: str
+    channel: str = ""
+    address: str = ""
+    key: str = ""
+
+
 class LendCpus(NamedTuple):
     """A worker's cores may be granted to others (``lent``), or are its own again."""
 
@@ -150,6 +172,9 @@ Command = (
     | StartWorker
     | DrainWorker
     | StopWorker
+    | OpenChannel
+    | CloseChannel
+    | TellChannel
     | LendCpus
     | SetWindow
     | TellPhase

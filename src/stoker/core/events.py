@@ -29,7 +29,8 @@ class FunctionRetired(NamedTuple):
 class Submitted(NamedTuple):
     """A client wants calls made. ``deadline`` is an absolute time. ``kind``: call · map · stream.
 
-    ``again``: an earlier term has taken them in, so they are not refused for want of room.
+    ``again``: an earlier term has taken them in, so they are not refused for want of room. ``channel``: they were sent
+    down it before, without an answer in time.
     """
 
     client: str
@@ -42,6 +43,7 @@ class Submitted(NamedTuple):
     priority: int = 0
     parent: str = ""
     again: bool = False
+    channel: str = ""
 
 
 class Restored(NamedTuple):
@@ -129,6 +131,41 @@ class LeasesRevoked(NamedTuple):
     attempts: Sequence[int]
 
 
+class ChannelAsked(NamedTuple):
+    """A client makes single calls of a function, one after the other."""
+
+    client: str
+    function: str
+
+
+class ChannelOpened(NamedTuple):
+    """A worker can be connected to by the client that it was lent to."""
+
+    worker: str
+    channel: str
+    address: str
+    key: str
+
+
+class ChannelClosed(NamedTuple):
+    """A worker takes no more calls by its channel; these attempts, which came by it, still run."""
+
+    worker: str
+    channel: str
+    ids: Sequence[str]
+    attempts: Sequence[int]
+    answered: str = ""
+
+
+class ChannelUsed(NamedTuple):
+    """Calls that a worker has answered by its channel."""
+
+    worker: str
+    channel: str
+    outcomes: Sequence[int]
+    seconds: Sequence[float]
+
+
 class NodeReported(NamedTuple):
     """A node is there, with its capacity and the workers that run on it (worker id, pool key, capacity held).
 
@@ -213,6 +250,10 @@ Event = (
     | ItemsCame
     | AttemptsEnded
     | LeasesRevoked
+    | ChannelAsked
+    | ChannelOpened
+    | ChannelClosed
+    | ChannelUsed
     | NodeReported
     | NodeLost
     | WorkerConnected

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from stoker.core import channels, recovery, settling
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core import recovery, settling
 from stoker.core.autoscaler import desired_workers
 from stoker.core.calls import Call, Result
 from stoker.core.draining import drain
@@ -111,6 +111,7 @@ def _wait_for_room(st: State, pool: Pool) -> None:
     if waits and st.now - pool.wanted_since >= TELL_WAITING_SECONDS and pool.told_waiting != pool.waiting:
         pool.told_waiting = pool.waiting
         st.emit(c.TellPhase(pool.key, "waiting", pool.waiting))
+    channels.reclaim_all(st)
     if not _make_room(st, pool) and not any(w.state is not WorkerState.STOPPING for w in pool.workers.values()):
         _steal(st, pool)
 
@@ -223,6 +224,7 @@ def worker_connected(st: State, event: e.WorkerConnected) -> None:
     worker.idle_since = worker.head_since = st.now
     worker.revoking = False  # what was asked on the old connection may not have been heard
     recovery.reconcile(st, worker, dict(event.held))
+    channels.worker_back(st, worker)
     st.touch(worker.pool)
 
 
@@ -287,6 +289,10 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
     if worker is None:
         return
     pool = worker.pool
+    if worker.channel is not None:
+        for call in channels.worker_gone(st, worker, cause=event.cause, detail=event.detail):
+            call.attempt, call.leased_at = 1, st.now
+            _end_under(st, worker, call, event)
     running = worker.running
     started = {call.id for call in running}
     waiting = [call for call in worker.leased.values() if call.id not in started]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stoker.core import admission, deaf, leasing, recovery, settling
+from stoker.core import admission, channels, deaf, leasing, recovery, settling
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.calls import Call, Payload, Result, stoker_error
@@ -28,6 +28,7 @@ def retire(st: State, event: e.FunctionRetired) -> None:
     pool = st.pools.get(event.key)
     if pool is not None:
         pool.retired = True
+        channels.reclaim(st, pool)
         st.touch(pool)
 
 
@@ -42,13 +43,13 @@ def submit(st: State, event: e.Submitted) -> None:
         _refuse(st, event, ids, payloads, stoker_error("NotFound", message))
         return
     refusal = None if pool.schedulable else _impossible(st, pool)
-    if refusal is None and event.deadline is not None and not event.again:
+    if refusal is None and event.deadline is not None and not (event.again or event.channel):
         refusal = _too_late(st, pool, event)
     if refusal is not None:
         _refuse(st, event, ids, payloads, refusal)
         return
     count = len(ids)
-    if not event.again:
+    if not event.again and not event.channel:
         count = min(count, admission.room(pool.waiting_calls, max_pending=pool.options.max_pending, kind=_kind(event)))
     if count < len(ids):
         _refuse(st, event, ids[count:], payloads[count:], _overloaded(pool))
@@ -145,6 +146,8 @@ def _take(st: State, pool: Pool, event: e.Submitted, ids: Sequence[str], payload
     _tie_to_parent(st, event.parent, len(taken))
     if st.held:
         taken = [call for call in taken if not recovery.adopt(st, call)]
+    if event.channel:
+        taken = [call for call in taken if not channels.hand_over(st, event.channel, call)]
     if len(taken) == 1 and leasing.lease_at_once(st, pool, taken[0]):
         return
     for call in taken:
@@ -283,6 +286,7 @@ def client_left(st: State, event: e.ClientLeft) -> None:
 def forget_client(st: State, client: str) -> None:
     """Cancel what a client that will not come back was waiting for."""
     st.away.pop(client, None)
+    channels.client_gone(st, client)
     open_calls = list(st.by_client.get(client, ()))
     if open_calls:
         cancel(st, e.CancelAsked(open_calls, reason="its client is gone"))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from stoker.core import channels, settling, withheld
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core import settling, withheld
 from stoker.core.calls import Call
 from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.prefetch import STUCK_SECONDS, depth
@@ -19,12 +19,18 @@ def lease(st: State, pool: Pool) -> None:
     limit = _limit(pool)
     if len(pool.workers) == 1:
         (worker,) = pool.workers.values()
-        if worker.state is WorkerState.READY:
+        if worker.channel is not None:
+            channels.close(st, worker)
+        elif worker.state is WorkerState.READY:
             _lease_to(st, pool, worker, limit - len(worker.leased) - len(worker.unknown))
         return
-    open_workers = [w for w in pool.workers.values() if w.state is WorkerState.READY and len(w.leased) < limit]
-    if not open_workers:
-        return
+    _lease_to_all(st, pool, limit)
+    if len(pool.queue):
+        channels.reclaim(st, pool)
+
+
+def _lease_to_all(st: State, pool: Pool, limit: int) -> None:
+    open_workers = [w for w in pool.workers.values() if _takes_leases(w) and len(w.leased) < limit]
     if len(open_workers) > 1:
         open_workers.sort(key=lambda w: len(w.leased))
     for i, worker in enumerate(open_workers):
@@ -33,6 +39,10 @@ def lease(st: State, pool: Pool) -> None:
         _lease_to(st, pool, worker, min(room, share))
         if not len(pool.queue):
             break
+
+
+def _takes_leases(worker: Worker) -> bool:
+    return worker.state is WorkerState.READY and worker.channel is None
 
 
 def _lease_to(st: State, pool: Pool, worker: Worker, count: int) -> None:

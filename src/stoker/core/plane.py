@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from stoker.core import channels, fleet, intake, leasing, recovery, reports, settling
 from stoker.core import commands as c
 from stoker.core import commits, fleet, intake, leasing, recovery, reports, settling
 from stoker.core import events as e
@@ -32,6 +33,10 @@ _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
     e.ItemsCame: reports.items_came,
     e.AttemptsEnded: reports.attempts_ended,
     e.LeasesRevoked: leasing.revoked,
+    e.ChannelAsked: channels.asked,
+    e.ChannelOpened: channels.opened,
+    e.ChannelClosed: channels.closed,
+    e.ChannelUsed: channels.used,
     e.NodeReported: fleet.node_reported,
     e.NodeLost: fleet.node_lost,
     e.WorkerConnected: fleet.worker_connected,
@@ -89,6 +94,8 @@ class CallPlane:
             if len(pool.queue):
                 pause = min(pause, fleet.QUEUE_SWEEP_SECONDS)
         for worker in st.workers.values():
+            if worker.channel is not None:
+                channels.close_unused(st, worker)
             if not worker.leased:
                 continue
             settling.stop_overdue(st, worker)

@@ -23,6 +23,23 @@ class WorkerState(str, Enum):
     STOPPING = "stopping"  # told to end
 
 
+class Channel:
+    """A worker lent to one client; see `stoker.core.channels`."""
+
+    __slots__ = ("answered", "client", "closed", "closing", "end", "handed", "id", "orphaned", "used")
+
+    def __init__(self, id: str, client: str, *, now: float) -> None:
+        self.id = id
+        self.client = client
+        self.used = now
+        self.closing = False  # the worker was told to close it
+        self.closed = False
+        self.orphaned = False  # its client has gone: what runs is to be cancelled
+        self.handed: dict[str, Call] = {}  # calls that the client gave up waiting for: the worker knows where they are
+        self.answered = ""  # the last call that it was used for, known once it is closed
+        self.end: tuple[str, str] | None = None  # how its worker ended: cause, detail
+
+
 class Worker:
     """One process of a pool.
 
@@ -33,6 +50,7 @@ class Worker:
         "asked",
         "began",
         "capacity",
+        "channel",
         "condemned",
         "done",
         "head_since",
@@ -65,6 +83,7 @@ class Worker:
         self.leased: dict[str, Call] = {}
         self.unknown: dict[str, int] = {}  # attempts it holds whose calls this term does not know (yet)
         self.withheld: dict[str, int] = {}  # leased, and sent only after this write: see `stoker.core.withheld`
+        self.channel: Channel | None = None  # set while it is lent to a client: it is leased nothing
         self.revoking = False
         self.done = 0
         self.stop_reason = ""
@@ -84,7 +103,7 @@ class Worker:
 
     @property
     def idle(self) -> bool:
-        return self.state is WorkerState.READY and not self.leased and not self.unknown
+        return self.state is WorkerState.READY and not self.leased and not self.unknown and self.channel is None
 
 
 @dataclass(slots=True)
@@ -165,6 +184,8 @@ class Pool:
                 starting += 1
                 continue
             workers += 1
+            if worker.channel is not None:
+                running += 1
             if worker.leased:
                 # What is leased beyond what runs is still work to be done by somebody.
                 at_work = min(len(worker.leased), concurrency)

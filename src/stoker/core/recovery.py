@@ -90,16 +90,16 @@ def _claim(st: State, worker: Worker, call_id: str, attempt: int) -> None:
     call = st.calls.get(call_id)
     held = st.held.get(call_id)
     if call is not None and call.state is CallState.QUEUED and call.worker is None:
-        _give(st, worker, call, attempt)
+        give(st, worker, call, attempt)
         return
     worker.unknown[call_id] = attempt
     if call is None and (held is None or held.result is None):
-        _hold(st, worker.id, call_id, attempt)
+        hold(st, worker.id, call_id, attempt)
     else:
         st.emit(c.CancelRunning(worker.id, [call_id], [attempt], st.limits.cancel_grace, "it is run elsewhere"))
 
 
-def _hold(st: State, worker_id: str, call_id: str, attempt: int) -> Held:
+def hold(st: State, worker_id: str, call_id: str, attempt: int) -> Held:
     """Keep what a worker has of a call that nobody has asked this term for, for the client's grace."""
     until = st.now + st.limits.client_grace
     held = st.held.get(call_id)
@@ -122,17 +122,17 @@ def hold_items(st: State, event: e.ItemsCame, call: Call | None) -> bool:
     if not waits or worker is None or event.id in worker.leased:
         return False
     held = st.held.get(event.id)
-    if held is None and not _is_young(st):
+    if held is None and not is_young(st):
         return False
     if held is None:
-        held = _hold(st, event.worker, event.id, event.attempt)
+        held = hold(st, event.worker, event.id, event.attempt)
     if (held.worker, held.attempt, held.result) != (event.worker, event.attempt, None):
         return False
     held.items.append((event.first, event.payloads))
     return True
 
 
-def _is_young(st: State) -> bool:
+def is_young(st: State) -> bool:
     """Tell whether calls of an earlier term may still be submitted again."""
     return st.recovering_until is not None or st.now < st.limits.client_grace + st.started
 
@@ -157,14 +157,14 @@ def _pass_on_items(st: State, call: Call, worker_id: str, attempt: int) -> None:
         streams.pass_on(st, call, attempt, first, payloads)
 
 
-def _give(st: State, worker: Worker, call: Call, attempt: int) -> None:
+def give(st: State, worker: Worker, call: Call, attempt: int, *, why: str = "after a restart of the server") -> None:
     """Make a call the worker's that has been running it all along."""
     call.pool.queue.discard(call)
     call.state = CallState.LEASED
     call.attempt = attempt
     call.worker = worker
     call.leased_at = st.now
-    call.note(st.now, "adopted", f"attempt {attempt} runs on in {worker.id} after a restart of the server")
+    call.note(st.now, "adopted", f"attempt {attempt} runs on in {worker.id} {why}")
     worker.leased[call.id] = call
     _pass_on_items(st, call, worker.id, attempt)
     # Calls that it waits for may have been submitted again before itself.
@@ -187,7 +187,7 @@ def adopt(st: State, call: Call) -> bool:
         return True
     worker = st.workers.get(held.worker)
     if worker is not None and worker.unknown.pop(call.id, None) is not None:
-        _give(st, worker, call, held.attempt)
+        give(st, worker, call, held.attempt)
         return True
     if worker is None:
         del st.held[call.id]
@@ -215,8 +215,8 @@ def result_of_unknown(st: State, worker_id: str, call_id: str, attempt: int, res
     if held is not None and held.result is not None:
         if (held.worker, held.attempt) != (worker_id, attempt):
             st.discard(result.payload)  # another attempt was first
-    elif expected or _is_young(st):
-        _hold(st, worker_id, call_id, attempt).result = result
+    elif expected or is_young(st):
+        hold(st, worker_id, call_id, attempt).result = result
     else:
         st.discard(result.payload)
 

@@ -163,16 +163,26 @@ def settle(st: State, call: Call, state: CallState, result: Result) -> None:
         if accepting:
             call.note(st.now, "cancelled", "before it was accepted")
         return
+    _drop(st, call)
+    deliveries = st.deliveries.get(call.client)
+    if deliveries is None:
+        deliveries = st.deliveries[call.client] = []
+    deliveries.append(Delivery(call.id, result, call.attempt, call))
+
+
+def forget(st: State, call: Call) -> None:
+    """Drop an attached call that its client has the answer of already."""
+    call.state = CallState.SUCCEEDED
+    _drop(st, call)
+
+
+def _drop(st: State, call: Call) -> None:
     del st.calls[call.id]
     st.discard(call.payload)
     call.payload = b""  # a record of the call may be kept for people; its bytes need not
     _disown(st, call)
     if call.parent:
         _untie_from_parent(st, call)
-    deliveries = st.deliveries.get(call.client)
-    if deliveries is None:
-        deliveries = st.deliveries[call.client] = []
-    deliveries.append(Delivery(call.id, result, call.attempt, call))
 
 
 def _disown(st: State, call: Call) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from stoker.core import commands as c
 from stoker.core.calls import Call, Delivery, IllegalTransition, Payload, Result, Segment, Settlement
 from stoker.core.placement import Node
-from stoker.core.pools import Pool, Worker
+from stoker.core.pools import Channel, Pool, Worker
 from stoker.types import CallState
 
 
@@ -54,6 +54,7 @@ class State:
     by_client: dict[str, dict[str, Call]] = field(default_factory=dict)  # attached calls
     windows: dict[tuple[str, str], int] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
+    channels: dict[str, Channel] = field(default_factory=dict)  # open ones, and for a while those that were closed
     doubtful: list[Call] = field(default_factory=list)  # restored calls that may not be run again, and may have run
     recovering_nodes: set[str] = field(default_factory=set)
     recovering_until: float | None = None

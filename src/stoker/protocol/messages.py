@@ -6,12 +6,14 @@ is one JSON document that the standard library reads and writes at C speed, and 
 Payloads: ``sizes[i]`` bytes of the body belong to ``ids[i]``; where a payload lies in a shared-memory segment its size
 here is 0 and ``segments[str(i)]`` is ``[name, size]``.
 
-    client ── Hello, Submit, Watch, Cancel, StreamCredit, Ack, PutBlob, Request ──► server
-    client ◄── Welcome | Rejected, Accepted, RefusedCalls, Results, Items, Window, Notice, Reply ── server
+    client ── Hello, Submit, Watch, Cancel, StreamCredit, Ack, PutBlob, Request, AskChannel ──► server
+    client ◄── Welcome | Rejected, Accepted, RefusedCalls, Results, Items, Window, Notice, Reply, Channel ── server
+    client ── ChannelHello, ChannelCall ──► worker, its channel
+    client ◄── ChannelAnswer ── worker, its channel
     server ── Lease, StreamCredit, Ack ──► worker, its lease socket
-    server ◄── Hello, Held, Results, Items ── worker, its lease socket
-    server ── CancelAttempts, Revoke, Drain ──► worker, its control socket
-    server ◄── Hello, Revoked ── worker, its control socket
+    server ◄── Hello, Held, Results, Items, ChannelClosed ── worker, its lease socket
+    server ── CancelAttempts, Revoke, Drain, OpenChannel, CloseChannel ──► worker, its control socket
+    server ◄── Hello, Revoked, ChannelOpened, ChannelUsed ── worker, its control socket
     server ── StartWorker, StopWorker, BuildImage, FlushLogs, Request ──► agent
     server ◄── Hello, NodeState, WorkerStarted, StartFailed, WorkerExited, Phase, LogLines, Usage,
            LogsFlushed, Reply ── agent
@@ -107,7 +109,8 @@ class Submit:
     """Calls of one function. ``kind``: ``call`` (single) · ``map`` (within a window) · ``stream``.
 
     ``deadline`` is in seconds from now, None for the function's own. ``acked`` is the sequence number of the last
-    `Results` frame that the client has dealt with. ``parent`` is the call that makes these.
+    `Results` frame that the client has dealt with. ``parent`` is the call that makes these. ``channel`` is the one that
+    these calls were sent down before, without an answer in time.
     """
 
     function: str
@@ -120,6 +123,7 @@ class Submit:
     priority: int = 0
     parent: str = ""
     acked: int = 0
+    channel: str = ""
 
 
 @message
@@ -305,6 +309,98 @@ class Drain:
 
 
 @message
+class AskChannel:
+    """The client makes one call of this function after another: answered by `Channel`."""
+
+    function: str
+
+
+@message
+class Channel:
+    """Where a worker of the function takes calls straight from this client: a socket in the abstract namespace.
+
+    ``channel`` is empty where no worker can be spared now.
+    """
+
+    function: str
+    channel: str = ""
+    address: str = ""
+    key: str = ""
+
+
+@message
+class OpenChannel:
+    """Take calls from a client directly. Answered by `ChannelOpened`, or by `ChannelClosed`."""
+
+    channel: str
+
+
+@message
+class ChannelOpened:
+    """Somebody who says ``key`` first may connect to ``address``, once."""
+
+    channel: str
+    address: str
+    key: str
+
+
+@message
+class CloseChannel:
+    """Take no more calls from the client. Answered by `ChannelClosed`."""
+
+    channel: str
+
+
+@message
+class ChannelClosed:
+    """The worker's channel is closed; no order is needed for that.
+
+    ``ids`` are the attempts that came by it and still run: their results go to the server. ``answered`` is the last
+    call that was answered by it. Whatever else was sent down it was not read, and never runs.
+    """
+
+    channel: str
+    ids: list[str]
+    attempts: list[int]
+    answered: str = ""
+
+
+@message
+class ChannelUsed:
+    """Calls that were answered by a channel, for the record. ``finished`` are Unix times; the rest as in `Results`."""
+
+    channel: str
+    ids: list[str]
+    outcomes: list[int]
+    seconds: list[float]
+    finished: list[float]
+    errors: dict[str, ErrorInfo] = field(default_factory=dict)
+
+
+@message
+class ChannelHello:
+    """The first frame on a channel."""
+
+    key: str
+
+
+@message
+class ChannelCall:
+    """One call, its input in the body. The client sends the next one when it has the answer."""
+
+    id: str
+
+
+@message
+class ChannelAnswer:
+    """How the call ended, as in `Results`; ``elsewhere``: the server will tell, and this channel is closed."""
+
+    outcome: int = 0
+    error: ErrorInfo | None = None
+    elsewhere: bool = False
+
+
+@message
 class NodeState:
     """An agent's first words after `Hello`, and again when they change: the node, and the workers that run on it.
 
@@ -455,12 +551,18 @@ KINDS: dict[int, type[Any]] = {
     21: PutBlob,
     22: Request,
     23: Reply,
+    24: AskChannel,
+    25: Channel,
     30: Lease,
     31: Held,
     32: CancelAttempts,
     33: Revoke,
     34: Revoked,
     35: Drain,
+    36: OpenChannel,
+    37: ChannelOpened,
+    38: CloseChannel,
+    39: ChannelClosed,
     40: NodeState,
     41: StartWorker,
     42: StopWorker,
@@ -473,6 +575,10 @@ KINDS: dict[int, type[Any]] = {
     49: LogsFlushed,
     50: Usage,
     51: BuildImage,
+    60: ChannelUsed,
+    61: ChannelHello,
+    62: ChannelCall,
+    63: ChannelAnswer,
 }
 """The kind on the wire of each message. A number is never used again for another."""
 

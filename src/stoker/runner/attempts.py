@@ -9,12 +9,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from stoker.protocol.messages import Lease
 from stoker.runner.config import DEFAULT_CREDIT
 from stoker.runner.interrupts import Interrupt
 from stoker.transport.current import CurrentCall
+
+if TYPE_CHECKING:
+    from stoker.runner.channel import Channel
 
 Key: TypeAlias = "tuple[str, int]"
 
@@ -24,7 +27,7 @@ FOREKNOWN_MAX = 10_000  # attempts named before their lease: most of these names
 class Attempt(CurrentCall):
     """One attempt and what becomes of it. ``segment`` is (name, size) when its input does not lie in ``body``."""
 
-    __slots__ = ("body", "credit", "interrupt", "key", "raised", "segment", "started")
+    __slots__ = ("body", "channel", "credit", "interrupt", "key", "raised", "segment", "started")
 
     def __init__(
         self, call_id: str, number: int, body: memoryview, segment: tuple[str, int] | None, credit: int
@@ -35,6 +38,7 @@ class Attempt(CurrentCall):
         self.segment = segment
         self.credit = credit
         self.started = 0.0
+        self.channel: Channel | None = None  # that it came by, and its answer goes by, until that is closed
         self.interrupt: Interrupt | None = None
         self.raised = False  # its exception was raised: it comes once, code that swallows it is ended from outside
 
@@ -84,6 +88,26 @@ class Desk:
             self.running[attempt.key] = attempt
             self.taken += 1
             return attempt
+
+    def add(self, attempt: Attempt) -> None:
+        """Add an attempt that came by a channel."""
+        with self.lock:
+            self.waiting.append(attempt)
+
+    def done(self, attempt: Attempt) -> None:
+        """Forget an attempt that was answered by its channel."""
+        with self.lock:
+            self.running.pop(attempt.key, None)
+
+    def leave_channel(self, channel: Channel) -> list[Key]:
+        """Part what came by a channel from it: what waits is dropped, what runs is returned."""
+        with self.lock:
+            if any(attempt.channel is channel for attempt in self.waiting):
+                self.waiting = deque(attempt for attempt in self.waiting if attempt.channel is not channel)
+            running = [attempt for attempt in self.running.values() if attempt.channel is channel]
+            for attempt in running:
+                attempt.channel = None
+            return [attempt.key for attempt in running]
 
     def cancel(self, keys: Sequence[Key]) -> tuple[list[Attempt], list[Attempt]]:
         """Return the attempts of these that waited, which will not run, and those that run now; remember the rest."""

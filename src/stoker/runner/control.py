@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from stoker.errors import StokerError
-from stoker.protocol.messages import CancelAttempts, Drain, Revoke, Revoked
+from stoker.protocol.messages import CancelAttempts, CloseChannel, Drain, OpenChannel, Revoke, Revoked
 from stoker.runner.attempts import Key
 from stoker.runner.config import FLUSH_SECONDS
 from stoker.runner.interrupts import Interrupt
@@ -36,6 +36,12 @@ class Controlled(Protocol):
     def revoke(self, keys: list[Key]) -> list[Key]: ...
 
     def drain(self) -> None: ...
+
+    def open_channel(self, channel_id: str) -> None: ...
+
+    def close_channel(self, channel_id: str) -> None: ...
+
+    def drop_channel(self) -> None: ...
 
     def wake(self) -> None:
         """Let the loop look at what has changed."""
@@ -59,6 +65,8 @@ class Control:
             CancelAttempts: self._on_cancel,
             Revoke: self._on_revoke,
             Drain: lambda _: self._worker.drain(),
+            OpenChannel: lambda message: self._worker.open_channel(message.channel),
+            CloseChannel: lambda message: self._worker.close_channel(message.channel),
         }
 
     def start(self) -> None:
@@ -82,10 +90,14 @@ class Control:
 
     def give_back(self, keys: list[Key]) -> None:
         """Tell the server that these attempts will not run here. On a broken link nothing need be said: `Held` does."""
+        self.say(Revoked([key[0] for key in keys], [key[1] for key in keys]))
+
+    def say(self, message: Any) -> None:
+        """Tell the server something that need not be said again when the connection is broken."""
         control = self._links.control
         if control is not None:
             try:
-                control.send(Revoked([key[0] for key in keys], [key[1] for key in keys]))
+                control.send(message)
             except StokerError:
                 self._links.report_broken(self._links.number)
 
@@ -110,6 +122,7 @@ class Control:
                 self._read()
 
     def _restore(self) -> None:
+        self._worker.drop_channel()
         self._worker.wake()
         try:
             self._links.restore()

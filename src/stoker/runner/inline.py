@@ -31,15 +31,42 @@ class Waiter:
         self._poller.register(worker.wake_fd, select.POLLIN)
         self._registered = -1
         self._number = 0
+        self._channel_fd = -1
 
     def wait(self) -> None:
         """Return when something has come and was handed on, or somebody woke us."""
         fd = self._follow()
+        if self._worker.channel is not None or self._channel_fd >= 0:
+            self._follow_channel()
         for ready, _ in self._poller.poll():
-            if ready == self._worker.wake_fd:
+            if ready == self._channel_fd:
+                self._read_channel()
+            elif ready == self._worker.wake_fd:
                 self._worker.clear_wake()
             elif ready == fd and not self._worker.inbox.read():
                 self._worker.control.poke()
+
+    def _read_channel(self) -> None:
+        channel = self._worker.channel
+        if channel is not None and not channel.closed and not channel.read():
+            self._worker.close_channel()
+
+    def _follow_channel(self) -> None:
+        """Poll the channel that there is now; let go of one that was closed."""
+        channel = self._worker.channel
+        if channel is not None and channel.closed:
+            self._leave_channel()
+            channel.release()
+            self._worker.channel = None
+        elif channel is not None and channel.fileno() != self._channel_fd:
+            self._leave_channel()
+            self._channel_fd = channel.fileno()
+            self._poller.register(self._channel_fd, select.POLLIN)
+
+    def _leave_channel(self) -> None:
+        if self._channel_fd >= 0:
+            self._poller.unregister(self._channel_fd)
+            self._channel_fd = -1
 
     def _follow(self) -> int:
         """Poll the connection that there is now."""

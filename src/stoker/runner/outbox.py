@@ -290,6 +290,11 @@ class Outbox:
             stream.sent_at = time.monotonic()
             self._send(frame)
 
+    def say(self, message: Any) -> None:
+        """Tell the server something that must come before the results that follow."""
+        with self._sending:
+            self._send(EncodedFrame.of(message, []))
+
     # -- connections
 
     def attach(self, link: FrameSocket, hello: list[EncodedFrame]) -> None:

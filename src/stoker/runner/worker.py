@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from stoker.protocol.messages import Ack, Lease, StreamCredit
+from stoker.protocol.messages import Ack, ChannelClosed, ChannelOpened, Lease, StreamCredit
 from stoker.protocol.zygotes import Fork, ZygoteConfig
 from stoker.runner import process
 from stoker.runner.attempts import Attempt, Desk, Key
+from stoker.runner.channel import Channel
 from stoker.runner.config import EXIT_ABANDONED, EXIT_STOPPED, FLUSH_SECONDS
 from stoker.runner.control import NEVER, Control
 from stoker.runner.generators import Sender
@@ -67,6 +68,7 @@ class Worker:
         self.sender = Sender(self.outbox, self.control.want)
         self.inbox = Inbox(self._links, self._on_message)
         self._sampler = Sampler(output) if forked else None
+        self.channel: Channel | None = None
         self._escalations: dict[Key, float] = {}
         self._loop: InlineLoop | TasksLoop | ThreadsLoop = _loop_for(config)(self)
 
@@ -116,6 +118,8 @@ class Worker:
         self.reports.is_forked_child = True
         self.output.after_user_fork()
         self._links.close_in_child()
+        if self.channel is not None:
+            self.channel.release()
         if signal.getsignal(signal.SIGTERM) == self._on_terminate:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -149,6 +153,8 @@ class Worker:
         if self.output.has_open:
             self.output.end_call(attempt.id)
         self._escalations.pop(attempt.key, None)
+        if attempt.channel is not None and self._answer(attempt, report):
+            return
         if report.silent:
             with self.desk.lock:
                 self.desk.running.pop(attempt.key, None)
@@ -161,6 +167,17 @@ class Worker:
             self.outbox.flush()
         elif len(batch.ids) == 1:
             self.control.want(now + FLUSH_SECONDS)
+
+    def _answer(self, attempt: Attempt, report: Report) -> bool:
+        """Answer a call that came by the channel there; false if that is the server's to do."""
+        channel, now = attempt.channel, time.monotonic()
+        if channel is not None and not report.silent and channel.answer(attempt, report, now):
+            due = channel.report_due()
+            if due is not None:
+                self.control.want(due)
+            return True
+        self.close_channel()
+        return False
 
     def open_stream(self, attempt: Attempt) -> Stream:
         return self.outbox.open_stream(attempt)
@@ -189,6 +206,55 @@ class Worker:
         if attempts:
             self.outbox.flush()
 
+    # -- the channel
+
+    def open_channel(self, channel_id: str) -> None:
+        """Take calls straight from a client, where the loop can."""
+        if not isinstance(self._loop, InlineLoop) or self.desk.draining or self.channel is not None:
+            self.outbox.say(ChannelClosed(channel_id, [], []))
+            return
+        self.channel = Channel(channel_id, self.desk)
+        self.control.say(ChannelOpened(channel_id, self.channel.address, self.channel.key))
+        self.wake()
+
+    def close_channel(self, channel_id: str = "") -> None:
+        """Take no more calls from the client, and tell the server what it now has to know."""
+        channel = self.channel
+        if channel is None or (channel_id and channel.id != channel_id):
+            return
+        with channel.lock:
+            if not channel.closed:
+                running = channel.close()
+                ids, attempts = [key[0] for key in running], [key[1] for key in running]
+                # Before any result of these can follow it: that one waits for the lock.
+                self.outbox.say(ChannelClosed(channel.id, ids, attempts, channel.answered))
+        self._tell_used(channel)
+        self.wake()
+
+    def drop_channel(self) -> None:
+        """Close the channel because the server is away: what runs is among what it is told when it is back."""
+        channel = self.channel
+        if channel is not None:
+            with channel.lock:
+                if not channel.closed:
+                    channel.close()
+            self.wake()
+
+    def _report_channel(self, now: float) -> float | None:
+        channel = self.channel
+        due = channel.report_due() if channel is not None else None
+        if channel is None or due is None:
+            return None
+        if now < due:
+            return due
+        self._tell_used(channel)
+        return None
+
+    def _tell_used(self, channel: Channel) -> None:
+        report = channel.take_report()
+        if report is not None:
+            self.control.say(report)
+
     # -- what the control thread asks for
 
     def tick(self, now: float) -> float:
@@ -196,6 +262,7 @@ class Worker:
             self.outbox.flush_due(now, after=FLUSH_SECONDS),
             self.output.show_due(now),
             self._check_attempts(now),
+            self._report_channel(now),
             self._sampler.check(now, self.desk.running) if self._sampler is not None else None,
         ]
         return min((due for due in dues if due is not None), default=NEVER)
@@ -240,6 +307,7 @@ class Worker:
         return self.desk.revoke(keys, finished=self.outbox.finished_keys())
 
     def drain(self) -> None:
+        self.close_channel()
         left = self.desk.drain()
         if left:
             self.control.give_back([attempt.key for attempt in left])

@@ -60,6 +60,9 @@ class Executor:
             c.StartWorker: self._start_worker,
             c.DrainWorker: self._drain_worker,
             c.StopWorker: self._stop_worker,
+            c.OpenChannel: self._open_channel,
+            c.CloseChannel: self._close_channel,
+            c.TellChannel: self._tell_channel,
             c.LendCpus: self._lend,
             c.SetWindow: self._set_window,
             c.TellPhase: self._tell_phase,
@@ -190,6 +193,17 @@ class Executor:
 
     def _stop_worker(self, command: c.StopWorker) -> None:
         self._engine.stop(command.worker, grace=command.grace, reason=command.reason)
+
+    def _open_channel(self, command: c.OpenChannel) -> None:
+        self._server.worker_links(command.worker).say(m.OpenChannel(command.channel))
+
+    def _close_channel(self, command: c.CloseChannel) -> None:
+        self._server.worker_links(command.worker).say(m.CloseChannel(command.channel))
+
+    def _tell_channel(self, command: c.TellChannel) -> None:
+        session = self._server.sessions.get(command.client)
+        if session is not None:
+            session.send(m.Channel(command.function, command.channel, command.address, command.key))
 
     def _lend(self, command: c.LendCpus) -> None:
         grant = self.grants.get(command.worker)

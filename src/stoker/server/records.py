@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from stoker.core.calls import Call, Delivery
-from stoker.types import CallState, ErrorInfo
+from stoker.core.pools import Worker
+from stoker.protocol.messages import ChannelUsed
+from stoker.types import CallState, ErrorInfo, Outcome
 
 KEPT_CALLS = 2000
 OF_A_BATCH = 50  # of a batch of no-ops the last ones are kept: this is on the hot path
@@ -31,6 +33,16 @@ class Records:
             if delivery.call is not None:
                 result = delivery.result
                 self._kept.append(Record(delivery.call, now, result.seconds, result.error))
+
+    def add_direct(self, used: ChannelUsed, *, worker: Worker, client: str, wall: float) -> None:
+        """Keep calls that a client made on a channel."""
+        for i in range(max(0, len(used.ids) - OF_A_BATCH), len(used.ids)):
+            finished = used.finished[i] - wall
+            call = Call(used.ids[i], worker.pool, client, b"", finished - used.seconds[i])
+            value = used.outcomes[i] == Outcome.VALUE
+            call.state = CallState.SUCCEEDED if value else CallState.FAILED
+            call.attempt, call.worker, call.leased_at = 1, worker, call.created
+            self._kept.append(Record(call, finished, used.seconds[i], used.errors.get(str(i))))
 
     def get(self, call_id: str) -> Record | None:
         return next((record for record in reversed(self._kept) if record.call.id == call_id), None)

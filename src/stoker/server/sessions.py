@@ -127,6 +127,7 @@ class ClientPeer:
             m.Watch: self._watch,
             m.Request: self._request,
             m.PutBlob: self._put_blob,
+            m.AskChannel: self._ask_channel,
         }
 
     def received(self, message: Any, body: memoryview) -> None:
@@ -175,6 +176,7 @@ class ClientPeer:
                 priority=message.priority or (spec.options.priority if spec else 0),
                 parent=message.parent,
                 again=not message.detached and self._says_again_until > server.now(),
+                channel="" if message.detached else message.channel,
             )
         )
 
@@ -201,6 +203,9 @@ class ClientPeer:
 
     def _request(self, message: m.Request, body: memoryview) -> None:
         self._server.answer(self._session, self._link, message)
+
+    def _ask_channel(self, message: m.AskChannel, body: memoryview) -> None:
+        self._server.decide(e.ChannelAsked(self._session.name, message.function))
 
     def _put_blob(self, message: m.PutBlob, body: memoryview) -> None:
         self._server.put_blob(self._link, message, bytes(body))

@@ -88,6 +88,10 @@ class WorkerPeer:
             _check_columns(message)
             held = list(zip(message.ids, message.attempts, strict=True))
             self._server.decide(e.WorkerConnected(self._worker, held))
+        elif isinstance(message, m.ChannelClosed):
+            _check_columns(message)
+            event = e.ChannelClosed(self._worker, message.channel, message.ids, message.attempts, message.answered)
+            self._server.decide(event)
         else:
             raise ProtocolError(f"A worker does not send {type(message).__name__} on its lease socket.")
 
@@ -128,7 +132,7 @@ class WorkerPeer:
             self._server.said_its_last(self._worker)
 
 
-def _check_columns(message: m.Held | m.Revoked) -> None:
+def _check_columns(message: m.Held | m.Revoked | m.ChannelClosed) -> None:
     if len(message.ids) != len(message.attempts):
         raise ProtocolError(f"The columns of a {type(message).__name__} do not belong together.")
 
@@ -161,10 +165,27 @@ class ControlPeer:
         self._link = link
 
     def received(self, message: Any, body: memoryview) -> None:
-        if not isinstance(message, m.Revoked):
+        worker, server = self._links.worker, self._server
+        if isinstance(message, m.Revoked):
+            _check_columns(message)
+            server.decide(e.LeasesRevoked(worker, message.ids, message.attempts))
+        elif isinstance(message, m.ChannelOpened):
+            server.decide(e.ChannelOpened(worker, message.channel, message.address, message.key))
+        elif isinstance(message, m.ChannelUsed):
+            self._used(message)
+        else:
             raise ProtocolError(f"A worker does not send {type(message).__name__} on its control socket.")
-        _check_columns(message)
-        self._server.decide(e.LeasesRevoked(self._links.worker, message.ids, message.attempts))
+
+    def _used(self, message: m.ChannelUsed) -> None:
+        columns = (message.outcomes, message.seconds, message.finished)
+        if any(len(column) != len(message.ids) for column in columns) or not set(message.outcomes) <= _ANSWERS:
+            raise ProtocolError("The columns of a ChannelUsed do not belong together.")
+        server = self._server
+        worker = server.plane.state.workers.get(self._links.worker)
+        channel = server.plane.state.channels.get(message.channel)
+        if worker is not None and channel is not None:
+            server.records.add_direct(message, worker=worker, client=channel.client, wall=server.wall_offset)
+        server.decide(e.ChannelUsed(self._links.worker, message.channel, message.outcomes, message.seconds))
 
     def closed(self) -> None:
         if self._links.control is self._link:

@@ -35,7 +35,7 @@ def test_a_result_whose_file_is_gone_is_that_calls_error_only(server: FakeServer
     for i, slot in enumerate(slots):
         connection.calls.add_one(Pending(f"c-1.{i}", Route("key", "f"), slot))
     results = Results(1, ["c-1.0", "c-1.1"], [0, 0], [0, 2], segments={"0": ["r-gone", 9]})
-    Dispatcher(connection, lambda notice: None)(Received(results, b"ok"))
+    Dispatcher(connection, lambda notice: None, lambda offer: None)(Received(results, b"ok"))
     assert slots[0].settled is not None and slots[0].settled.error is not None
     assert slots[0].settled.error.type_name == "NotFound"
     assert slots[1].settled is not None and bytes(slots[1].settled.data) == b"ok"

@@ -45,6 +45,24 @@ def test_an_attached_map_survives_whatever_is_killed_under_it(runtime_dir: Path,
     assert {"worker", "zygote", "agent", "server"} <= set(chaos.killed)
 
 
+def test_single_calls_survive_whatever_is_killed_under_them(runtime_dir: Path) -> None:
+    """They go straight to a worker that the client was lent, and come back by the server when that is killed."""
+    weights = {"worker": 8.0, "zygote": 1.0, "agent": 1.0, "server": 1.0}
+    done = 0
+    with (
+        work.app.run(),
+        Chaos(runtime_dir, weights=weights, pause=(0.05, 0.4), limits={"server": 3, "agent": 4}) as chaos,
+    ):
+        give_up = time.monotonic() + 45
+        while chaos.total < 20 and time.monotonic() < give_up:
+            assert work.quick.remote(done) == done * done
+            done += 1
+        chaos.stop()
+        assert work.quick.remote(-3) == 9
+    print(f"{done} calls, killed: {dict(chaos.killed)}")
+    assert chaos.total >= 20
+
+
 def test_every_accepted_detached_call_is_settled_once(own_home: Path, runtime_dir: Path) -> None:
     weights = {"worker": 8.0, "zygote": 2.0, "agent": 1.5, "server": 1.5}
     calls: dict[int, stoker.Call[int]] = {}

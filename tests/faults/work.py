@@ -17,6 +17,11 @@ def square(x: int) -> int:
     return x * x
 
 
+@app.function(lost_retries=100)
+def quick(x: int) -> int:
+    return x * x
+
+
 @app.function
 def echo(value: str) -> str:
     return value

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from stoker.core import channels, fleet, intake, leasing, recovery, reports, settling
+from stoker.core import channels, commits, fleet, intake, leasing, recovery, reports, settling
 from stoker.core import commands as c
-from stoker.core import commits, fleet, intake, leasing, recovery, reports, settling
 from stoker.core import events as e
 from stoker.core.pools import WorkerState
 from stoker.core.prefetch import STUCK_SECONDS

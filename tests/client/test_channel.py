@@ -63,9 +63,7 @@ def count_runs(path: str, seconds: float) -> None:
 
 
 @pytest.fixture(autouse=True)
-def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("STOKER_RUNTIME_DIR", str(tmp_path))
-    sessions.close()
+def running(runtime_dir: Path) -> Iterator[None]:
     with app.run():
         yield
 
@@ -169,6 +167,18 @@ def test_an_interrupted_call_is_cancelled(tmp_path: Path) -> None:
         slow_if.remote(60.0)
     assert slow_if.remote(0.0) == 0.0  # the worker is free again, as nothing else was
     assert time.monotonic() - began < 8
+
+
+@app.function
+def speaks(word: str) -> None:
+    print(word)
+
+
+def test_what_a_call_prints_is_shown_before_its_result(capsys: pytest.CaptureFixture[str]) -> None:
+    lend(speaks, "on the way")
+    for i in range(5):
+        speaks.remote(f"word {i}")
+        assert f"word {i}" in capsys.readouterr().out
 
 
 def test_what_went_by_a_channel_is_on_record() -> None:

@@ -48,11 +48,7 @@ def say_and_yield(text: str) -> Iterator[str]:
     yield text
 
 
-def test_what_a_call_printed_is_shown_before_its_result(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STOKER_RUNTIME_DIR", str(tmp_path))
-    sessions.close()
+def test_what_a_call_printed_is_shown_before_its_result(capsys: pytest.CaptureFixture[str], runtime_dir: Path) -> None:
 
     def shown() -> list[str]:
         return [line.partition("| ")[2] for line in capsys.readouterr().out.splitlines()]
@@ -79,8 +75,7 @@ async def _say_in_a_loop() -> None:
         pass
 
 
-def test_who_prints_nothing_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STOKER_RUNTIME_DIR", str(tmp_path))
+def test_who_prints_nothing_waits_for_nothing(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(sessions.Session, "await_output")
     sessions.close()
     with app.run():
@@ -89,9 +84,7 @@ def test_who_prints_nothing_waits_for_nothing(tmp_path: Path, monkeypatch: pytes
         assert square.spawn(5).result(30) == 25
 
 
-def test_every_way_to_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STOKER_RUNTIME_DIR", str(tmp_path))
-    sessions.close()
+def test_every_way_to_call(runtime_dir: Path) -> None:
     with app.run():
         assert square.remote(4) == 16
         assert list(square.map(range(300))) == [x * x for x in range(300)]

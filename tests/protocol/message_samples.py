@@ -94,7 +94,7 @@ SAMPLES: tuple[Any, ...] = (
     m.ChannelUsed("w7-1.3", ["c-1.1"], [0], [0.5], [1.5], {"0": ERROR}),
     m.ChannelHello("0b"),
     m.ChannelCall("c-1.1"),
-    m.ChannelAnswer(1, ERROR, True),
+    m.ChannelAnswer(1, ERROR, True, True),
 )
 
 

@@ -74,6 +74,8 @@ class Channel:
             else:
                 if answer is not None:
                     self.calls += 1
+                    if answer.printed:
+                        session.await_output()
                     return call_id, answer
             return call_id, self._wait_longer(call_id, route, payload)
         finally:
@@ -87,8 +89,9 @@ class Channel:
             answer = self._listen(slot)
             if answer is not None:
                 session.connection.calls.pop(call_id, None)
-                return answer
-            session.reader.wait(slot)
+                slot.settled = answer
+            else:
+                session.reader.wait(slot)
         except BaseException:
             self._cancel(pending)
             raise
@@ -138,7 +141,7 @@ class Channel:
                 if header == VALUE_HEADER:
                     return Settled(_VALUE, body)
                 answer: messages.ChannelAnswer = decode_header(kind, header)
-                return None if answer.elsewhere else Settled(answer.outcome, body, answer.error)
+                return None if answer.elsewhere else Settled(answer.outcome, body, answer.error, answer.printed)
 
     def _wait_for(self, seconds: float) -> None:
         whole = int(seconds)

@@ -393,10 +393,14 @@ class ChannelCall:
 
 @message
 class ChannelAnswer:
-    """How the call ended, as in `Results`; ``elsewhere``: the server will tell, and this channel is closed."""
+    """How the call ended, as in `Results`; ``elsewhere``: the server will tell, and this channel is closed.
+
+    ``printed``: the call, or one that it has made, has printed something.
+    """
 
     outcome: int = 0
     error: ErrorInfo | None = None
+    printed: bool = False
     elsewhere: bool = False
 
 

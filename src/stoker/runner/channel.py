@@ -110,7 +110,10 @@ class Channel:
         if type(payload) is not bytes or len(payload) > PAYLOAD_MAX_BYTES:
             return False
         outcome = report.outcome
-        frame = value_frame(payload) if outcome is Outcome.VALUE else _answer_frame(outcome, report.error, payload)
+        if outcome is Outcome.VALUE and not attempt.printed:
+            frame = value_frame(payload)
+        else:
+            frame = _frame(ChannelAnswer(int(outcome), report.error, attempt.printed), payload)
         with self.lock:
             if attempt.channel is None:
                 return False
@@ -156,7 +159,7 @@ class Channel:
         self.closed = True
         running = self._desk.leave_channel(self)
         if running:
-            self._send(_answer_frame(Outcome.VALUE, None, b"", elsewhere=True))
+            self._send(_frame(ChannelAnswer(elsewhere=True), b""))
         if self._sock is not None:
             try:
                 self._sock.shutdown(socket.SHUT_RDWR)
@@ -177,6 +180,6 @@ class Channel:
         return found
 
 
-def _answer_frame(outcome: Outcome, error: ErrorInfo | None, payload: bytes, *, elsewhere: bool = False) -> bytes:
-    header = encode_header(ChannelAnswer(int(outcome), error, elsewhere))[1]
+def _frame(answer: ChannelAnswer, payload: bytes) -> bytes:
+    header = encode_header(answer)[1]
     return encode_prefix(ANSWER, len(header), len(payload)) + header + payload

@@ -95,7 +95,7 @@ class Executor:
     def _deliver(self, command: c.Deliver) -> None:
         self._server.records.add(command.deliveries, now=self._server.now())
         if command.detached:
-            self._server.deliver_watched(command.deliveries)
+            self._server.watches.deliver(command.deliveries)
             return
         session = self._server.sessions.get(command.client)
         if session is not None:
@@ -113,7 +113,7 @@ class Executor:
 
     def _tell_refused(self, command: c.TellRefused) -> None:
         session = self._server.sessions.get(command.client)
-        self._server.unwatch(command.ids)
+        self._server.watches.unwatch(command.ids)
         if session is not None:
             session.send(m.RefusedCalls(list(command.ids), command.error))
 

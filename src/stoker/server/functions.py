@@ -105,8 +105,10 @@ class Functions:
         runs = self.served.get(owner)
         return self.runs.get((owner, runs[-1]), {}) if runs else {}
 
-    def lookup(self, app: str, name: str, run_id: str, version: int) -> FunctionSpec:
-        """Return the function of a run, of a version, or of the current version, or of what is served by that name.
+    def lookup(
+        self, app: str, name: str, run_id: str, *, version: int = 0, history: Sequence[Deployment] = ()
+    ) -> FunctionSpec:
+        """Return the function of a run, of a version in the app's ``history``, the current one, or of what is served.
 
         Raises:
             NotFound: there is none; the message lists what there is.
@@ -123,7 +125,7 @@ class Functions:
                 )
             return self.specs[served[name]]
         if version:
-            deployment = next((d for d in self.store.deployments(app=app) if d.version == version), None)
+            deployment = next((d for d in history if d.version == version), None)
         if deployment is None:
             known = _listed({*self.current, *(served_app for served_app, runs in self.served.items() if runs)})
             which = f"version {version} of app {app!r}" if version else f"app {app!r}"

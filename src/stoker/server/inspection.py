@@ -84,10 +84,14 @@ async def call_rows(server: Server, *, app: str, function: str, state: str, limi
     for record in server.records.newest():
         rows.setdefault(record.call.id, row_of(record.call, wall=wall, record=record))
     wanted = CallState(state) if state else None
-    for stored in await asyncio.to_thread(lambda: server.store.calls(state=wanted, limit=limit)):
-        rows.setdefault(stored.call.id, _stored_row(server, stored))
+    for row in await asyncio.to_thread(_stored_rows, server, wanted, limit):
+        rows.setdefault(row["id"], row)
     chosen = [row for row in rows.values() if _matches(row, app=app, function=function, state=state)]
     return sorted(chosen, key=lambda row: row["created"], reverse=True)[:limit]
+
+
+def _stored_rows(server: Server, state: CallState | None, limit: int) -> list[Row]:
+    return [_stored_row(server, record) for record in server.store.calls(state=state, limit=limit)]
 
 
 def _matches(row: Row, *, app: str, function: str, state: str) -> bool:

@@ -92,7 +92,7 @@ def _give_up(server: Server, row: PendingRow, reason: str) -> None:
     server.writer.write(0, lambda: [settled])
 
     def written() -> None:
-        server.loop.call_soon_threadsafe(server.tell_watchers, row.call.id)
+        server.loop.call_soon_threadsafe(server.watches.look_up, row.call.id)
 
     server.writer.job(written)
 

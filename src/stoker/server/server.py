@@ -6,17 +6,16 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from stoker._version import __version__
 from stoker.blobs.base import BlobStore
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core.calls import Delivery, Payload, Result, Segment
+from stoker.core.calls import Payload, Segment
 from stoker.core.placement import Capacity
 from stoker.core.plane import CallPlane
 from stoker.engine import base as engine_base
@@ -31,15 +30,16 @@ from stoker.server.execution import Executor, error_info, wall_offset
 from stoker.server.functions import Functions
 from stoker.server.link import Link, Peer, close_all
 from stoker.server.news import News
-from stoker.server.payloads import PayloadFiles, stored
+from stoker.server.payloads import PayloadFiles
 from stoker.server.records import Records
 from stoker.server.sessions import ClientPeer, Session
 from stoker.server.tokens import WorkerTokens
 from stoker.server.verbs import Verbs
+from stoker.server.watching import Watches
 from stoker.server.workers import ControlPeer, WorkerLinks, WorkerPeer
 from stoker.server.writer import StoreWriter
-from stoker.store.base import CallRecord, Store
-from stoker.types import CallState, ErrorInfo, FunctionSpec, Outcome
+from stoker.store.base import Store
+from stoker.types import ErrorInfo, FunctionSpec
 
 log = logging.getLogger(__name__)
 
@@ -93,11 +93,11 @@ class Server:
         self.news = News(self)
         self.records = Records()
         self.early_cancels = EarlyCancels()
+        self.watches = Watches(self)
         self.verbs = Verbs(self)
         self._resubmissions_end = now + self.plane.state.limits.client_grace if self.epoch > 1 else 0.0
         self._links: dict[str, WorkerLinks] = {}
         self._owed: dict[int, tuple[WorkerLinks, int]] = {}
-        self._watchers: dict[str, list[Session]] = {}
         self._downs: dict[str, engine_base.WorkerDown] = {}  # ended workers whose socket is not yet read to its end
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -277,17 +277,6 @@ class Server:
         for app, run_id in session.runs:
             self.functions.retire_run(app, run_id)
 
-    def watch(self, session: Session, ids: Iterable[str]) -> None:
-        """Have the results of detached calls sent to a session, besides the one that asked for them."""
-        for call_id in ids:
-            watchers = self._watchers.setdefault(call_id, [])
-            if session not in watchers:
-                watchers.append(session)
-
-    def unwatch(self, ids: Iterable[str]) -> None:
-        for call_id in ids:
-            self._watchers.pop(call_id, None)
-
     def not_accepted_before(
         self, session: Session, ids: list[str], loads: list[Payload]
     ) -> tuple[list[str], list[Payload]]:
@@ -296,48 +285,15 @@ class Server:
         if not known:
             return ids, loads
         session.send(m.Accepted(sorted(known)))
-        self.watch_any(session, sorted(known))
+        self.watches.watch(session, sorted(known))
         fresh = [i for i, call_id in enumerate(ids) if call_id not in known]
         return [ids[i] for i in fresh], [loads[i] for i in fresh]
-
-    def deliver_watched(self, deliveries: Sequence[Delivery]) -> None:
-        by_session: dict[Session | None, list[Delivery]] = {}
-        for delivery in deliveries:
-            watchers = self._watchers.pop(delivery.id, [])
-            asker = self.sessions.get(delivery.call.client) if delivery.call else None
-            for session in {*watchers, asker} - {None}:
-                by_session.setdefault(session, []).append(delivery)
-        for session, theirs in by_session.items():
-            if session is not None and self.sessions.get(session.name) is session:
-                session.deliver(theirs)
-
-    def watch_any(self, session: Session, ids: list[str]) -> None:
-        """Send the results of detached calls, of this term or an earlier one, now or when they are there."""
-        found = []
-        for call_id in ids:
-            if call_id in self.plane.state.calls:
-                self.watch(session, [call_id])
-                continue
-            # Even where the session has been sent it: it may have dealt with that, and asks for another handle.
-            record = self.store.call(call_id)
-            if record is not None and record.settled is None:
-                self.watch(session, [call_id])
-            else:
-                found.append(stored_delivery(call_id, record, self.files.spill))
-        if found:
-            session.deliver(found)
 
     def settled_before(self, ids: Sequence[str]) -> set[str]:
         """Return those of these calls that the store knows as settled, and nobody here knows any more."""
         known = self.store.known([call_id for call_id in ids if call_id not in self.plane.state.calls])
         records = {call_id: self.store.call(call_id) for call_id in known}
         return {call_id for call_id, record in records.items() if record is not None and record.settled is not None}
-
-    def tell_watchers(self, call_id: str) -> None:
-        """Have those who wait for a call looked up what the store says of it: it was settled there and nowhere else."""
-        for session in self._watchers.pop(call_id, []):
-            self.watch_any(session, [call_id])
-        self.flush()
 
     def answer(self, session: Session, link: Link, request: m.Request) -> None:
         """Answer a request, at once or when what it asks for is done."""
@@ -593,24 +549,3 @@ class AgentPeer:
 
     def closed(self) -> None:
         self._engine.detach(self._link)
-
-
-def stored_delivery(call_id: str, record: CallRecord | None, spill: Path) -> Delivery:
-    """Return the end of a detached call as the store knows it."""
-    if record is None or record.settled is None:
-        message = f"There is no call {call_id}. Calls that were not spawned end with their program and leave no record."
-        return Delivery(call_id, Result(Outcome.ERROR, error=ErrorInfo("NotFound", message)), 0)
-    if record.expired:
-        message = (
-            f"Call {call_id} ended; its result was kept for the stated time (STOKER_RESULT_RETENTION) and is gone."
-        )
-        return Delivery(call_id, Result(Outcome.ERROR, error=ErrorInfo("ResultExpired", message)), 0)
-    settled = record.settled
-    try:
-        payload = stored(settled.payload, settled.payload_blob, spill)
-    except StokerError as error:
-        return Delivery(call_id, Result(Outcome.ERROR, error=error_info(error)), 0)
-    outcome = {CallState.SUCCEEDED: Outcome.VALUE, CallState.CANCELLED: Outcome.CANCELLED}.get(
-        settled.state, Outcome.ERROR
-    )
-    return Delivery(call_id, Result(outcome, payload, settled.error), settled.attempts)

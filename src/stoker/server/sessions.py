@@ -199,7 +199,7 @@ class ClientPeer:
         self._server.decide(e.StreamRead(message.id, message.upto))
 
     def _watch(self, message: m.Watch, body: memoryview) -> None:
-        self._server.watch_any(self._session, message.ids)
+        self._server.watches.watch(self._session, message.ids)
 
     def _request(self, message: m.Request, body: memoryview) -> None:
         self._server.answer(self._session, self._link, message)

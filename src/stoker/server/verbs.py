@@ -136,12 +136,11 @@ class Verbs:
         return await self.do_deploy(session, {**params, "functions": [*wanted.functions]})
 
     async def do_lookup(self, session: Session, params: Params) -> Params:
-        spec = self._server.functions.lookup(
-            _get(params, "app", str),
-            _get(params, "name", str),
-            _get(params, "run_id", str, ""),
-            _get(params, "version", int, 0),
-        )
+        app, version = _get(params, "app", str), _get(params, "version", int, 0)
+        name, run_id = _get(params, "name", str), _get(params, "run_id", str, "")
+        store = self._server.store
+        history = await asyncio.to_thread(lambda: store.deployments(app=app)) if version else []
+        spec = self._server.functions.lookup(app, name, run_id, version=version, history=history)
         return {"key": spec.key, "spec": spec}
 
     def _check_schedulable(self, specs: list[FunctionSpec]) -> None:

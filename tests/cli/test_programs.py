@@ -116,6 +116,10 @@ def test_json_of_an_entrypoint_is_what_it_returns(program: str) -> None:
     assert "quiet 5" in done.stderr
 
 
+def test_our_own_options_may_stand_behind_the_target(program: str) -> None:
+    assert _stoker("run", f"{program}::square", "--x", "3", "--no-progress").stdout.splitlines()[-1] == "9"
+
+
 def test_a_users_exception_shows_the_users_frames_only(program: str) -> None:
     done = _stoker("run", f"{program}::calls_fail", status=1)
     assert "ValueError: no 3" in done.stderr

@@ -87,6 +87,8 @@ def test_lookup_finds_runs_versions_and_current(client: Peer, key: str) -> None:
         client.ask("lookup", app="app", name="g")
     with pytest.raises(NotFound, match=r"no deployed app 'other'. Deployed or served apps: app"):
         client.ask("lookup", app="other", name="f")
+    with pytest.raises(NotFound, match=r"no deployed app 'apq'. Did you mean 'app'\?"):
+        client.ask("lookup", app="apq", name="f")
     with pytest.raises(NotFound, match="no deployed version 7"):
         client.ask("lookup", app="app", name="f", version=7)
 

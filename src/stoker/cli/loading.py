@@ -109,7 +109,7 @@ def _apps_of(module: ModuleType) -> tuple[tuple[App, ...], tuple[App, ...]]:
 
 def _import_module(name: str) -> ModuleType:
     if name.endswith(".py") or "/" in name:
-        raise InvalidRequest(f"-m takes a module's name such as package.module. For the file {name}, leave -m out.")
+        raise WrongUsage(f"-m takes a module's name such as package.module. For the file {name}, leave -m out.")
     sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)

@@ -51,9 +51,20 @@ def run(
             else:
                 as_json = True  # ours, given after the target
                 context.args.remove("--json")
+        progress = _own_flag(context.args, found, progress)
         values = parameters.parse(found.raw_f, context.args, program=f"stoker run {target}")
         if values is not None:
             _run(program, found, values, progress=progress, json_to=out if as_json else None)
+
+
+def _own_flag(arguments: list[str], found: LocalEntrypoint[..., Any] | Function[..., Any], progress: bool) -> bool:
+    """Take our own ``--no-progress`` from behind the target, unless it is the user's."""
+    if "progress" not in inspect.signature(found.raw_f).parameters:
+        for flag, value in (("--no-progress", False), ("--progress", True)):
+            if flag in arguments:
+                arguments.remove(flag)
+                progress = value
+    return progress
 
 
 def _run(

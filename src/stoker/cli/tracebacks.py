@@ -71,4 +71,4 @@ def _is_ours(filename: str) -> bool:
 
 
 def _is_installed(filename: str) -> bool:
-    return filename.startswith(("<frozen ", *_INSTALLED))
+    return filename.startswith(("<frozen ", "<string>", *_INSTALLED))  # a dataclass's own methods are in no file

@@ -79,7 +79,7 @@ class EnvironmentBuilder:
                 flight = self._flights[recipe] = Future()
         if is_mine:
             return self._fly(recipe, spec, flight, progress)
-        progress("waiting for this environment, which is being built")
+        progress("it is being built already, for another worker")
         return flight.result()
 
     def hold(self, spec: ImageSpec, *, progress: Progress = _silent) -> Hold:

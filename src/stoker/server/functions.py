@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -127,11 +128,13 @@ class Functions:
         if version:
             deployment = next((d for d in history if d.version == version), None)
         if deployment is None:
-            known = _listed({*self.current, *(served_app for served_app, runs in self.served.items() if runs)})
+            known = {*self.current, *(served_app for served_app, runs in self.served.items() if runs)}
+            near = difflib.get_close_matches(app, known, n=1) if not version else []
+            hint = f" Did you mean {near[0]!r}?" if near else ""
             which = f"version {version} of app {app!r}" if version else f"app {app!r}"
             raise NotFound(
-                f"There is no deployed {which}. Deployed or served apps: {known}. Deploy it by `stoker deploy <file>` "
-                "(or `stoker serve <file>`)."
+                f"There is no deployed {which}.{hint} Deployed or served apps: {_listed(known)}. Deploy it by "
+                "`stoker deploy <file>` (or `stoker serve <file>`)."
             )
         for spec in deployment.functions:
             if spec.name == name:

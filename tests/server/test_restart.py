@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
 
@@ -11,6 +12,7 @@ from stoker.core.placement import Capacity
 from stoker.engine.base import Grant, NodeInfo, NodeJoined, RunningWorker
 from stoker.errors import StokerError
 from stoker.protocol import messages as m
+from stoker.server import restart
 from stoker.store.base import PendingRow
 from stoker.testing.seams import FakeEngine, MemoryBacking, MemoryStore
 from tests.waiting import wait_until
@@ -192,3 +194,39 @@ def test_a_cancel_is_answered_when_it_is_known_what_it_met(start: Callable[..., 
     assert (reply.id, reply.result) == (99, {"cancelled": ["c-1.1"]})
     assert reading.state_of("c-1.1") == "cancelled"
     assert client.ask("cancel", ids=["c-1.1", "c-7.7"]) == {"cancelled": []}
+
+
+def test_a_call_of_an_old_version_is_run_by_that_version_after_a_restart(start: Callable[..., Running]) -> None:
+    store = MemoryStore()
+    before = start(store=store, engine=FakeEngine(automatic=False))
+    client = before.client()
+    old = [asdict(spec(run_id=""))]
+    client.ask("deploy", app="app", functions=old)
+    key = client.ask("lookup", app="app", name="f")["key"]
+    client.submit(key, ["c-1.1"], detached=True)
+    client.get(m.Accepted)
+    client.ask("deploy", app="app", functions=[asdict(spec(run_id="", cpu=0.5))])
+    running = start(store=MemoryStore(store.backing))
+    worker = running.worker()
+    assert worker.leased(1).keys() == {"c-1.1"}
+    assert running.engine.specs[worker.id].function.key == key
+
+
+def test_functions_that_nothing_needs_are_forgotten_and_others_are_not(start: Callable[..., Running]) -> None:
+    running = start(store=MemoryStore())
+    server = running.server
+    client, other = running.client("c-1"), running.client("c-2")
+    gone = running.register(client, spec("gone", run_id="r1"))["gone"]
+    here = running.register(other, spec("here", run_id="r2"))["here"]
+    client.ask("end_run", app="app", run_id="r1")
+
+    def prune(later: float) -> None:
+        server.wall_offset += later
+        running.on_loop(lambda: restart.prune_functions(server))
+
+    prune(0.0)
+    prune(server.config.retention + 1.0)
+    wait_until(lambda: gone not in server.functions.specs, message="it was forgotten")
+    assert server.store.function(gone) is None
+    assert here in server.functions.specs
+    assert server.store.function(here) is not None

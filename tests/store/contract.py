@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from threading import Thread
 
 import pytest
@@ -234,6 +235,47 @@ class StoreContract:
         assert {kept.version for kept in second.functions} == {2}
         assert store.deployments() == [other, second, replace(first, current=False)]
         assert store.deployments(app="digits") == [second, replace(first, current=False)]
+
+    def test_functions_of_a_deployment_are_kept(self, store: Store, epoch: int) -> None:
+        made = store.deploy(epoch, "digits", [spec("a", run_id="r-1")], now=1.0)
+        assert store.functions() == list(made.functions)
+
+    def test_pruning_keeps_the_latest_old_versions_and_what_is_needed(self, store: Store, epoch: int) -> None:
+        versions = [store.deploy(epoch, "digits", [spec("a")], now=float(n)) for n in range(5)]
+        run, used, called = spec("run", run_id="r-1"), spec("used", run_id="r-2"), spec("called", run_id="r-3")
+        for kept in (run, used, called):
+            store.put_function(epoch, kept)
+        store.write(epoch, [accepted(1, function=called.key), settled(1)])
+        prune = partial(store.prune, epoch, in_use=[used.key], old_versions=2, unused_for=100.0)
+        assert prune(now=1000.0) == []
+        assert [made.version for made in store.deployments()] == [5, 4, 3]
+        assert prune(now=1099.0) == []
+        dropped = {run.key, versions[0].functions[0].key, versions[1].functions[0].key}
+        assert set(prune(now=1100.0)) == dropped
+        assert {kept.key for kept in store.functions()} == {
+            used.key,
+            called.key,
+            *(made.functions[0].key for made in versions[2:]),
+        }
+        assert store.deploy(epoch, "digits", [spec("a")], now=9.0).version == 6
+
+    def test_what_was_needed_again_is_counted_from_anew(self, store: Store, epoch: int) -> None:
+        store.put_function(epoch, spec("a"))
+        prune = partial(store.prune, epoch, old_versions=2, unused_for=100.0)
+        assert prune(in_use=[], now=1000.0) == []
+        assert prune(in_use=[spec("a").key], now=1050.0) == []
+        assert prune(in_use=[], now=1120.0) == []
+        assert prune(in_use=[], now=1220.0) == [spec("a").key]
+
+    def test_an_app_without_a_current_version_gives_no_number_twice_after_pruning(
+        self, store: Store, epoch: int
+    ) -> None:
+        for n in range(3):
+            store.deploy(epoch, "digits", [spec()], now=float(n))
+        store.undeploy(epoch, "digits")
+        store.prune(epoch, in_use=[], old_versions=1, now=9.0, unused_for=0.0)
+        assert [made.version for made in store.deployments()] == [3]
+        assert store.deploy(epoch, "digits", [spec()], now=9.0).version == 4
 
     def test_undeploy_leaves_no_current_version_and_gives_no_number_twice(self, store: Store, epoch: int) -> None:
         store.deploy(epoch, "digits", [spec()], now=1.0)

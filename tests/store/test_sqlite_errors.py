@@ -40,6 +40,7 @@ VERBS: dict[str, Callable[[Store], Any]] = {
     "put_function": lambda store: store.put_function(0, spec()),
     "function": lambda store: store.function("key"),
     "functions": lambda store: store.functions(),
+    "prune": lambda store: store.prune(0, in_use=[], old_versions=1, now=1.0, unused_for=1.0),
     "deploy": lambda store: store.deploy(0, "app", [spec()], now=1.0),
     "undeploy": lambda store: store.undeploy(0, "app"),
     "deployments": lambda store: store.deployments(),

@@ -11,6 +11,7 @@ from stoker.errors import NotFound
 from stoker.store.base import Deployment, Store
 from stoker.types import FunctionSpec
 
+OLD_VERSIONS_KEPT = 20  # of each deployed app, for `stoker apps rollback`; older ones are forgotten
 SERVED_SUFFIX = "-dev"  # by which a served app is found beside a deployed one of its name
 
 
@@ -142,6 +143,21 @@ class Functions:
                 return spec
         names = _listed({spec.name for spec in deployment.functions})
         raise NotFound(f"App {app!r} (version {deployment.version}) has no function {name!r}. It has: {names}.")
+
+    def in_use(self, pools: Iterable[str]) -> set[str]:
+        """Return the keys of functions that runs, current deployments or pools need."""
+        found = {*pools, *(spec.key for made in self.current.values() for spec in made.functions)}
+        return found.union(*(names.values() for names in self.runs.values()), *self.variants.values())
+
+    def forget(self, keys: Iterable[str], pools: Iterable[str]) -> None:
+        """Let go of functions that the store has dropped, but for those that somebody has begun to use meanwhile."""
+        in_use = self.in_use(pools)
+        for key in keys:
+            if key in in_use and key in self.specs:
+                self.keep(self.specs[key])
+            else:
+                self.specs.pop(key, None)
+                self.replaced.pop(key, None)
 
     def _declare(self, spec: FunctionSpec) -> str:
         key = spec.key

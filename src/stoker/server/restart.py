@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stoker.core import events as e
 from stoker.errors import StokerError, StoreError
+from stoker.server.functions import OLD_VERSIONS_KEPT
 from stoker.server.payloads import stored
 from stoker.store.base import PendingRow, SettledRow
 from stoker.types import CallState, ErrorInfo
@@ -98,7 +99,7 @@ def _give_up(server: Server, row: PendingRow, reason: str) -> None:
 
 
 async def expire_results(server: Server, *, every: float) -> None:
-    """Drop results that were kept for the stated time."""
+    """Drop results that were kept for the stated time, and functions that nothing has needed for as long."""
     while True:
         before = server.now() + server.wall_offset - server.config.retention
 
@@ -107,4 +108,23 @@ async def expire_results(server: Server, *, every: float) -> None:
                 (server.files.spill / name).unlink(missing_ok=True)
 
         server.writer.job(expire)
+        prune_functions(server)
         await asyncio.sleep(every)
+
+
+def prune_functions(server: Server) -> None:
+    """Drop what no deployment, pool, call or result points at; the latest old versions stay, to be rolled back to."""
+    in_use = server.functions.in_use(server.plane.state.pools)
+    now = server.now() + server.wall_offset
+
+    def forget(keys: list[str]) -> None:
+        server.functions.forget(keys, server.plane.state.pools)
+
+    def prune() -> None:
+        dropped = server.store.prune(
+            server.epoch, in_use=in_use, old_versions=OLD_VERSIONS_KEPT, now=now, unused_for=server.config.retention
+        )
+        if dropped:
+            server.loop.call_soon_threadsafe(forget, dropped)
+
+    server.writer.job(prune)

@@ -161,13 +161,22 @@ class Store(Protocol):
         now: float,
         tags: dict[str, str] | None = None,
     ) -> Deployment:
-        """Make a new current version of an app; its functions carry ``version`` and no ``run_id``."""
+        """Make a new current version of an app; its functions, which are kept, carry ``version`` and no ``run_id``."""
 
     def undeploy(self, epoch: int, app: str) -> bool:
         """Leave the app without a current version; say whether there was one."""
 
     def deployments(self, *, app: str = "") -> list[Deployment]:
         """Return all versions, newest first."""
+
+    def prune(
+        self, epoch: int, *, in_use: Collection[str], old_versions: int, now: float, unused_for: float
+    ) -> list[str]:
+        """Drop old versions of apps but the newest so many, and functions that have not been needed for so long.
+
+        A function is needed while its key is ``in_use``, its version is there, or any call of it has a row. Return the
+        keys of those dropped. How long one was not needed is counted in these calls, over restarts of the server.
+        """
 
     def close(self) -> None:
         """Release files and connections."""

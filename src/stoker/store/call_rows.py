@@ -72,6 +72,32 @@ EXPIRE = (
     "UPDATE results SET expired = 1, error = '', timeline = '', payload = x'' WHERE seq = ?",
     "UPDATE calls SET payload = x'' WHERE seq = ?",
 )
+KEEP_FUNCTION = "INSERT INTO functions (key, spec) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
+DROP_VERSIONS = """
+DELETE FROM deployments WHERE (app, version) IN (
+    SELECT app, version FROM (
+        SELECT app, version, row_number() OVER (PARTITION BY app ORDER BY version DESC) AS place
+        FROM deployments d WHERE NOT EXISTS (
+            SELECT 1 FROM current_deployments c WHERE c.app = d.app AND c.version = d.version
+        )
+    ) WHERE place > ?
+)
+"""
+UNUSED = """
+SELECT key FROM functions f WHERE key NOT IN (SELECT value FROM json_each(?))
+AND NOT EXISTS (SELECT 1 FROM calls WHERE function = f.key)
+AND NOT EXISTS (
+    SELECT 1 FROM deployments
+    WHERE app = json_extract(f.spec, '$.app') AND version = json_extract(f.spec, '$.version')
+)
+"""
+USED_AGAIN = """
+UPDATE functions SET unused = NULL WHERE unused IS NOT NULL AND key NOT IN (SELECT value FROM json_each(?))
+"""
+MARK_UNUSED = "UPDATE functions SET unused = ? WHERE unused IS NULL AND key IN (SELECT value FROM json_each(?))"
+DROP_UNUSED = """
+DELETE FROM functions WHERE unused <= ? AND key IN (SELECT value FROM json_each(?)) RETURNING key
+"""
 KEEP_LAST_SEQ = f"UPDATE meta SET value = ({LAST_SEQ}) WHERE name = 'last_seq'"
 FORGET = (
     "DELETE FROM results WHERE seq = ?",

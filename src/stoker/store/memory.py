@@ -36,6 +36,7 @@ class MemoryBacking:
     unsettled: set[int] = field(default_factory=set)
     forgotten_blobs: dict[int, list[str]] = field(default_factory=dict)  # of expired calls, named again when forgotten
     functions: dict[str, FunctionSpec] = field(default_factory=dict)
+    unused: dict[str, float] = field(default_factory=dict)  # functions that nothing needs, since when
     deployments: dict[str, list[Deployment]] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
 
@@ -143,10 +144,11 @@ class MemoryStore:
     ) -> Deployment:
         with self._writing(epoch) as kept:
             older = kept.deployments.get(app, [])
-            version = len(older) + 1
+            version = 1 + max((made.version for made in older), default=0)
             specs = tuple(replace(spec, version=version, run_id="") for spec in functions)
             made = Deployment(app, version, now, specs, True, dict(tags or {}))
             kept.deployments[app] = [*_none_current(older), made]
+            kept.functions.update((spec.key, spec) for spec in specs)
             return made
 
     def undeploy(self, epoch: int, app: str) -> bool:
@@ -162,6 +164,23 @@ class MemoryStore:
         found.sort(key=lambda version: version.app)
         found.sort(key=lambda version: (version.created, version.version), reverse=True)
         return [version for version in found if app in ("", version.app)]
+
+    def prune(
+        self, epoch: int, *, in_use: Collection[str], old_versions: int, now: float, unused_for: float
+    ) -> list[str]:
+        with self._writing(epoch) as kept:
+            for app, versions in kept.deployments.items():
+                old = [made.version for made in versions if not made.current]
+                dropped = set(old[: max(0, len(old) - old_versions)])
+                kept.deployments[app] = [made for made in versions if made.version not in dropped]
+            there = {(made.app, made.version) for versions in kept.deployments.values() for made in versions}
+            needed = {*in_use, *(record.call.function for record in kept.records.values())}
+            needed |= {key for key, spec in kept.functions.items() if (spec.app, spec.version) in there}
+            kept.unused = {key: kept.unused.get(key, now) for key in kept.functions if key not in needed}
+            gone = [key for key, since in kept.unused.items() if since <= now - unused_for]
+            for key in gone:
+                del kept.functions[key], kept.unused[key]
+            return gone
 
     def close(self) -> None:
         self._closed = True

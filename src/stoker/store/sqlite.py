@@ -84,10 +84,7 @@ class SqliteStore:
 
     def put_function(self, epoch: int, spec: FunctionSpec) -> None:
         with self._database.writing(epoch) as connection:
-            connection.execute(
-                "INSERT INTO functions (key, spec) VALUES (?, ?) ON CONFLICT (key) DO NOTHING",
-                (spec.key, msgspec.json.encode(spec).decode()),
-            )
+            connection.execute(call_rows.KEEP_FUNCTION, (spec.key, msgspec.json.encode(spec).decode()))
 
     def function(self, key: str) -> FunctionSpec | None:
         rows = self._rows("SELECT spec FROM functions WHERE key = ?", key)
@@ -116,6 +113,8 @@ class SqliteStore:
             connection.execute(
                 "INSERT OR REPLACE INTO current_deployments (app, version) VALUES (?, ?)", (app, version)
             )
+            kept = [(spec.key, msgspec.json.encode(spec).decode()) for spec in specs]
+            connection.executemany(call_rows.KEEP_FUNCTION, kept)
         return Deployment(app, version, now, specs, True, dict(tags or {}))
 
     def undeploy(self, epoch: int, app: str) -> bool:
@@ -130,6 +129,18 @@ class SqliteStore:
             app,
         )
         return [_deployment(row) for row in rows]
+
+    def prune(
+        self, epoch: int, *, in_use: Collection[str], old_versions: int, now: float, unused_for: float
+    ) -> list[str]:
+        with self._database.writing(epoch) as connection:
+            connection.execute(call_rows.DROP_VERSIONS, (old_versions,))
+            unused = [row[0] for row in connection.execute(call_rows.UNUSED, (json.dumps(list(in_use)),))]
+            keys = json.dumps(unused)
+            connection.execute(call_rows.USED_AGAIN, (keys,))
+            connection.execute(call_rows.MARK_UNUSED, (now, keys))
+            dropped = connection.execute(call_rows.DROP_UNUSED, (now - unused_for, keys)).fetchall()
+        return [row[0] for row in dropped]
 
     def close(self) -> None:
         self._database.close()

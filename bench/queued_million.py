@@ -17,8 +17,7 @@ from bench.sides.gated import marks
 TITLE = "1 000 000 detached calls queued"
 CALLS = 1_000_000
 SMALL = 1_000
-SMALL_ROUNDS = 9
-WINDOWS = 50
+ROUNDS = 9
 CLIENT = Place("stoker", "gated:client")
 
 
@@ -27,18 +26,19 @@ def measure(scale: float) -> list[Line]:
     with scratch() as variables, server(variables) as pid:
         before = rss(pid)
         with running(CLIENT, variables) as client:
-            few = median(_small_round(variables, client, i) for i in range(SMALL_ROUNDS))
-            gate = _gate(variables, "million")
+            few = median(_small_round(variables, client, i) for i in range(ROUNDS))
+            gate = _gate(variables, "million-0")
             client.turn(do="close", gate=gate)
-            client.turn(do="queue", gate=gate, calls=calls)
-        memory = rss(pid)
+            client.turn(do="queue", gate=_gate(variables, "million"), calls=calls)
+            memory = rss(pid)
+            many = median(_burst(variables, client, i) for i in range(ROUNDS))
+        ran = len(marks(_gate(variables, "million")))
         stoker(variables, "server", "stop")
-        Path(gate).touch()
+        Path(_gate(variables, f"million-{ROUNDS}")).touch()
         began = time.time()
         restarted = start(variables)
-        wait_until("the first lease after the restart", lambda: bool(marks(gate)), seconds=120)
-        many = _rate_of_windows(gate, min(WINDOWS * SMALL, calls))
-        first = marks(gate)[0] - began
+        wait_until("the first lease after the restart", lambda: _ran(variables) > ran, seconds=120)
+        first = marks(_gate(variables, "million"))[ran] - began
         after = rss(restarted)
     what = f"{calls:,} queued".replace(",", " ")
     return [
@@ -51,23 +51,30 @@ def measure(scale: float) -> list[Line]:
 
 
 def _small_round(variables: Mapping[str, str], client: Side, number: int) -> float:
+    """Return the calls a second of a thousand that are all there is."""
     gate = _gate(variables, f"small-{number}")
     client.turn(do="close", gate=gate)
     client.turn(do="queue", gate=gate, calls=SMALL)
     Path(gate).touch()
     wait_until("a thousand calls", lambda: len(marks(gate)) >= SMALL, seconds=60)
-    return _rates(marks(gate))[0]
+    return _rate(marks(gate))
 
 
-def _rate_of_windows(gate: str, calls: int) -> float:
-    wait_until(f"{calls} calls", lambda: len(marks(gate)) >= calls, seconds=120)
-    return median(_rates(marks(gate)[:calls]))
+def _burst(variables: Mapping[str, str], client: Side, number: int) -> float:
+    """Return the calls a second of the first thousand once the gate is open; it is closed again after them."""
+    before = _ran(variables)
+    Path(_gate(variables, f"million-{number}")).touch()
+    wait_until("a thousand calls", lambda: _ran(variables) >= before + SMALL, seconds=60)
+    client.turn(do="close", gate=_gate(variables, f"million-{number + 1}"))
+    return _rate(marks(_gate(variables, "million"))[before : before + SMALL])
 
 
-def _rates(marks: list[float]) -> list[float]:
-    """Return the calls a second of each window of a thousand."""
-    windows = [marks[i : i + SMALL] for i in range(0, len(marks) - SMALL + 1, SMALL)]
-    return [(SMALL - 1) / (window[-1] - window[0]) for window in windows]
+def _ran(variables: Mapping[str, str]) -> int:
+    return len(marks(_gate(variables, "million")))
+
+
+def _rate(marks: list[float]) -> float:
+    return (len(marks) - 1) / (marks[-1] - marks[0])
 
 
 def _gate(variables: Mapping[str, str], name: str) -> str:

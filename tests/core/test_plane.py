@@ -449,3 +449,25 @@ def test_only_a_pool_without_a_worker_says_that_it_waits_for_room() -> None:
     world.sleep(5.0)
     told = {x.key for x in world.log if isinstance(x, c.TellPhase) and x.phase == "waiting"}
     assert told == {second}
+
+
+def test_a_pool_that_needs_the_whole_node_gets_it_from_one_with_a_long_queue() -> None:
+    world = World(cpus=2)
+    small, large = world.declare(spec("small", cpu=1)), world.declare(spec("large", cpu=2))
+    world.submit([f"s{i}" for i in range(2000)], key=small)
+    world.connect_all()
+    world.submit(["whole"], key=large)
+    for _ in range(400):
+        world.sleep(0.05)
+        world.connect_all()
+        for worker in list(world.workers.values()):
+            if worker.draining and not worker.leases:
+                world.kill(worker.id, cause="exit")
+            elif worker.leases:
+                world.finish(worker.id, next(iter(worker.leases)))
+        if "whole" in world.results:
+            break
+    assert "whole" in world.results
+    assert len(world.results) < 100
+    world.settle_everything()
+    assert len(world.results) == 2001

@@ -19,6 +19,7 @@ QUEUE_SWEEP_SECONDS = 0.1  # while calls wait, whether another worker would help
 START_BACKOFF_MAX_SECONDS = 30.0
 START_RETRY_SECONDS = 0.5  # another program holds the capacity: ask again
 BAD_STARTS_MAX = 6  # a death at the start may be anybody's kill; so many in a row are the function's own
+CLAIM_SECONDS = 10.0  # for which what is freed for a pool is kept for it
 STEAL_AFTER_SECONDS = 0.25  # for which a pool without any worker waits before it takes one from a pool that has several
 
 
@@ -47,7 +48,8 @@ def scale(st: State, pool: Pool) -> None:
     if st.now < pool.start_after:
         pool.waiting = f"{pool.start_after - st.now:.1f} s, after workers that could not start"
         return
-    if (have or not demand.queued) and (other := _starving(st, pool)) is not None:
+    other = _starving(st, pool)
+    if other is not None and (have or not demand.queued or _has_claim(st, other)):
         pool.waiting = f"for {other.spec.label}, which has no worker yet"
         return
     for _ in range(wanted - have):
@@ -188,6 +190,12 @@ def _starving(st: State, pool: Pool) -> Pool | None:
             if could and st.now - other.wanted_since >= STEAL_AFTER_SECONDS:
                 return other
     return None
+
+
+def _has_claim(st: State, pool: Pool) -> bool:
+    """Tell whether places are being freed for a pool: one that needs several of them gets none if each is taken as it
+    comes free. It ends after a while, for the case that one of them is not freed soon."""
+    return pool.last_steal >= pool.wanted_since and st.now - pool.last_steal < CLAIM_SECONDS
 
 
 def _live(pool: Pool) -> int:

@@ -7,6 +7,7 @@ shared memory. Every directory is made with mode 0700. Both roots can be set: ``
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -54,6 +55,13 @@ def server_home() -> Path:
 def server_runtime() -> Path:
     """The persistent server's sockets."""
     return private_dir(runtime() / "server")
+
+
+def server_segments(run_dir: Path, state_dir: Path) -> Path:
+    """Where a persistent server keeps payload segments: those of several homes on one machine are apart."""
+    if not SHM_ROOT.is_dir():
+        return state_dir / "segments"
+    return SHM_ROOT / f"stoker-{os.getuid()}-server-{hashlib.sha256(str(run_dir).encode()).hexdigest()[:8]}"
 
 
 def runs() -> Path:

@@ -28,6 +28,7 @@ class FakeServer:
     def __init__(self, socket_path: Path, *, term: int = 1) -> None:
         self.path = socket_path
         self.term = term
+        self.segments = ""
         self.hello: Hello | None = None
         self.messages: list[Any] = []
         self.on_hello: Callable[[FakeServer, Hello], None] = lambda server, hello: None
@@ -68,7 +69,7 @@ class FakeServer:
                         self.hello = message
                         self._writer = writer
                         self._agents.append(writer)
-                        self.send(Welcome(__version__, "s-test", self.term))
+                        self.send(Welcome(__version__, "s-test", self.term, segments=self.segments))
                         self.on_hello(self, message)
                     elif writer is self._writer:
                         self.on_message(message)

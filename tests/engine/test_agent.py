@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from pathlib import Path
@@ -330,6 +331,25 @@ async def test_the_server_ends_the_agent(bench: Bench) -> None:
     assert bench.server.all(WorkerExited, worker="w1")
     assert await agent.wait() == 0
     assert sorted(path.name for path in bench.config.run_dir.iterdir()) == ["server.sock"]
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+async def test_an_agent_left_alone_by_a_persistent_server_removes_its_shared_memory(
+    bench: Bench, short_path: Path, taken_over: bool
+) -> None:
+    segments = short_path / "shm"
+    segments.mkdir()
+    (segments / "c-1.1.a").write_bytes(b"x")
+    bench.server.segments = str(segments)
+    agent = bench.start_agent(mode="persistent", grace=0.5)
+    await bench.server.get(NodeState)
+    with (bench.config.state_dir / "server.lock").open("w") as lock:
+        if taken_over:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        await bench.server.close()
+        assert await agent.wait() == 0
+    assert segments.exists() is taken_over
+    assert not list(short_path.glob("shm.gone*"))
 
 
 async def test_a_second_agent_of_a_run_leaves_at_once(bench: Bench) -> None:

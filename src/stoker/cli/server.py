@@ -22,6 +22,7 @@ from stoker.cli.server_requests import ask
 from stoker.client import session as sessions
 from stoker.engine.local.config import RUN_MARKER
 from stoker.engine.local.processes import with_environment
+from stoker.engine.local.server_leftovers import remove_segments
 from stoker.errors import ConnectionFailed, StokerError
 from stoker.quantities import format_duration, format_size
 
@@ -98,6 +99,8 @@ def stop(
     _end_rest(force=force)
     if force:
         (paths.server_runtime() / "server.sock").unlink(missing_ok=True)
+    home, runtime = paths.server_home(), paths.server_runtime()
+    remove_segments(paths.server_segments(runtime, home), lock=home / "server.lock")  # of one that was killed
     if as_json:
         show_json({"stopped": was_there, "pid": pid or None})
     else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -73,16 +72,16 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
             raise InvalidRequest("An embedded server needs --run-dir.")
         run_dir = state_dir = arguments.run_dir
         name = f"stoker-{os.getuid()}-{run_dir.name}"
+        segments = paths.SHM_ROOT / name if paths.SHM_ROOT.is_dir() else state_dir / "segments"
     else:
         run_dir = arguments.run_dir or paths.server_runtime()
         state_dir = arguments.state_dir or paths.server_home()
-        # Servers of several homes on one machine must not share a directory of segments.
-        name = f"stoker-{os.getuid()}-server-{hashlib.sha256(str(run_dir).encode()).hexdigest()[:8]}"
+        segments = paths.server_segments(run_dir, state_dir)
     return ServerConfig(
         mode="embedded" if arguments.embedded else "persistent",
         run_dir=paths.private_dir(run_dir.resolve()),
         state_dir=paths.private_dir(state_dir.resolve()),
-        segments=paths.SHM_ROOT / name if paths.SHM_ROOT.is_dir() else state_dir / "segments",
+        segments=segments,
         retention=parse_duration(
             os.environ.get("STOKER_RESULT_RETENTION", RETENTION_SECONDS), option="STOKER_RESULT_RETENTION"
         ),

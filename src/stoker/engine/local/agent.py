@@ -35,6 +35,7 @@ from stoker.engine.local.log_files import log_path, prune
 from stoker.engine.local.log_tails import LogTails
 from stoker.engine.local.node import NodeSize, node_labels, node_size
 from stoker.engine.local.requests import Verbs
+from stoker.engine.local.server_leftovers import remove_segments
 from stoker.engine.local.standby import UNUSED_SECONDS, Standby
 from stoker.engine.local.starts import Starter, Stock
 from stoker.engine.local.workers import Workers
@@ -388,6 +389,9 @@ class Agent:
         self._ledger.delete()
         if alone and self._config.mode == "embedded":
             self._clear_up_after_the_server()
+        elif alone and self._welcome and self._welcome.segments:
+            lock = self._config.state_dir / "server.lock"
+            await asyncio.to_thread(remove_segments, Path(self._welcome.segments), lock=lock)
 
     def _clear_up_after_the_server(self) -> None:
         """Nobody comes back to an embedded run whose server and client are gone: leave no file of it."""

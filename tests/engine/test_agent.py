@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stoker import paths
+from stoker.blobs.disk import DiskBlobStore
 from stoker.engine.local import processes
+from stoker.images import code_holds
 from stoker.protocol.messages import (
     FlushLogs,
     LogLines,
@@ -387,3 +393,25 @@ async def test_bad_requests_get_an_error(bench: Bench, verb: str) -> None:
     bench.server.send(Request(1, verb, {"key": "x"}))
     reply = await bench.server.get(Reply, id=1)
     assert reply.error is not None and reply.error.type_name in ("InvalidRequest", "NotFound")
+
+
+async def test_source_that_runs_is_held_by_the_next_agent_too(bench: Bench, short_path: Path) -> None:
+    digest = hashlib.sha256(b"a pickle").hexdigest()
+    DiskBlobStore(paths.blobs()).put(f"bundle/{digest}", [b"a pickle"])
+    function = bench.function()
+    function = replace(function, code=replace(function.code, by_value=digest))
+    first = bench.start_agent()
+    await bench.server.get(NodeState)
+    bench.server.send(order("w1", function))
+    await bench.server.get(WorkerStarted, worker="w1")
+    root, later = short_path / "home" / "bundles", time.time() + 30 * 86400.0
+    assert code_holds.sweep(root, clock=lambda: later) == []
+    first.kill()
+    await first.wait()
+    bench.server.messages.clear()
+    bench.start_agent()
+    await bench.server.get(NodeState)
+    assert code_holds.sweep(root, clock=lambda: later) == []
+    bench.server.send(StopWorker(1, "w1", 0.0))
+    await bench.server.get(WorkerExited, worker="w1")
+    assert code_holds.sweep(root, clock=lambda: later) == [f"{digest}.pickle"]

@@ -15,6 +15,7 @@ from stoker.blobs.base import BlobStore
 from stoker.errors import ImageBuildError
 from stoker.images import build_function
 from stoker.images.archive import unpack, unpack_once
+from stoker.images.code_holds import CodeHold
 from stoker.images.command import Finished, run
 from stoker.images.environment import Environment
 from stoker.images.file_locks import BuildLock
@@ -62,6 +63,7 @@ class StepRunner:
         self.progress(f"running {name}()")
         bundle, pickled = step.args.get("bundle", ""), step.args.get("by_value", "")
         search = list(self.environment.sys_path)
+        held = CodeHold(self.home / "bundles", [bundle] if bundle else [])
         if bundle:
             place = self.home / "bundles" / bundle
             search.insert(0, str(place if place.is_dir() else unpack_once(self._blob(bundle), place)))
@@ -77,6 +79,7 @@ class StepRunner:
         }
         program = Path(build_function.__file__).read_text(encoding="utf-8")
         done = self._run([self.environment.python, "-c", program, json.dumps(request)])
+        held.release()
         pickle_file.unlink(missing_ok=True)
         if done.returncode != 0:
             raise _failed(f"The image's function {name}() failed {_ending(done.returncode)}", done.output)

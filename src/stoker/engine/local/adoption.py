@@ -16,6 +16,7 @@ from stoker.engine.local.processes import Watch
 from stoker.engine.local.starts import Stock
 from stoker.engine.local.workers import Running
 from stoker.errors import NotFound
+from stoker.images.code_holds import CodeHold
 from stoker.images.environment import read_environment
 from stoker.protocol.messages import WorkerExited
 
@@ -62,7 +63,14 @@ def _take_over(stock: Stock, entry: WorkerEntry) -> None:
     except CapacityBusy:
         pass  # its own entry, made when it started, still holds
     stock.logs.add(_header(entry), adopted=True)
-    stock.workers.add(Running(entry, group, Watch(entry.pid), on_gone=_hold(entry)))
+    code = CodeHold(stock.home / "bundles", entry.code)
+    release = _hold(entry)
+
+    def gone() -> None:
+        release()
+        code.release()
+
+    stock.workers.add(Running(entry, group, Watch(entry.pid), on_gone=gone))
 
 
 def _hold(entry: WorkerEntry) -> Callable[[], None]:

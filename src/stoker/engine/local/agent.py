@@ -41,6 +41,7 @@ from stoker.engine.local.starts import Starter, Stock
 from stoker.engine.local.workers import Workers
 from stoker.engine.local.zygotes import Zygotes, clean_environ, first_environment
 from stoker.errors import Fenced, StokerError
+from stoker.images import code_holds
 from stoker.images.builder import EnvironmentBuilder
 from stoker.images.worker_path import ensure_worker_path
 from stoker.protocol.messages import (
@@ -61,6 +62,7 @@ from stoker.types import ErrorInfo
 
 TICK_SECONDS = 1.0  # how soon other programs' use of the node is noticed; costs one stat
 HOUSEKEEPING_SECONDS = 30.0  # idle zygotes, orphans, old logs
+SWEEP_SECONDS = 6 * 3600.0  # old unpacked source; the first time when the agent has started
 SAID_MAX = 256  # reports that may be lost with a connection; said twice they mean nothing
 EXIT_SECOND_AGENT = 0  # another agent of this run is there and serves: not a failure
 log = logging.getLogger("stoker.agent")
@@ -326,7 +328,7 @@ class Agent:
     # What happens by itself
 
     async def _tick(self) -> None:
-        next_usage = next_housekeeping = 0.0
+        next_usage = next_housekeeping = next_sweep = 0.0
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
@@ -342,6 +344,9 @@ class Agent:
                 if now >= next_housekeeping:
                     next_housekeeping = now + HOUSEKEEPING_SECONDS
                     await self._keep_house()
+                if now >= next_sweep:
+                    next_sweep = now + SWEEP_SECONDS
+                    await asyncio.to_thread(code_holds.sweep, self._home / "bundles")
             except OSError as error:  # no file descriptor left, say; in a second there may be one
                 log.warning("a look at the node failed: %s", error)
 

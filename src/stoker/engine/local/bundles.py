@@ -13,6 +13,11 @@ from stoker.types import CodeRef
 NAMESPACE = "bundle"
 
 
+def names_of(code: CodeRef) -> list[str]:
+    """Return the names under which a function's code lies in its directory, to be held while it is in use."""
+    return [name for name in (code.bundle, f"{code.by_value}.pickle" if code.by_value else "") if name]
+
+
 def ensure_code(code: CodeRef, *, blobs: BlobStore, root: Path) -> tuple[str, str]:
     """Return (directory of the bundle, file of the function by value), each empty where there is none.
 

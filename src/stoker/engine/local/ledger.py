@@ -29,6 +29,7 @@ class WorkerEntry:
     memory: int
     began: float
     environment: str = ""  # its directory, empty for the caller's own
+    code: list[str] = field(default_factory=list)  # names of the unpacked source that it runs from
 
     @property
     def alive(self) -> bool:

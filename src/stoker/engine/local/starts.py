@@ -12,7 +12,7 @@ from typing import Any
 
 from stoker.blobs.base import BlobStore
 from stoker.engine.local import marks
-from stoker.engine.local.bundles import ensure_code
+from stoker.engine.local.bundles import ensure_code, names_of
 from stoker.engine.local.capacity import CapacityBusy, CapacityLedger
 from stoker.engine.local.config import RUN_MARKER, WORKER_MARKER, AgentConfig
 from stoker.engine.local.ledger import WorkerEntry
@@ -24,6 +24,7 @@ from stoker.engine.local.workers import Running, Workers
 from stoker.engine.local.zygotes import KilledWhileLoading, Launch, RunnerProcess, StartRefusal, Zygotes, clean_environ
 from stoker.errors import StokerError
 from stoker.images.builder import EnvironmentBuilder
+from stoker.images.code_holds import CodeHold
 from stoker.images.environment import Environment, Hold
 from stoker.images.worker_path import ensure_worker_path
 from stoker.protocol.messages import Phase, StartFailed, StartWorker, WorkerStarted
@@ -42,6 +43,7 @@ class Attempt:
     seconds: dict[str, float] = field(default_factory=dict)
     mark: float = field(default_factory=time.perf_counter)
     hold: Hold | None = None
+    code: CodeHold | None = None
     group: Group | None = None
     called_off: str = ""
 
@@ -137,8 +139,9 @@ class Starter:
             pass  # the entry ends with this process, or with the next release of this run
         if attempt.group is not None:
             attempt.group.remove()
-        if attempt.hold is not None:
-            attempt.hold.release()
+        for hold in (attempt.hold, attempt.code):
+            if hold is not None:
+                hold.release()
         self._stock.logs.finish(attempt.order.worker)
 
     async def _bring_up(self, attempt: Attempt) -> None:
@@ -168,7 +171,9 @@ class Starter:
             loop.call_soon_threadsafe(self._send, Phase(order.worker, "building", line))
 
         def prepare() -> tuple[str, str, Path]:
-            directory, by_value = ensure_code(order.function.code, blobs=stock.blobs, root=stock.home / "bundles")
+            root = stock.home / "bundles"
+            attempt.code = CodeHold(root, names_of(order.function.code))
+            directory, by_value = ensure_code(order.function.code, blobs=stock.blobs, root=root)
             attempt.lap("bundle")
             attempt.hold = stock.builder.hold(order.function.image, progress=progress)
             attempt.lap("environment")
@@ -251,11 +256,12 @@ class Starter:
         standby = stock.zygotes.take_standby(launch)
         name = standby.log.stem if standby else f"zygote-{function.key[:8]}-{os.getpid()}-{self._zygotes_started}"
         log = stock.logs.add(Header(name, function.key, function.label, time.time()))
-        assert attempt.hold is not None
-        hold = attempt.hold.environment.hold()
+        assert attempt.hold is not None and attempt.code is not None
+        hold, code = attempt.hold.environment.hold(), attempt.code.again()
 
         def gone() -> None:
             hold.release()
+            code.release()
             stock.logs.finish(name)
 
         self._send(Phase(attempt.order.worker, "starting", f"importing {function.code.module or function.label}"))
@@ -269,8 +275,8 @@ class Starter:
 
     def _hand_over(self, attempt: Attempt, pid: int, how: str, parent: RunnerProcess | None, header: Header) -> None:
         """From here on the worker's own end is what ends it."""
-        order, stock, group, hold = attempt.order, self._stock, attempt.group, attempt.hold
-        assert group is not None and hold is not None
+        order, stock, group, hold, code = attempt.order, self._stock, attempt.group, attempt.hold, attempt.code
+        assert group is not None and hold is not None and code is not None
         group.add(pid)
         if parent is not None and not group.complete:
             marks.mark(pid, order.worker)
@@ -284,12 +290,18 @@ class Starter:
             memory=order.memory,
             began=header.began,
             environment=hold.environment.directory,
+            code=names_of(order.function.code),
         )
+
+        def gone() -> None:
+            hold.release()
+            code.release()
+
         try:
             stock.capacity.hand_over(order.worker, pid)
         except CapacityBusy:
             pass  # it stays reserved in our own name
-        stock.workers.add(Running(entry, group, Watch(pid), parent, on_gone=hold.release))
+        stock.workers.add(Running(entry, group, Watch(pid), parent, on_gone=gone))
         self._send(WorkerStarted(order.worker, pid, how, attempt.seconds))
 
 

@@ -24,4 +24,15 @@ def measure(scale: float) -> list[Line]:
         lines.append(
             Line("100 MB in and out", "s", ours["seconds"], peer=name, theirs=theirs["seconds"], factor=factor)
         )
-    return lines
+    return lines + _profile(max(3, int(9 * scale)))
+
+
+def _profile(rounds: int) -> list[Line]:
+    """Return what of a call's time is copying, computing and reading: no call can be quicker than their sum."""
+    with scratch() as variables:
+        (took,) = in_turns([Place("stoker", "array_stages:stages")], variables, rounds=rounds, megabytes=MEGABYTES)
+    return [
+        Line("of it: copied into shared memory, twice", "s", 2 * took["written"]),
+        Line("of it: mapped, and x + 1 made", "s", took["computed"]),
+        Line("of it: mapped, and every page read", "s", took["read"]),
+    ]

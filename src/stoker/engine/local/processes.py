@@ -10,13 +10,16 @@ import asyncio
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 PR_SET_CHILD_SUBREAPER = 36
-KILL_ROUNDS = 50  # a process may fork between being listed and being killed; a fork bomb loses within a few rounds
+KILL_SECONDS = 5.0  # for what was killed to be gone: on a busy machine even that takes its turn
+KILL_PAUSE_SECONDS = 0.0005  # between two looks at what has still to go, and longer each time
+KILL_PAUSE_MAX_SECONDS = 0.02
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 libc = ctypes.CDLL(None, use_errno=True)
@@ -133,11 +136,20 @@ def signal_group(pgrp: int, number: int) -> None:
 
 
 def kill_all(find: Callable[[], Iterable[int]]) -> None:
-    """Kill what ``find`` returns until it returns nothing that lives."""
-    for _ in range(KILL_ROUNDS):
-        living = [pid for pid in find() if start_time(pid) is not None]
+    """Kill what ``find`` returns until it returns nothing that lives.
+
+    A process may fork between being listed and being killed, so new ones are looked for at once.
+    """
+    killed: set[int] = set()
+    pause, give_up = KILL_PAUSE_SECONDS, time.monotonic() + KILL_SECONDS
+    while time.monotonic() < give_up:
+        living = {pid for pid in find() if start_time(pid) is not None}
         if not [pid for pid in living if send_signal(pid, signal.SIGKILL)]:
             return
+        if living <= killed:
+            time.sleep(pause)
+            pause = min(2 * pause, KILL_PAUSE_MAX_SECONDS)
+        killed |= living
 
 
 def explain(status: int) -> tuple[str, str]:

@@ -112,10 +112,8 @@ class Workers:
 
 
 async def _kill_remains(running: Running) -> None:
-    if running.group.complete:
-        # A few reads; a thread would cost more.
-        processes.kill_all(running.remains)
-    else:
+    # Where there is a group for it, a few reads mostly say that there is nothing: a thread would cost more.
+    if not running.group.complete or any(processes.start_time(pid) is not None for pid in running.remains()):
         await asyncio.to_thread(processes.kill_all, running.remains)
 
 

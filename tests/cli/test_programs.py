@@ -187,6 +187,40 @@ def test_a_second_ctrl_c_kills(program: str, tmp_path: Path, runtime_dir: Path) 
     wait_until(lambda: leftovers.of(runtime_dir) == [], timeout=30, message="all that the program started is gone")
 
 
+BUILDS = """
+import stoker
+
+app = stoker.App("builds")
+
+@app.function(image=stoker.Image.python().run_commands("echo $$ > {0}/pid; sleep 600; touch {0}/after"))
+def f() -> None:
+    pass
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_during_a_build_ends_it_with_all_that_it_started(
+    own_home: Path, tmp_path: Path, runtime_dir: Path, times: int
+) -> None:
+    (tmp_path / "builds.py").write_text(BUILDS.format(tmp_path))
+    marker = tmp_path / "pid"
+    command = [*STOKER, "run", str(tmp_path / "builds.py")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: marker.exists() and marker.read_text().strip() != "", timeout=60, message="the build runs")
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    wait_until(lambda: "cancelling" in process.stderr.readline(), timeout=20, message="the first is taken")  # type: ignore[union-attr]
+    if times == 2:
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    shell = Path(f"/proc/{marker.read_text().strip()}")
+    wait_until(lambda: leftovers.of(runtime_dir) == [], timeout=15, message="all that the program started is gone")
+    assert not shell.exists()
+    assert not (tmp_path / "after").exists()
+    assert not list((own_home / "environments").glob("*/.ready"))
+
+
 def test_a_server_starts_once_tells_its_status_and_stops(own_home: Path, program: str, runtime_dir: Path) -> None:
     started = json.loads(_stoker("server", "start", "--json").stdout)
     assert started["started"] is True

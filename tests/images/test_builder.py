@@ -16,6 +16,7 @@ from stoker.client.image import Image
 from stoker.errors import ImageBuildError, InterpreterNotFound, NotFound
 from stoker.images.builder import EnvironmentBuilder
 from stoker.images.environment import list_environments, lock_text, prune
+from stoker.images.halts import BuildHalted, Wish
 from stoker.types import ImageSpec, ImageStep
 
 from .dict_blobs import Collecting
@@ -344,3 +345,58 @@ def test_a_lock_is_shown_by_the_start_of_its_key(builder: EnvironmentBuilder, co
 def test_missing_system_packages_are_named_with_the_command(builder: EnvironmentBuilder, collect: Collecting) -> None:
     with pytest.raises(ImageBuildError, match=r"stoker-has-no-such-package"):
         builder.ensure(Image.python().apt_install("stoker-has-no-such-package").to_spec(collect))
+
+
+def test_a_build_that_nobody_wants_any_more_is_killed_with_all_it_started(
+    builder: EnvironmentBuilder, root: Path, tmp_path: Path
+) -> None:
+    after, pid_file = tmp_path / "after", tmp_path / "pid"
+    command = f"echo $$ > {pid_file}; sleep 600; touch {after}"
+    spec = ImageSpec(HERE, steps=[ImageStep("run_commands", {"commands": [command]})])
+    wishes, errors = [Wish(), Wish()], []
+
+    def ask(wish: Wish) -> None:
+        try:
+            builder.ensure(spec, wish=wish)
+        except BuildHalted as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=ask, args=(wish,)) for wish in wishes]
+    for thread in threads:
+        thread.start()
+    until(lambda: pid_file.exists() and pid_file.read_text().strip() != "", "the command runs")
+    until(lambda: [len(flight.wishes) for flight in builder._flights.values()] == [2], "both wait for it")
+    pid = int(pid_file.read_text())
+    wishes[0].withdraw()
+    assert _runs(pid), "the other one still waits for it"
+    wishes[1].withdraw()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert errors == ["The image was not built to its end: nobody waits for it any more."] * 2
+    assert not _runs(pid)
+    assert not after.exists()
+    assert list_environments(root) == []
+
+
+def test_a_closed_builder_ends_what_it_builds_and_begins_nothing(
+    builder: EnvironmentBuilder, root: Path, tmp_path: Path
+) -> None:
+    pid_file = tmp_path / "pid"
+    spec = ImageSpec(HERE, steps=[ImageStep("run_commands", {"commands": [f"echo $$ > {pid_file}; sleep 600"]})])
+    errors: list[str] = []
+
+    def ask() -> None:
+        try:
+            builder.ensure(spec)
+        except BuildHalted as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    until(lambda: pid_file.exists() and pid_file.read_text().strip() != "", "the command runs")
+    builder.close("the agent is shutting down")
+    thread.join(timeout=10)
+    pid_file.unlink()
+    ask()
+    assert errors == ["The image was not built to its end: the agent is shutting down."] * 2
+    assert not pid_file.exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stoker.core import commands as c
-from stoker.core.pools import Worker, WorkerState
+from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.state import State
 
 
@@ -30,3 +30,14 @@ def drain(st: State, worker: Worker, reason: str) -> None:
         st.emit(c.StopWorker(worker.id, 0.0, f"it did not end within {grace:.0f} s of its last call"))
 
     st.at(since + grace, stop_if_stuck)
+
+
+def call_off_builds(st: State, pool: Pool) -> None:
+    """Stop starts that wait for an environment which nothing wants any more: a build may take minutes."""
+    if pool.waiting_calls or (pool.options.min_workers and not pool.retired):
+        return
+    for worker in pool.workers.values():
+        if worker.state is WorkerState.STARTING and worker.phase == "building":
+            worker.state = WorkerState.STOPPING
+            worker.stop_reason = "nobody waits for it any more"
+            st.emit(c.StopWorker(worker.id, 0.0, worker.stop_reason))

@@ -7,7 +7,7 @@ from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.autoscaler import desired_workers
 from stoker.core.calls import Call, Result
-from stoker.core.draining import drain
+from stoker.core.draining import call_off_builds, drain
 from stoker.core.intake import unschedulable
 from stoker.core.placement import Capacity, Node, place, why_never
 from stoker.core.pools import Pool, Worker, WorkerState
@@ -68,6 +68,7 @@ def _is_over(st: State, pool: Pool) -> bool:
     for worker in list(pool.workers.values()):
         if worker.idle and not len(pool.queue):
             drain(st, worker, "its app has ended or was replaced")
+    call_off_builds(st, pool)
     if pool.workers or len(pool.queue) or pool.backoff or pool.accepting or pool.clients:
         return False
     st.pools.pop(pool.key, None)
@@ -250,6 +251,8 @@ def worker_progress(st: State, event: e.WorkerProgress) -> None:
         worker.began = st.now  # building does not count as starting: it is not done again
     worker.phase = event.phase
     st.emit(c.TellPhase(worker.pool.key, event.phase, event.detail))
+    if event.phase == "building":
+        call_off_builds(st, worker.pool)
 
 
 def worker_refused(st: State, event: e.WorkerRefused) -> None:
@@ -258,6 +261,8 @@ def worker_refused(st: State, event: e.WorkerRefused) -> None:
         return
     pool = worker.pool
     st.touch(pool)
+    if worker.state in {WorkerState.DRAINING, WorkerState.STOPPING}:
+        return  # it was called off: that says nothing about the function
     if event.retry:
         pool.start_after = st.now + START_RETRY_SECONDS
         pool.waiting = event.error.message

@@ -8,6 +8,7 @@ from stoker.core import admission, channels, deaf, leasing, recovery, settling
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.calls import Call, Payload, Result, stoker_error
+from stoker.core.draining import call_off_builds
 from stoker.core.placement import why_never
 from stoker.core.pools import Pool
 from stoker.core.state import State
@@ -239,6 +240,7 @@ def cancel_one(st: State, call: Call, reason: str) -> None:
     message = f"Call {call.id} of {call.pool.spec.label} was cancelled ({text})."
     error = stoker_error("CallCancelled", message, {"call_id": call.id, "function": call.pool.spec.label})
     settling.settle(st, call, CallState.CANCELLED, Result(Outcome.CANCELLED, error=error))
+    call_off_builds(st, call.pool)
 
 
 def _cancel_running(st: State, worker_id: str, calls: list[Call], *, reason: str, force: bool) -> None:

@@ -142,7 +142,9 @@ class Build:
         runner = StepRunner(environment, self.home, self.blobs, self.lock, self.progress)
         try:
             for step in self.spec.steps:
+                self.lock.halt.check()
                 runner.run(step)
+            self.lock.halt.check()
             made = make_ready(environment)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)

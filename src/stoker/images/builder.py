@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stoker.blobs.base import BlobStore
@@ -12,6 +13,7 @@ from stoker.errors import NotFound
 from stoker.images.build import Build
 from stoker.images.environment import Environment, Hold, read_environment
 from stoker.images.file_locks import build_lock
+from stoker.images.halts import BuildHalted, Halt, Wish
 from stoker.images.interpreters import Interpreters
 from stoker.images.local import check_local, local_environment
 from stoker.images.recipe import recipe_id
@@ -26,6 +28,15 @@ _HOLD_TRIES = 10  # each time, somebody pruned the environment between its build
 
 def _silent(_: str) -> None:
     return
+
+
+@dataclass(eq=False)
+class _Flight:
+    """One build on its way, those who wish for it, and what ends it."""
+
+    result: Future[Environment] = field(default_factory=Future)
+    halt: Halt = field(default_factory=Halt)
+    wishes: list[Wish] = field(default_factory=list)
 
 
 class EnvironmentBuilder:
@@ -49,16 +60,19 @@ class EnvironmentBuilder:
         self._uv = uv or Uv()
         self._home = home or root.parent
         self.interpreters = interpreters or Interpreters(root / "interpreters.json")
-        self._flights: dict[str, Future[Environment]] = {}
+        self._flights: dict[str, _Flight] = {}
         self._flights_lock = threading.Lock()
+        self._closed = ""
 
-    def ensure(self, spec: ImageSpec, *, progress: Progress = _silent) -> Environment:
+    def ensure(self, spec: ImageSpec, *, progress: Progress = _silent, wish: Wish | None = None) -> Environment:
         """Return the environment of a recipe; it is built first if need be, ``progress`` gets a line for each step.
 
-        Blocks: call it in a thread. Whoever comes while it is being built shares the result, errors included.
+        Blocks: call it in a thread. Whoever comes while it is being built shares the result, errors included. A build
+        that nobody wishes for any more is ended at once.
 
         Raises:
             ImageBuildError: it cannot be built; the message has the tool's own words.
+            BuildHalted: ``wish`` was withdrawn, or this builder was closed.
             InterpreterNotFound: the node has no such Python.
             NotFound: a blob of the recipe is not in the blob store.
         """
@@ -72,25 +86,54 @@ class EnvironmentBuilder:
         recipe = recipe_id(spec)
         if (ready := self._ready(recipe)) is not None:
             return ready
+        wish = wish or Wish()
+        while True:
+            flight, is_mine = self._join(recipe, wish)
+            try:
+                if is_mine:
+                    return self._fly(recipe, spec, flight, progress)
+                progress("it is being built already, for another worker")
+                return flight.result.result()
+            except BuildHalted:
+                if wish.withdrawn or self._closed:
+                    raise
+                # Those before us gave it up just before we came: it is built anew.
+
+    def close(self, reason: str) -> None:
+        """End every build that runs, and begin none any more."""
+        with self._flights_lock:
+            self._closed = reason
+            flights = list(self._flights.values())
+        for flight in flights:
+            flight.halt.order(reason)
+
+    def _join(self, recipe: str, wish: Wish) -> tuple[_Flight, bool]:
+        """Return the build of a recipe that runs, or a new one, which is the caller's to do; it is wished for."""
         with self._flights_lock:
             flight = self._flights.get(recipe)
-            is_mine = flight is None
+            is_new = flight is None
             if flight is None:
-                flight = self._flights[recipe] = Future()
-        if is_mine:
-            return self._fly(recipe, spec, flight, progress)
-        progress("it is being built already, for another worker")
-        return flight.result()
+                flight = self._flights[recipe] = _Flight()
+            flight.wishes.append(wish)
+            if self._closed:
+                flight.halt.order(self._closed)
+        wish.tell(lambda: self._reconsider(flight))
+        return flight, is_new
 
-    def hold(self, spec: ImageSpec, *, progress: Progress = _silent) -> Hold:
+    def _reconsider(self, flight: _Flight) -> None:
+        with self._flights_lock:
+            if all(wish.withdrawn for wish in flight.wishes):
+                flight.halt.order("nobody waits for it any more")
+
+    def hold(self, spec: ImageSpec, *, progress: Progress = _silent, wish: Wish | None = None) -> Hold:
         """Return a claim on the environment of a recipe: what `ensure` returns, but safe from pruning meanwhile."""
         for _ in range(_HOLD_TRIES):
-            environment = self.ensure(spec, progress=progress)
+            environment = self.ensure(spec, progress=progress, wish=wish)
             try:
                 return environment.hold()
             except NotFound:
                 continue
-        return self.ensure(spec, progress=progress).hold()
+        return self.ensure(spec, progress=progress, wish=wish).hold()
 
     def _ready(self, recipe: str) -> Environment | None:
         try:
@@ -99,25 +142,25 @@ class EnvironmentBuilder:
             return None
         return read_environment(self._root / key) if key else None
 
-    def _fly(self, recipe: str, spec: ImageSpec, flight: Future[Environment], progress: Progress) -> Environment:
+    def _fly(self, recipe: str, spec: ImageSpec, flight: _Flight, progress: Progress) -> Environment:
         """Build, and tell those who wait in other threads; its errors are theirs too."""
         try:
-            environment = self._build(recipe, spec, progress)
+            environment = self._build(recipe, spec, flight.halt, progress)
         except BaseException as error:
-            flight.set_exception(error)
+            flight.result.set_exception(error)
             raise
         else:
-            flight.set_result(environment)
+            flight.result.set_result(environment)
             return environment
         finally:
             with self._flights_lock:
                 del self._flights[recipe]
 
-    def _build(self, recipe: str, spec: ImageSpec, progress: Progress) -> Environment:
+    def _build(self, recipe: str, spec: ImageSpec, halt: Halt, progress: Progress) -> Environment:
         def waiting() -> None:
             progress("waiting for another process that builds this environment")
 
-        with build_lock(self._root / "guards" / f"{recipe}.build", waiting=waiting) as lock:
+        with build_lock(self._root / "guards" / f"{recipe}.build", waiting=waiting, halt=halt) as lock:
             if (ready := self._ready(recipe)) is not None:
                 return ready
             build = Build(recipe, spec, self._root, self._home, self._blobs, self._uv, lock, progress)

@@ -28,7 +28,12 @@ class Finished:
 def run(
     argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], lock: BuildLock, on_line: Callable[[str], None]
 ) -> Finished:
-    """Run a program to its end, in a session of its own; what it left running in there is killed."""
+    """Run a program to its end, in a session of its own; what it left running in there is killed.
+
+    Raises:
+        BuildHalted: the build was ended meanwhile, and the program with it.
+    """
+    lock.halt.check()
     process = subprocess.Popen(
         argv,
         cwd=cwd,
@@ -43,11 +48,13 @@ def run(
     try:
         lock.record(process.pid)
         assert process.stdout is not None
-        for chunk in _chunks(process.stdout.fileno(), process.pid):
-            lines.feed(chunk)
+        with lock.halt.running(process.pid):
+            for chunk in _chunks(process.stdout.fileno(), process.pid):
+                lines.feed(chunk)
         lines.end()
     finally:
         _end_group(process)
+    lock.halt.check()
     return Finished(process.returncode, "".join(lines.kept))
 
 

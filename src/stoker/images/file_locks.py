@@ -14,14 +14,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stoker.images.halts import Halt
+
 POLL_S = 0.05  # flock cannot be waited for with a check of its holder in between
 
 
 class BuildLock:
-    """An exclusive lock, held. Programs that write under it inherit ``fd``, so it lasts as long as the last of them."""
+    """An exclusive lock, held. Programs that write under it inherit ``fd``, so it lasts as long as the last of them.
 
-    def __init__(self, fd: int) -> None:
+    What ends the build that holds it comes along as ``halt``.
+    """
+
+    def __init__(self, fd: int, halt: Halt) -> None:
         self.fd = fd
+        self.halt = halt
 
     def record(self, group: int) -> None:
         """Note the process group that works under this lock, so that a successor can end it if we die."""
@@ -31,20 +37,25 @@ class BuildLock:
 
 
 @contextmanager
-def build_lock(path: Path, *, waiting: Callable[[], None]) -> Iterator[BuildLock]:
-    """Hold the lock at ``path``; ``waiting`` is called once if somebody else has it.
+def build_lock(path: Path, *, waiting: Callable[[], None], halt: Halt | None = None) -> Iterator[BuildLock]:
+    """Hold the lock at ``path``; ``waiting`` is called once if somebody else has it, ``halt`` ends the wait.
 
     If its holder died and left programs running that still write (they hold the inherited lock), those are ended first.
+
+    Raises:
+        BuildHalted: the build was ended while it waited.
     """
+    halt = halt or Halt()
     fd = _take(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if fd is None:
         waiting()
     while fd is None:
         time.sleep(POLL_S)
+        halt.check()
         _end_orphans(path)
         fd = _take(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
-        yield BuildLock(fd)
+        yield BuildLock(fd, halt)
     finally:
         fcntl.flock(fd, fcntl.LOCK_UN)  # for those too that inherited it and live on
         os.close(fd)

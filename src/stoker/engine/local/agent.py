@@ -375,6 +375,7 @@ class Agent:
     # The end
 
     async def _shut_down(self) -> None:
+        self._builder.close("the agent is shutting down")
         await self._starter.call_off_all("the agent is shutting down")
         await self._workers.stop_all(grace=self._stop_grace, reason="shutdown")
         await self._zygotes.close()

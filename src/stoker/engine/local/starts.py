@@ -26,6 +26,7 @@ from stoker.errors import StokerError
 from stoker.images.builder import EnvironmentBuilder
 from stoker.images.code_holds import CodeHold
 from stoker.images.environment import Environment, Hold
+from stoker.images.halts import Wish
 from stoker.images.worker_path import ensure_worker_path
 from stoker.protocol.messages import Phase, StartFailed, StartWorker, WorkerStarted
 from stoker.protocol.zygotes import THREAD_VARIABLES, Fork, ZygoteConfig
@@ -46,6 +47,7 @@ class Attempt:
     code: CodeHold | None = None
     group: Group | None = None
     called_off: str = ""
+    wish: Wish = field(default_factory=Wish)
 
     def lap(self, name: str) -> None:
         """Note how long it took since the last note."""
@@ -95,6 +97,7 @@ class Starter:
         attempt = self._attempts.get(worker)
         if attempt is not None:
             attempt.called_off = reason or "it was called off"
+            attempt.wish.withdraw()
             self._tasks[worker].cancel()
 
     async def call_off_all(self, reason: str) -> None:
@@ -175,8 +178,11 @@ class Starter:
             attempt.code = CodeHold(root, names_of(order.function.code))
             directory, by_value = ensure_code(order.function.code, blobs=stock.blobs, root=root)
             attempt.lap("bundle")
-            attempt.hold = stock.builder.hold(order.function.image, progress=progress)
+            attempt.hold = stock.builder.hold(order.function.image, progress=progress, wish=attempt.wish)
             attempt.lap("environment")
+            if attempt.wish.withdrawn:  # nobody is there any more to give them back
+                attempt.hold.release()
+                attempt.code.release()
             runner = stock.config.runner
             return directory, by_value, Path(runner) if runner else ensure_worker_path(stock.home)
 

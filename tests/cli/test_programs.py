@@ -42,11 +42,27 @@ def wait(path: str) -> None:
         open(path, "w").close()
         time.sleep(600)
     finally:
+        print("cleaning up")
+        time.sleep(0.3)
+        print("cleaned up")
         open(path + ".cleaned", "w").close()
 
 @app.function()
 def count(n: int):
     yield from range(n)
+
+@app.function()
+def talks():
+    try:
+        yield from range(1000)
+    finally:
+        time.sleep(0.2)
+        print("no more numbers")
+
+@app.local_entrypoint()
+def breaks_off():
+    for number in talks.stream():
+        break
 
 @app.local_entrypoint()
 def main(points: int = 3, *, loud: bool = False):
@@ -166,12 +182,17 @@ def _start_waiting(program: str, marker: Path) -> subprocess.Popen[str]:
 def test_ctrl_c_cancels_cleanly(program: str, tmp_path: Path, runtime_dir: Path) -> None:
     process = _start_waiting(program, tmp_path / "started")
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "cancelling; Ctrl-C again kills" in errors
+    assert out.splitlines() == ["programs.wait | cleaning up", "programs.wait | cleaned up"]
     assert "Traceback" not in errors
     assert (tmp_path / "started.cleaned").exists()
     assert leftovers.of(runtime_dir) == []
+
+
+def test_output_of_a_generator_that_was_broken_off_is_shown(program: str) -> None:
+    assert _stoker("run", f"{program}::breaks_off").stdout == "programs.talks | no more numbers\n"
 
 
 def test_a_second_ctrl_c_kills(program: str, tmp_path: Path, runtime_dir: Path) -> None:

@@ -36,6 +36,7 @@ from stoker.transport.segments import INLINE_MAX_BYTES
 
 OUTPUT_SECONDS = 1.0  # how long a call's result waits for its output
 FLUSH_LOGS_SECONDS = 5.0  # how long the end of a program waits for the last output of its workers
+CLEAN_UP_SECONDS = 10.0  # the grace of cancelled calls, in which they may print as well
 SHUTDOWN_SECONDS = 10.0
 
 
@@ -248,7 +249,7 @@ class Session:
     def _say_goodbye(self) -> None:
         """Have the last output sent, and an embedded server end. Neither is waited for in vain."""
         with contextlib.suppress(StokerError, TimeoutError):
-            self.request("flush", timeout=FLUSH_LOGS_SECONDS)
+            self.request("flush", {"ended": True}, timeout=CLEAN_UP_SECONDS + FLUSH_LOGS_SECONDS)
         if self.embedded:
             self.connection.closing = True
             with contextlib.suppress(StokerError, TimeoutError):

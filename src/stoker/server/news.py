@@ -39,7 +39,7 @@ class News:
         routes: dict[Session, list[int]] = {}
         whole: list[int] = []
         for i, call_id in enumerate(lines.calls):
-            session = self._asker(call_id) if call_id else None
+            session = self.asker(call_id) if call_id else None
             if session is not None:
                 routes.setdefault(session, []).append(i)
             elif not call_id:
@@ -67,7 +67,7 @@ class News:
             for key, value in wanted.items()
         )
 
-    def _asker(self, call_id: str) -> Session | None:
+    def asker(self, call_id: str) -> Session | None:
         """Return the session at the root of a call: output of nested calls goes to the program that began it all."""
         session = self._server.sessions.get(call_id.rpartition(".")[0])
         for _ in range(NESTING_MAX):
@@ -86,7 +86,7 @@ class News:
         return {self._root(session) for session in found}
 
     def _root(self, session: Session) -> Session:
-        above = self._asker(session.parent) if session.owner else None
+        above = self.asker(session.parent) if session.owner else None
         return above or session
 
 

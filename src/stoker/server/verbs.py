@@ -29,6 +29,8 @@ from stoker.types import FunctionSpec
 if TYPE_CHECKING:
     from stoker.server.server import Server
 
+DEAF_SECONDS = 0.5  # past the grace, for what does not listen to be killed
+CLEAN_UP_POLL_SECONDS = 0.01
 T = TypeVar("T")
 Params = dict[str, Any]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]  # of rows or lines: what one reply may hold
@@ -293,7 +295,20 @@ class Verbs:
         )
 
     async def do_flush(self, session: Session, params: Params) -> None:
+        """Have all output so far delivered; with ``ended``, that of cancelled calls that still clean up as well."""
+        if _get(params, "ended", bool, False):
+            until = self._server.now() + self._server.plane.state.limits.cancel_grace + DEAF_SECONDS
+            while self._cleans_up(session) and self._server.now() < until:
+                await asyncio.sleep(CLEAN_UP_POLL_SECONDS)
         await self._server.engine.flush_logs()
+
+    def _cleans_up(self, session: Session) -> bool:
+        """Tell whether a worker still runs what was cancelled of this client's calls, or of those that they made."""
+        return any(
+            call.state.settled and self._server.news.asker(call.id) is session
+            for worker in self._server.plane.state.workers.values()
+            for call in worker.running
+        )
 
     async def do_images(self, session: Session, params: Params) -> Any:
         return await self._server.engine.ask("images", params)

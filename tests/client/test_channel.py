@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -192,3 +193,69 @@ def test_what_went_by_a_channel_is_on_record() -> None:
         return sum(row["function"] == "channels.double" for row in rows) >= 50
 
     wait_until(told, message="the server to hear of the calls")
+
+
+@app.function
+def fails_at_length(n: int) -> int:
+    if n:
+        raise ValueError("ж" * n)
+    return n
+
+
+def test_an_error_that_is_too_long_for_the_channel_comes_by_the_server() -> None:
+    lend(fails_at_length, 0)
+    with pytest.raises(ValueError, match="жжж"):
+        fails_at_length.remote(60_000)
+    assert fails_at_length.remote(0) == 0
+
+
+def test_a_default_timeout_of_the_program_changes_nothing(tmp_path: Path) -> None:
+    socket.setdefaulttimeout(0.1)
+    try:
+        lend(count_runs, "/dev/null", 0.0)
+        count_runs.remote(str(tmp_path / "marks"), 0.5)
+    finally:
+        socket.setdefaulttimeout(None)
+    assert (tmp_path / "marks").read_text() == "x"
+
+
+def test_signals_that_come_all_the_time_do_not_hold_up_the_hand_over() -> None:
+    lend(slow_if, 0.0)
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+    try:
+        slow_if.remote(0.5)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert not opened()  # it was handed over
+
+
+def test_a_channel_that_was_closed_while_nobody_called_harms_nobody() -> None:
+    """Even a program that dies of writing to a closed pipe."""
+    lend(double, 1)
+    channel = next(iter(opened().values()))
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        wait_until(channel.is_dead, message="the server to take the worker back")
+        assert double.remote(4) == 8
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+
+
+def test_interrupted_calls_leave_nothing_open() -> None:
+    """Whenever the interrupt comes: the calls are forgotten, and later ones go by a channel again."""
+    lend(double, 1)
+    session = sessions.current()
+    for i in range(60):
+        timer = threading.Timer(0.0005 * (i % 7), signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
+        try:
+            timer.start()
+            for j in range(100):
+                double.remote(j)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            timer.join()
+    wait_until(lambda: not len(session.connection.calls), message="no call to be open")
+    wait_until(lambda: double.remote(1) and opened(), timeout=20, message="a channel again")

@@ -198,7 +198,7 @@ class Moves:
         if not channel.opened:
             self.world.open_channel(channel)
         elif not channel.sent:
-            channel.sent, channel.reads = self._ids(0)[0], n % 2 == 0
+            channel.sent, channel.reads = f"{channel.client}.{self._ids(0)[0]}", n % 2 == 0
             self.world.asked.append(channel.sent)
         else:
             channel.reads = True

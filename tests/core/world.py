@@ -126,7 +126,8 @@ class World:
             key = self.workers[command.worker].key
             self.channels[command.channel] = FakeChannel(command.channel, command.worker, client, key)
         elif isinstance(command, c.CloseChannel):
-            self.channels[command.channel].closed = True
+            if command.channel in self.channels:
+                self.channels[command.channel].closed = True
         elif isinstance(command, c.TellChannel):
             if command.channel:
                 self.channels[command.channel].opened = True

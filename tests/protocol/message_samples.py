@@ -75,7 +75,7 @@ SAMPLES: tuple[Any, ...] = (
     m.Revoke(["c-1.1"], [1]),
     m.Revoked(["c-1.1"], [1]),
     m.Drain("idle"),
-    m.OpenChannel("w7-1.3"),
+    m.OpenChannel("w7-1.3", "c-1"),
     m.ChannelOpened("w7-1.3", "stoker-0a", "0b"),
     m.CloseChannel("w7-1.3"),
     m.ChannelClosed("w7-1.3", ["c-1.1"], [1], "c-1.0"),

@@ -115,11 +115,11 @@ class Session:
     def call(self, route: Route, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[str, Settled]:
         """Make an attached call and wait until it is settled; return its id with its end. Ctrl-C cancels it."""
         encoded = encode_call(tuple(args), kwargs)
-        channel = self.channels.take(route)
-        if channel is not None:
-            if encoded.size <= PAYLOAD_MAX_BYTES:
-                return channel.call(route, encoded.to_bytes())
-            channel.give_back()
+        channel = self.channels.find(route)
+        if channel is not None and encoded.size <= PAYLOAD_MAX_BYTES:
+            done = channel.call(route, encoded.to_bytes())
+            if done is not None:
+                return done
         slot = Slot()
         pending = self.packed(route, slot, encoded)
         try:

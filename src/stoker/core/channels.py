@@ -36,13 +36,15 @@ def asked(st: State, event: e.ChannelAsked) -> None:
     channel = Channel(f"{worker.id}.{st.token()}", event.client, now=st.now)
     st.channels[channel.id] = channel
     worker.channel = channel
-    st.emit(c.OpenChannel(worker.id, channel.id))
+    st.emit(c.OpenChannel(worker.id, channel.id, channel.client))
 
 
 def _lendable(st: State, pool: Pool) -> Worker | None:
     options = pool.options
     # What the server decides about each call (retries, deadlines, who is next) it cannot decide about these.
     plain = options.concurrency == 1 and options.lost_retries > 0 and not options.retries.max_retries
+    if pool.spec.is_async or pool.spec.kind != "function":
+        return None
     if not plain or options.recycle_after is not None or options.deadline is not None or pool.retired:
         return None
     if pool.seconds is None or pool.seconds > CALL_MAX_SECONDS or st.recovering_until is not None:
@@ -56,9 +58,11 @@ def _lendable(st: State, pool: Pool) -> Worker | None:
 def opened(st: State, event: e.ChannelOpened) -> None:
     worker = st.workers.get(event.worker)
     channel = worker.channel if worker is not None else None
+    if channel is None or channel.id != event.channel:
+        st.emit(c.CloseChannel(event.worker, event.channel))  # it ended while the order was on its way
     if worker is None or channel is None or channel.id != event.channel or channel.closing:
         return
-    channel.used = st.now
+    channel.opened, channel.used = True, st.now
     st.emit(c.TellChannel(channel.client, worker.pool.key, channel.id, event.address, event.key))
 
 
@@ -75,7 +79,7 @@ def used(st: State, event: e.ChannelUsed) -> None:
     pool.bad_starts = 0
     worker.done += len(event.outcomes)
     worker.idle_since = st.now
-    if worker.channel is not None:
+    if worker.channel is not None and worker.channel.id == event.channel:
         worker.channel.used = st.now
         if pool.seconds is not None and pool.seconds > CALL_MAX_SECONDS:
             close(st, worker)
@@ -90,8 +94,15 @@ def close(st: State, worker: Worker) -> None:
 
 
 def close_unused(st: State, worker: Worker) -> None:
-    if worker.channel is not None and st.now - worker.channel.used >= UNUSED_SECONDS:
+    """Take a worker back that nobody uses; stop one that cannot be asked about a call which is past its timeout."""
+    channel = worker.channel
+    if channel is None:
+        return
+    if st.now - channel.used >= UNUSED_SECONDS:
         close(st, worker)
+    timeout = worker.pool.options.timeout
+    if any(call.leased_at < st.now - timeout - st.limits.timeout_grace for call in channel.handed.values()):
+        _stop(st, worker, f"a call is past its timeout of {timeout:g} s, and it does not answer")
 
 
 def reclaim(st: State, pool: Pool) -> None:
@@ -113,31 +124,46 @@ def client_gone(st: State, client: str) -> None:
         if channel is not None and channel.client == client:
             channel.orphaned = True
             close(st, worker)
-            _stop_if_silent(st, worker, channel)
+            _stop_if_silent(st, worker, channel, grace=st.limits.cancel_grace)
+    for call_id, held in list(st.held.items()):
+        runs = st.workers.get(held.worker)
+        if held.client == client and runs is not None and call_id in runs.unknown:
+            _cancel(st, runs, call_id, held.attempt)
 
 
-def _stop_if_silent(st: State, worker: Worker, channel: Channel) -> None:
+def cancelled(st: State, call: Call, *, grace: float) -> None:
+    """A call was cancelled: where only a worker knows whether it runs, that worker has so long to say so."""
+    for worker in st.workers.values():
+        channel = worker.channel
+        if channel is not None and call.id in channel.handed:
+            _stop_if_silent(st, worker, channel, grace=grace)
+
+
+def _stop_if_silent(st: State, worker: Worker, channel: Channel, *, grace: float) -> None:
     def stop() -> None:
         if worker.channel is channel and st.workers.get(worker.id) is worker:
-            _stop(st, worker, "it does not let go of a call whose client is gone")
+            _stop(st, worker, "it does not let go of a call that was cancelled")
 
-    st.at(st.now + st.limits.cancel_grace, stop)
+    st.at(st.now + grace, stop)
 
 
 def _stop(st: State, worker: Worker, why: str) -> None:
     if worker.state is not WorkerState.STOPPING:
-        worker.state = WorkerState.STOPPING
-        worker.stop_reason = why
+        worker.state, worker.condemned, worker.stop_reason = WorkerState.STOPPING, why, why
         st.emit(c.StopWorker(worker.id, 0.0, why))
 
 
-def hand_over(st: State, channel_id: str, call: Call) -> bool:
+def of(st: State, event: e.Submitted) -> Channel | None:
+    """Return the channel that a call says it was sent down before, where that is so."""
+    channel = st.channels.get(event.channel) if event.channel else None
+    plain = len(event.ids) == 1 and event.kind == "call" and not event.detached
+    return channel if channel is not None and plain and channel.client == event.client else None
+
+
+def hand_over(st: State, channel: Channel, call: Call) -> bool:
     """Take in a call that was sent down a channel; false where it is to be queued like any other."""
-    channel = st.channels.get(channel_id)
-    if channel is None:
-        # A server that was restarted does not know; workers' reports, for which it waits, have said who runs it.
-        return not recovery.is_young(st) and _lost(st, call, "unknown", "its worker has ended")
     if not channel.closed:
+        call.leased_at = st.now
         channel.handed[call.id] = call
         worker = next((w for w in st.workers.values() if w.channel is channel), None)
         if worker is not None:
@@ -164,8 +190,11 @@ def closed(st: State, event: e.ChannelClosed) -> None:
     if worker is None or channel is None or channel.id != event.channel:
         return
     channel.answered = event.answered
+    if not channel.opened:
+        st.emit(c.TellChannel(channel.client, worker.pool.key))
     for call_id, attempt in zip(event.ids, event.attempts, strict=True):
-        _still_runs(st, worker, channel, call_id, attempt)
+        if call_id.startswith(f"{channel.client}."):
+            _still_runs(st, worker, channel, call_id, attempt)
     _end(st, worker, channel)
     settling.after_lease_ended(st, worker)
     for pool in st.pools.values():
@@ -180,7 +209,8 @@ def _still_runs(st: State, worker: Worker, channel: Channel, call_id: str, attem
         return
     worker.unknown[call_id] = attempt
     if call is None and not channel.orphaned:
-        recovery.hold(st, worker.id, call_id, attempt)  # its client will ask for it in a moment
+        # Its client will ask for it in a moment.
+        recovery.hold(st, worker.id, call_id, attempt).client = channel.client
     else:
         _cancel(st, worker, call_id, attempt)
 
@@ -198,10 +228,22 @@ def _cancel(st: State, worker: Worker, call_id: str, attempt: int) -> None:
 
 
 def worker_back(st: State, worker: Worker) -> None:
-    """A worker has connected again. It closed its channel, and has named what it runs."""
+    """A worker has connected again. It closed its channel, and has named what it runs.
+
+    What it has finished meanwhile it sends now: a call that was handed over and is not named waits for that.
+    """
     channel = worker.channel
-    if channel is not None:
-        _end(st, worker, channel)
+    if channel is None:
+        return
+    handed, channel.handed = list(channel.handed.values()), {}
+    _end(st, worker, channel)
+
+    def queue_strays() -> None:
+        for call in handed:
+            if st.calls.get(call.id) is call and call.state is CallState.QUEUED and not call.queued:
+                _queue(st, call)
+
+    st.at(st.now + recovery.STRAY_SECONDS, queue_strays)
 
 
 def worker_gone(st: State, worker: Worker, *, cause: str, detail: str) -> list[Call]:
@@ -228,9 +270,15 @@ def _end(st: State, worker: Worker, channel: Channel) -> None:
         if call.id == channel.answered:
             settling.forget(st, call)
         else:
-            call.pool.queue.push(call)
-            st.touch(call.pool)
+            _queue(st, call)
     _forget_later(st, channel)
+
+
+def _queue(st: State, call: Call) -> None:
+    """It was never read: nothing has come of it yet."""
+    call.leased_at = 0.0
+    call.pool.queue.push(call)
+    st.touch(call.pool)
 
 
 def _forget_later(st: State, channel: Channel) -> None:

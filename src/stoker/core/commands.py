@@ -116,6 +116,7 @@ class OpenChannel(NamedTuple):
 
     worker: str
     channel: str
+    client: str
 
 
 class CloseChannel(NamedTuple):

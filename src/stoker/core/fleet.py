@@ -304,7 +304,7 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
     pool = worker.pool
     if worker.channel is not None:
         for call in channels.worker_gone(st, worker, cause=event.cause, detail=event.detail):
-            call.attempt, call.leased_at = 1, st.now
+            call.attempt = 1
             _end_under(st, worker, call, event)
     running = worker.running
     started = {call.id for call in running}

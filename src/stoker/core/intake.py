@@ -44,13 +44,13 @@ def submit(st: State, event: e.Submitted) -> None:
         _refuse(st, event, ids, payloads, stoker_error("NotFound", message))
         return
     refusal = None if pool.schedulable else _impossible(st, pool)
-    if refusal is None and event.deadline is not None and not (event.again or event.channel):
+    if refusal is None and event.deadline is not None and not (event.again or channels.of(st, event)):
         refusal = _too_late(st, pool, event)
     if refusal is not None:
         _refuse(st, event, ids, payloads, refusal)
         return
     count = len(ids)
-    if not event.again and not event.channel:
+    if not event.again and channels.of(st, event) is None:
         count = min(count, admission.room(pool.waiting_calls, max_pending=pool.options.max_pending, kind=_kind(event)))
     if count < len(ids):
         _refuse(st, event, ids[count:], payloads[count:], _overloaded(pool))
@@ -147,8 +147,9 @@ def _take(st: State, pool: Pool, event: e.Submitted, ids: Sequence[str], payload
     _tie_to_parent(st, event.parent, len(taken))
     if st.held:
         taken = [call for call in taken if not recovery.adopt(st, call)]
-    if event.channel:
-        taken = [call for call in taken if not channels.hand_over(st, event.channel, call)]
+    channel = channels.of(st, event)
+    if channel is not None:
+        taken = [call for call in taken if not channels.hand_over(st, channel, call)]
     if len(taken) == 1 and leasing.lease_at_once(st, pool, taken[0]):
         return
     for call in taken:
@@ -230,6 +231,8 @@ def cancel(st: State, event: e.CancelAsked) -> None:
         worker = call.worker
         if call.state is CallState.LEASED and worker is not None:
             running.setdefault(worker.id, []).append(call)
+        elif st.channels and not call.queued:
+            channels.cancelled(st, call, grace=0.0 if event.force else st.limits.cancel_grace)
         cancel_one(st, call, event.reason)
     for worker_id, calls in running.items():
         _cancel_running(st, worker_id, calls, reason=event.reason, force=event.force)

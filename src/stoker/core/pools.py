@@ -26,12 +26,13 @@ class WorkerState(str, Enum):
 class Channel:
     """A worker lent to one client; see `stoker.core.channels`."""
 
-    __slots__ = ("answered", "client", "closed", "closing", "end", "handed", "id", "orphaned", "used")
+    __slots__ = ("answered", "client", "closed", "closing", "end", "handed", "id", "opened", "orphaned", "used")
 
     def __init__(self, id: str, client: str, *, now: float) -> None:
         self.id = id
         self.client = client
         self.used = now
+        self.opened = False  # its client was told of it
         self.closing = False  # the worker was told to close it
         self.closed = False
         self.orphaned = False  # its client has gone: what runs is to be cancelled

@@ -201,7 +201,8 @@ def result_of_unknown(st: State, worker_id: str, call_id: str, attempt: int, res
     expected = worker is not None and worker.unknown.pop(call_id, None) is not None
     call = st.calls.get(call_id)
     if call is not None:
-        if call.state is CallState.QUEUED and call.attempt in {0, attempt} and call.worker is None:
+        theirs = worker is None or worker.pool is call.pool
+        if theirs and call.state is CallState.QUEUED and call.attempt in {0, attempt} and call.worker is None:
             # Its worker finished it while the server was away, and the call was back before the report.
             call.pool.queue.discard(call)
             call.attempt = attempt

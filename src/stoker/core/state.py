@@ -37,6 +37,7 @@ class Held:
     result: Result | None
     until: float
     items: list[tuple[int, Sequence[Payload]]] = field(default_factory=list)  # of a stream: number of the first, items
+    client: str = ""  # who made the call, where that is known
 
 
 @dataclass(slots=True)

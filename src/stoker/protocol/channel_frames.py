@@ -6,6 +6,8 @@ client's own, of letters, digits and dots.
 
 from __future__ import annotations
 
+import re
+
 from stoker.protocol.frames import encode_prefix
 from stoker.protocol.messages import KIND_OF, ChannelAnswer, ChannelCall
 from stoker.protocol.structure import encode_header
@@ -16,6 +18,7 @@ VALUE_HEADER = encode_header(ChannelAnswer())[1]
 PAYLOAD_MAX_BYTES = 64 << 10  # one read, and well under a socket's buffer: neither end waits for the other in a write
 
 _CALL_START, _CALL_END = encode_header(ChannelCall("|"))[1].split(b"|")
+_CALL = re.compile(re.escape(_CALL_START) + rb"([A-Za-z0-9._-]{1,128})" + re.escape(_CALL_END))
 
 
 def call_frame(call_id: str, payload: bytes) -> bytes:
@@ -31,7 +34,5 @@ def value_frame(payload: bytes) -> bytes:
 
 def called_id(header: bytes) -> str:
     """Return the id in the header of a `ChannelCall`; empty where it is written in another way."""
-    if not (header.startswith(_CALL_START) and header.endswith(_CALL_END)):
-        return ""
-    found = header[len(_CALL_START) : -len(_CALL_END)]
-    return "" if b"\\" in found or b'"' in found else found.decode()
+    found = _CALL.fullmatch(header)
+    return found[1].decode() if found is not None else ""

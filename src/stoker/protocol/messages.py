@@ -330,9 +330,13 @@ class Channel:
 
 @message
 class OpenChannel:
-    """Take calls from a client directly. Answered by `ChannelOpened`, or by `ChannelClosed`."""
+    """Take calls from a client directly. Answered by `ChannelOpened`, or by `ChannelClosed`.
+
+    ``client`` is its session: the calls that it may make have ids that begin with it and a dot.
+    """
 
     channel: str
+    client: str
 
 
 @message

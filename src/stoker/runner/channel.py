@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from stoker.errors import ProtocolError, StokerError
+from stoker.errors import PermissionDenied, ProtocolError, StokerError
 from stoker.protocol.channel_frames import ANSWER, CALL, PAYLOAD_MAX_BYTES, called_id, value_frame
 from stoker.protocol.frames import FrameReader, encode_prefix
 from stoker.protocol.messages import ChannelAnswer, ChannelCall, ChannelHello, ChannelUsed
@@ -28,14 +28,16 @@ if TYPE_CHECKING:
 
 REPORT_SECONDS = 0.05  # the server hears of what was answered this often
 REPORT_MAX = 10_000  # calls remembered while there is no server to tell
-FRAME_MAX_BYTES = PAYLOAD_MAX_BYTES + 4096
+FRAME_MAX_BYTES = PAYLOAD_MAX_BYTES + 16384  # of an answer with an error's text; it fits a socket's empty buffer
+ERROR_TEXT_MAX_CHARS = 200  # of what is reported for the record
 
 
 class Channel:
     """See the module."""
 
-    def __init__(self, channel_id: str, desk: Desk) -> None:
+    def __init__(self, channel_id: str, client: str, desk: Desk) -> None:
         self.id = channel_id
+        self._prefix = f"{client}."
         self.key = secrets.token_hex(16)
         self.answered = ""
         self.closed = False
@@ -67,21 +69,21 @@ class Channel:
                 self._take(kind, header, memoryview(body))
         except BlockingIOError:
             return True
-        except (OSError, StokerError):
+        except (OSError, ValueError, StokerError):
             return False
         return True
 
     def _accept(self) -> None:
+        """Take the client's connection. The listener stays open until `release`: its number is still being polled."""
         sock, _ = self._listener.accept()
         try:
             abstract.check_user(sock)
-        except StokerError:
-            sock.close()
-            raise
+        except PermissionDenied:
+            sock.close()  # anybody can see the address; only one user may use it
+            return
         sock.setblocking(False)
         with self.lock:
             self._sock = sock
-            self._listener.close()
             if self.closed:
                 sock.shutdown(socket.SHUT_RDWR)
 
@@ -98,6 +100,8 @@ class Channel:
             call_id = message.id
         elif not self._known:
             raise ProtocolError("A channel begins with its key.")
+        if not call_id.startswith(self._prefix):
+            raise ProtocolError("A client calls in its own name only.")
         attempt = Attempt(call_id, 1, body, None, DEFAULT_CREDIT)
         attempt.channel = self
         with self.lock:
@@ -114,21 +118,24 @@ class Channel:
             frame = value_frame(payload)
         else:
             frame = _frame(ChannelAnswer(int(outcome), report.error, attempt.printed), payload)
+        if len(frame) > FRAME_MAX_BYTES:
+            return False
         with self.lock:
-            if attempt.channel is None:
+            # Only what was sent whole is answered: of anything else the server has to be told.
+            if attempt.channel is None or not self._send(frame):
                 return False
             self._desk.done(attempt)
             self.answered = attempt.id
-            self._send(frame)
             self._note(attempt, outcome, report.error, now)
         return True
 
-    def _send(self, frame: bytes) -> None:
+    def _send(self, frame: bytes) -> bool:
         try:
             if self._sock is not None:
-                self._sock.sendall(frame)
+                self._sock.sendall(frame, socket.MSG_NOSIGNAL)
         except OSError:
-            pass  # the client has gone, and with it whoever waited for the answer
+            return False  # the client has gone, or does not read
+        return True
 
     def _note(self, attempt: Attempt, outcome: Outcome, error: ErrorInfo | None, now: float) -> None:
         used = self._used
@@ -137,7 +144,7 @@ class Channel:
         elif len(used.ids) >= REPORT_MAX:
             return
         if error is not None:
-            used.errors[str(len(used.ids))] = error
+            used.errors[str(len(used.ids))] = ErrorInfo(error.type_name, error.message[:ERROR_TEXT_MAX_CHARS])
         used.ids.append(attempt.id)
         used.outcomes.append(int(outcome))
         used.seconds.append(now - attempt.started)

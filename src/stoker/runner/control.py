@@ -37,7 +37,7 @@ class Controlled(Protocol):
 
     def drain(self) -> None: ...
 
-    def open_channel(self, channel_id: str) -> None: ...
+    def open_channel(self, channel_id: str, client: str) -> None: ...
 
     def close_channel(self, channel_id: str) -> None: ...
 
@@ -65,7 +65,7 @@ class Control:
             CancelAttempts: self._on_cancel,
             Revoke: self._on_revoke,
             Drain: lambda _: self._worker.drain(),
-            OpenChannel: lambda message: self._worker.open_channel(message.channel),
+            OpenChannel: lambda message: self._worker.open_channel(message.channel, message.client),
             CloseChannel: lambda message: self._worker.close_channel(message.channel),
         }
 

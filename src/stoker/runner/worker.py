@@ -89,6 +89,7 @@ class Worker:
         except Abandoned as error:
             self.abandon(str(error))
         self._loop.run()
+        self.close_channel()
         process.run_exit_hooks()
         self.output.end_call("")
         os._exit(EXIT_STOPPED if self.stopping else 0)
@@ -208,12 +209,12 @@ class Worker:
 
     # -- the channel
 
-    def open_channel(self, channel_id: str) -> None:
+    def open_channel(self, channel_id: str, client: str) -> None:
         """Take calls straight from a client, where the loop can."""
         if not isinstance(self._loop, InlineLoop) or self.desk.draining or self.channel is not None:
             self.outbox.say(ChannelClosed(channel_id, [], []))
             return
-        self.channel = Channel(channel_id, self.desk)
+        self.channel = Channel(channel_id, client, self.desk)
         self.control.say(ChannelOpened(channel_id, self.channel.address, self.channel.key))
         self.wake()
 

@@ -195,7 +195,7 @@ class Executor:
         self._engine.stop(command.worker, grace=command.grace, reason=command.reason)
 
     def _open_channel(self, command: c.OpenChannel) -> None:
-        self._server.worker_links(command.worker).say(m.OpenChannel(command.channel))
+        self._server.worker_links(command.worker).say(m.OpenChannel(command.channel, command.client))
 
     def _close_channel(self, command: c.CloseChannel) -> None:
         self._server.worker_links(command.worker).say(m.CloseChannel(command.channel))

@@ -33,6 +33,7 @@ def connect(address: str) -> socket.socket:
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
+        sock.settimeout(None)  # whatever default the user's program has set
         sock.connect("\0" + address)
         check_user(sock)
     except OSError as error:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -254,6 +255,63 @@ def test_a_server_starts_once_tells_its_status_and_stops(own_home: Path, program
     assert "stopped" in _stoker("server", "stop").stdout
     assert leftovers.of(runtime_dir) == []
     assert _stoker("server", "stop").stdout == "No server runs.\n"
+
+
+STOPPED = """
+import pathlib, time
+import stoker
+
+app = stoker.App("stopped")
+
+def _wait(path: str) -> str:
+    begun = pathlib.Path(path)
+    if begun.exists():
+        return "again"
+    begun.touch()
+    time.sleep(600)
+
+@app.function()
+def wait(path: str) -> str:
+    return _wait(path)
+
+@app.function(lost_retries=0)
+def once(path: str) -> str:
+    return _wait(path)
+
+@app.local_entrypoint()
+def main(directory: str):
+    for name in ("wait", "once"):
+        print(stoker.Function.from_name("stopped", name).spawn(directory + "/" + name).id)
+"""
+
+
+def test_stop_says_what_it_interrupts_and_the_calls_show_it(own_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    file = str(tmp_path / "stopped.py")
+    _stoker("server", "start")
+    _stoker("deploy", file)
+    again, once = _stoker("run", file, "--directory", str(tmp_path)).stdout.split()
+    wait_until(lambda: (tmp_path / "wait").exists() and (tmp_path / "once").exists(), timeout=60, message="both run")
+    assert _stoker("server", "stop").stdout.splitlines() == [
+        "1 running call is interrupted and starts again when the server is back; "
+        "1 may not run twice (lost_retries=0) and fails.",
+        "The server has stopped.",
+    ]
+    _stoker("server", "start")
+
+    def shown(call: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(_stoker("calls", "show", call, "--json").stdout)
+        return found
+
+    try:
+        wait_until(lambda: shown(again)["state"] == "succeeded", timeout=60, message="it ran again")
+        assert shown(again)["attempts"] == 2
+        events = [entry["event"] for entry in shown(again)["timeline"]]
+        assert events[:3] == ["queued", "running", "interrupted"]
+        assert shown(once)["state"] == "failed"
+        assert "the server was stopped while it ran" in shown(once)["error"]
+    finally:
+        _stoker("server", "stop")
 
 
 def test_stop_by_force_ends_what_does_not_answer(own_home: Path, program: str, runtime_dir: Path) -> None:

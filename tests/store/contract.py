@@ -130,6 +130,11 @@ class StoreContract:
         assert (first.failures, first.losses, first.not_before) == (1, 2, 1234.5)
         assert (second.failures, second.losses, second.not_before) == (0, 0, 0.0)
 
+    def test_what_has_happened_survives_until_the_call_is_queued_again(self, store: Store, epoch: int) -> None:
+        told = '[[1000.5,"interrupted","attempt 1"]]'
+        store.write(epoch, [accepted(1), accepted(2), progress(1, 0, 0, 0.0, "[]"), progress(1, 0, 0, 0.0, told)])
+        assert [row.timeline for row in store.pending(after_seq=0, limit=10)] == [told, ""]
+
     def test_progress_of_a_settled_call_changes_nothing(self, store: Store, epoch: int) -> None:
         store.write(epoch, [accepted(1), progress(1, 1, 0), settled(1)])
         store.write(epoch, [progress(1, 5, 5)])

@@ -31,8 +31,8 @@ def settled(seq: int, **changes: Any) -> SettledRow:
     return SettledRow(**{**values, **changes})
 
 
-def progress(seq: int, failures: int, losses: int, not_before: float = 0.0) -> ProgressRow:
-    return ProgressRow(seq, failures, losses, not_before)
+def progress(seq: int, failures: int, losses: int, not_before: float = 0.0, timeline: str = "") -> ProgressRow:
+    return ProgressRow(seq, failures, losses, not_before, timeline)
 
 
 def failure(text: str = "it broke") -> ErrorInfo:

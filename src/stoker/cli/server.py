@@ -30,6 +30,7 @@ app = typer.Typer(help="The server that stays: it keeps apps, calls and logs.", 
 
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 60.0  # running calls get their grace first
+STATUS_TIMEOUT_SECONDS = 2.0  # for what is said before it stops: a server that hangs is stopped all the same
 POLL_SECONDS = 0.05
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -91,6 +92,8 @@ def stop(
     """Stop the server and wait until everything that it started is gone. Spawned calls go on with its next start."""
     pid = _pid()
     was_there = bool(pid or _agents() or _started())
+    if pid and not as_json and (warning := _what_is_interrupted()):
+        say(warning)
     if pid and not force:
         _ask_to_end(pid)
         _wait_for_end(lambda: not _lives(pid))
@@ -105,6 +108,27 @@ def stop(
         show_json({"stopped": was_there, "pid": pid or None})
     else:
         say("The server has stopped." if was_there else "No server runs.")
+
+
+def _what_is_interrupted() -> str:
+    """Say what becomes of the calls that run now; empty where none does, or the server does not answer."""
+    if sessions.persistent_endpoint() is None:
+        return ""
+    try:
+        calls = sessions.current().request("status", {}, timeout=STATUS_TIMEOUT_SECONDS)["calls"]
+    except (StokerError, TimeoutError):
+        return ""
+    finally:
+        sessions.close()
+    once, again = calls["running_once"], calls["running"] - calls["running_once"]
+    parts = []
+    if again:
+        some = "call is interrupted and starts" if again == 1 else "calls are interrupted and start"
+        parts.append(f"{again} running {some} again when the server is back")
+    if once:
+        running = "" if again else "running call " if once == 1 else "running calls "
+        parts.append(f"{once} {running}may not run twice (lost_retries=0) and fail{'s' * (once == 1)}")
+    return "; ".join(parts) + "." if parts else ""
 
 
 @app.command()

@@ -61,6 +61,7 @@ class Restored(NamedTuple):
     failures: int
     losses: int
     not_before: float
+    history: Sequence[tuple[float, str, str]] = ()  # as in `Call.history`
 
 
 class Persisted(NamedTuple):
@@ -232,6 +233,16 @@ class RecoveryBegan(NamedTuple):
     until: float
 
 
+class StopBegan(NamedTuple):
+    """The server was told to stop: its workers are ended from now on."""
+
+
+class StopEnded(NamedTuple):
+    """These workers have ended because the server stops."""
+
+    workers: Sequence[str]
+
+
 class Tick(NamedTuple):
     """Time has passed; nothing else."""
 
@@ -262,5 +273,7 @@ Event = (
     | WorkerRefused
     | WorkerGone
     | RecoveryBegan
+    | StopBegan
+    | StopEnded
     | Tick
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stoker.core import admission, channels, deaf, leasing, recovery, settling
+from stoker.core import admission, channels, deaf, leasing, recovery, settling, stopping
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.calls import Call, Payload, Result, stoker_error
@@ -206,7 +206,8 @@ def restore(st: State, event: e.Restored) -> None:
         parent=event.parent,
     )
     call.seq, call.failures, call.losses = event.seq, event.failures, event.losses
-    call.attempt = call.failures + call.losses
+    call.history = list(event.history) or None
+    call.attempt = call.failures + call.losses + stopping.attempts_in(event.history)
     st.calls[call.id] = call
     if call.deadline is not None:
         st.at(call.deadline, lambda: settling.expire(st, call))

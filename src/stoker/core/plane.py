@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from stoker.core import channels, commits, fleet, intake, leasing, recovery, reports, settling
+from stoker.core import channels, commits, fleet, intake, leasing, recovery, reports, settling, stopping
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.pools import WorkerState
@@ -44,6 +44,8 @@ _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
     e.WorkerRefused: fleet.worker_refused,
     e.WorkerGone: fleet.worker_gone,
     e.RecoveryBegan: recovery.begin,
+    e.StopBegan: stopping.begin,
+    e.StopEnded: stopping.end,
 }
 
 

@@ -151,7 +151,6 @@ class Executor:
     def _settled_row(self, settlement: Settlement, wall: float) -> SettledRow:
         call, result = settlement.call, settlement.result
         data, name = self._files.persist(result.payload)
-        timeline = [(at + wall, event, detail) for at, event, detail in settlement.timeline]
         return SettledRow(
             seq=call.seq,
             id=call.id,
@@ -161,12 +160,17 @@ class Executor:
             payload=data,
             payload_blob=name,
             error=result.error,
-            timeline=msgspec.json.encode(timeline).decode(),
+            timeline=_timeline(settlement.timeline, wall),
         )
 
     def _persist_progress(self, command: c.PersistProgress) -> None:
         wall = self._server.wall_offset
-        rows = [ProgressRow(x.seq, x.failures, _losses(x), x.not_before + wall) for x in command.calls]
+        rows = [
+            ProgressRow(
+                x.seq, x.failures, _losses(x), x.not_before + wall, _timeline(x.history, wall) if x.history else ""
+            )
+            for x in command.calls
+        ]
         self._writer.write(command.token, lambda: rows)
 
     def _discard(self, command: c.Discard) -> None:
@@ -223,6 +227,10 @@ def _losses(call: Call) -> int:
     """Return a call's losses as they are written down: one that must not run twice is lost while it is leased."""
     leased = call.state is CallState.LEASED and not call.pool.options.lost_retries
     return call.losses + leased
+
+
+def _timeline(entries: Sequence[tuple[float, str, str]], wall: float) -> str:
+    return msgspec.json.encode([(at + wall, event, detail) for at, event, detail in entries]).decode()
 
 
 def wall_offset(monotonic: float) -> float:

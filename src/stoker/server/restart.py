@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,7 @@ def _restored(server: Server, row: PendingRow) -> e.Restored | None:
         failures=row.failures,
         losses=row.losses,
         not_before=row.not_before - wall if row.not_before else 0.0,
+        history=[(at - wall, event, detail) for at, event, detail in json.loads(row.timeline or "[]")],
     )
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from stoker._version import __version__
 from stoker.blobs.base import BlobStore
@@ -513,11 +513,14 @@ class Server:
     async def end(self) -> None:
         """Stop everything that runs; what is queued and detached stays in the store."""
         # From here on workers end because we do: that is no loss of theirs, and counts against no call.
-        self.engine.set_listener(lambda event: None)
+        ended: list[str] = []
+        self.engine.set_listener(lambda event: ended.append(event.worker) if _is_down(event) else None)
         if self.writer.fenced:
             await self.engine.abandon()
         else:
+            self.decide(e.StopBegan())
             await self.engine.shut_down()
+            self._decide_and_flush(e.StopEnded(ended))
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -532,6 +535,10 @@ class Server:
         self.files.remove()
         await asyncio.sleep(0)
         await close_all(self.links)  # whoever was accepted while all this went on
+
+
+def _is_down(event: engine_base.Event) -> TypeGuard[engine_base.WorkerDown]:
+    return isinstance(event, engine_base.WorkerDown)
 
 
 class AgentPeer:

@@ -198,6 +198,7 @@ class Verbs:
             "calls": {
                 "queued": sum(len(pool.queue) + pool.backoff for pool in state.pools.values()),
                 "running": sum(pool.running for pool in state.pools.values()),
+                "running_once": sum(p.running for p in state.pools.values() if not p.options.lost_retries),
             },
             "workers": len(state.workers),
             "apps": len(server.functions.current) + len(server.functions.runs),

@@ -62,6 +62,7 @@ class ProgressRow:
     failures: int
     losses: int
     not_before: float = 0.0
+    timeline: str = ""  # JSON: what has happened to them
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class PendingRow:
     failures: int = 0
     losses: int = 0
     not_before: float = 0.0
+    timeline: str = ""
 
 
 @dataclass(frozen=True, slots=True)

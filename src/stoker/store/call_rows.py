@@ -27,8 +27,10 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
 """
 
 PROGRESS = """
-INSERT INTO progress (seq, failures, losses, not_before) SELECT seq, ?, ?, ? FROM calls WHERE seq = ? AND state = 0
-ON CONFLICT (seq) DO UPDATE SET failures = excluded.failures, losses = excluded.losses, not_before = excluded.not_before
+INSERT INTO progress (seq, failures, losses, not_before, timeline)
+SELECT seq, ?, ?, ?, ? FROM calls WHERE seq = ? AND state = 0
+ON CONFLICT (seq) DO UPDATE SET failures = excluded.failures, losses = excluded.losses,
+    not_before = excluded.not_before, timeline = excluded.timeline
 """
 
 # First the result, then the state: each is taken from the first row of a call, as long as it is pending.
@@ -40,7 +42,7 @@ MARK_SETTLED = "UPDATE calls SET state = ? WHERE seq = ? AND id = ? AND state = 
 
 PENDING = """
 SELECT c.seq, id, function, client, priority, created, deadline, payload, payload_blob, parent, tags,
-    failures, losses, not_before
+    failures, losses, not_before, timeline
 FROM calls c INDEXED BY calls_pending LEFT JOIN progress p ON p.seq = c.seq
 WHERE state = 0 AND c.seq > ? ORDER BY c.seq LIMIT ?
 """
@@ -58,7 +60,7 @@ UNION SELECT payload_blob FROM results WHERE payload_blob <> '' AND payload_blob
 
 _RECORD = """
 SELECT c.seq, id, function, client, priority, created, deadline, {payloads}, c.payload_blob, parent, tags,
-    failures, losses, state, finished, attempts, r.payload_blob, error, timeline, expired
+    failures, losses, state, finished, attempts, r.payload_blob, error, r.timeline, expired
 FROM calls c LEFT JOIN results r ON r.seq = c.seq LEFT JOIN progress p ON p.seq = c.seq
 """
 CALL = _RECORD.format(payloads="c.payload, r.payload") + "WHERE id = ?"
@@ -140,7 +142,7 @@ def accept(connection: sqlite3.Connection, rows: Sequence[AcceptedRow]) -> None:
 
 
 def progress(connection: sqlite3.Connection, rows: Sequence[ProgressRow]) -> None:
-    connection.executemany(PROGRESS, [(r.failures, r.losses, r.not_before, r.seq) for r in rows])
+    connection.executemany(PROGRESS, [(r.failures, r.losses, r.not_before, r.timeline, r.seq) for r in rows])
 
 
 def settle(connection: sqlite3.Connection, rows: Sequence[SettledRow]) -> None:

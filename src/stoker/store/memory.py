@@ -239,7 +239,11 @@ def _record(kept: MemoryBacking, seq: int) -> CallRecord:
 def _pending(kept: MemoryBacking, seq: int) -> PendingRow:
     call = kept.records[seq].call
     used = kept.progress.get(seq)
-    return PendingRow(call) if used is None else PendingRow(call, used.failures, used.losses, used.not_before)
+    return (
+        PendingRow(call)
+        if used is None
+        else PendingRow(call, used.failures, used.losses, used.not_before, used.timeline)
+    )
 
 
 def _matches(record: CallRecord, state: CallState | None) -> bool:

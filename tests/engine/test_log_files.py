@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from stoker.engine.local import log_files
-from stoker.engine.local.log_files import Header, LogQuery, append_note, create_log, prune, read_logs
+from stoker.engine.local.log_files import Header, LogQuery, append_note, create_log, last_lines, prune, read_logs
 
 HEADER = Header("w1", "key", "shop.train", 1.0)
 
@@ -50,6 +50,20 @@ def test_lines_of_several_workers_are_in_the_order_of_their_times(tmp_path: Path
     ]  # fmt: skip
     assert [line["text"] for line in read_logs(tmp_path, query(tail=3))] == ["2002", "4001", "4002"]
     assert [line["text"] for line in read_logs(tmp_path, query(since=2.002, until=4.001))] == ["2002", "4001"]
+
+
+def test_the_last_lines_are_for_the_error_that_says_how_it_ended(tmp_path: Path) -> None:
+    path = tmp_path / "w1.log"
+    assert last_lines(path) == []
+    create_log(path, HEADER)
+    assert last_lines(path) == []
+    write(path, b"\x1ec1\x1fo\x1fwith a call\nnative, without an end")
+    assert [(line.call, line.text) for line in last_lines(path)] == [
+        ("c1", "with a call"),
+        ("", "native, without an end"),
+    ]
+    write(path, b"\n" + b"".join(b"\x1ec1\x1fo\x1f%d\n" % number for number in range(5000)))
+    assert [line.text for line in last_lines(path)] == [str(number) for number in range(4990, 5000)]
 
 
 def test_a_trimmed_file_keeps_its_header_and_its_newest(tmp_path: Path) -> None:

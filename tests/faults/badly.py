@@ -52,6 +52,7 @@ def multiprocesses(n: int) -> list[int]:
 
 @app.function(lost_retries=0)
 def exits(status: int) -> None:
+    print(f"leaving with {status}")
     os._exit(status)
 
 

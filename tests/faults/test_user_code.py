@@ -60,8 +60,10 @@ def test_a_function_may_use_a_pool_of_processes() -> None:
 
 
 def test_an_exit_of_the_process_is_a_lost_worker_that_says_how() -> None:
-    with pytest.raises(stoker.WorkerLost, match="exit status 3"):
+    with pytest.raises(stoker.WorkerLost, match="exit status 3") as caught:
         badly.exits.remote(3)
+    assert str(caught.value).endswith("Its last output:\n  leaving with 3")
+    assert "stoker logs" not in str(caught.value)
 
 
 def test_an_exit_with_status_zero_is_no_success() -> None:

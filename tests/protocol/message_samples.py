@@ -84,7 +84,7 @@ SAMPLES: tuple[Any, ...] = (
     m.StopWorker(7, "w7-1", 10.0, "idle"),
     m.WorkerStarted("w7-1", 78, "fork", {"fork": 0.002}),
     m.StartFailed("w7-1", ERROR, True),
-    m.WorkerExited("w7-1", "signal", "killed by signal 9 (killed)", 1.5, 1 << 20),
+    m.WorkerExited("w7-1", "signal", "killed by signal 9 (killed)", 1.5, 1 << 20, ["c-1.1"], ["last words"]),
     m.Phase("w7-1", "building", "numpy"),
     m.LogLines("w7-1", "key", ["c-1.1", ""], ["stdout", "stderr"], [1.0, 2.0], ["a\n", "é\n"]),
     m.FlushLogs(5),

@@ -224,6 +224,7 @@ class WorkerGone(NamedTuple):
     worker: str
     cause: str
     detail: str
+    said: Sequence[tuple[str, str]] = ()  # its last lines, each with its call
 
 
 class RecoveryBegan(NamedTuple):

@@ -323,7 +323,7 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
         if pool.bad_starts >= BAD_STARTS_MAX and worker.state is WorkerState.STARTING:
             message = (
                 f"{pool.bad_starts} workers of {pool.spec.label} in a row ended before they could take a call; the "
-                f"last one: {event.detail}. `stoker logs` has their output."
+                f"last one: {event.detail}.{settling.last_output(event.said)}"
             )
             _fail_queue(st, pool, ErrorInfo("StartupError", message, mro=["StartupError"]))
     for other in st.pools.values():
@@ -337,7 +337,7 @@ def _end_under(st: State, worker: Worker, call: Call, event: e.WorkerGone) -> No
     elif _was_ended_for_another(worker, call, event):
         settling.displaced(st, call, detail=worker.condemned)
     else:
-        settling.lost(st, call, cause=event.cause, detail=event.detail)
+        settling.lost(st, call, cause=event.cause, detail=event.detail, said=event.said)
 
 
 def _was_ended_for_another(worker: Worker, call: Call, event: e.WorkerGone) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from stoker.core import commands as c
 from stoker.core import deaf, retries
 from stoker.core.calls import Call, Delivery, Result, Settlement, stoker_error
@@ -76,8 +78,8 @@ def _write_progress(st: State, call: Call) -> None:
         st.writes.append(c.PersistProgress([call]))
 
 
-def lost(st: State, call: Call, *, cause: str, detail: str) -> None:
-    """Deal with an attempt whose worker ended under it."""
+def lost(st: State, call: Call, *, cause: str, detail: str, said: Sequence[tuple[str, str]] = ()) -> None:
+    """Deal with an attempt whose worker ended under it; ``said``: the worker's last lines, each with its call."""
     pool = call.pool
     where = {"call_id": call.id, "function": pool.spec.label}
     if cause == "memory":
@@ -92,11 +94,17 @@ def lost(st: State, call: Call, *, cause: str, detail: str) -> None:
         return
     message = (
         f"Call {call.id} of {pool.spec.label} lost its worker {_times(call.losses)}; the last one ended with: "
-        f"{detail}. If the code itself ends the process (os._exit, a crash in native code), look at `stoker logs`; a "
-        "call that may be run more often can be given lost_retries=."
+        f"{detail}. The code itself may have ended the process (os._exit, a crash in native code); a call that may be "
+        f"run more often can be given lost_retries=.{last_output(said, call_id=call.id)}"
     )
     pool.failed += 1
     settle(st, call, CallState.FAILED, Result(Outcome.ERROR, error=stoker_error("WorkerLost", message, where)))
+
+
+def last_output(said: Sequence[tuple[str, str]], *, call_id: str = "") -> str:
+    """Return a worker's last lines for an error: those of one call, and what belongs to none (native code's)."""
+    lines = [text for call, text in said if call in {"", call_id}]
+    return "".join(["\nIts last output:", *(f"\n  {line}" for line in lines)]) if lines else ""
 
 
 def displaced(st: State, call: Call, *, detail: str) -> None:

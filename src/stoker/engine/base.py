@@ -110,13 +110,15 @@ class WorkerUp:
 
 @dataclass(frozen=True)
 class WorkerDown:
-    """A worker and all that it started are gone. ``cause`` and ``detail`` as in `WorkerExited`."""
+    """A worker and all that it started are gone. The fields are those of `WorkerExited`."""
 
     worker: str
     cause: str
     detail: str
     cpu_seconds: float = 0.0
     peak_memory: int = 0
+    calls: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

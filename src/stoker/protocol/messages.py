@@ -479,7 +479,8 @@ class WorkerExited:
     """A worker process is gone, with everything it started.
 
     ``cause``: ``exit`` · ``signal`` · ``memory`` · ``stopped`` · ``unknown`` (an earlier agent was its parent).
-    ``detail`` is a sentence for people ("exit status 3", "killed by signal 11 (segmentation fault)").
+    ``detail`` is a sentence for people ("exit status 3", "killed by signal 11 (segmentation fault)"). ``calls`` and
+    ``texts`` are the last lines that it wrote, where it ended by itself, as in `LogLines`.
     """
 
     worker: str
@@ -487,6 +488,8 @@ class WorkerExited:
     detail: str
     cpu_seconds: float = 0.0
     peak_memory: int = 0
+    calls: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
 
 @message

@@ -371,7 +371,8 @@ class Server:
             return [e.WorkerProgress(event.worker, "started")]
         if isinstance(event, engine_base.WorkerDown):
             self._worker_ended(event.worker)
-            return [e.WorkerGone(event.worker, event.cause, event.detail)]
+            said = list(zip(event.calls, event.texts, strict=True))
+            return [e.WorkerGone(event.worker, event.cause, event.detail, said)]
         if isinstance(event, engine_base.StartRefused):
             self._worker_ended(event.worker)
             return [e.WorkerRefused(event.worker, event.error, event.retry)]

@@ -279,7 +279,10 @@ class Verbs:
         query: Params = {**wanted, **times, "tail": tail, "functions": self._keys_of(wanted)}
         lines = await self._server.engine.ask("logs", query)
         labels = {key: spec.label for key, spec in self._server.functions.specs.items()}
-        return {"lines": [{**line, "function": labels.get(line["function"], line["function"])} for line in lines]}
+        # Of a program that is gone the server knows no function any more: the log itself says whose it is.
+        return {
+            "lines": [{**x, "function": labels.get(x["function"]) or x.get("label") or x["function"]} for x in lines]
+        }
 
     def _keys_of(self, wanted: dict[str, str]) -> list[str]:
         app, name = wanted.get("app", ""), wanted.get("function", "")

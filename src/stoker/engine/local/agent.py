@@ -19,7 +19,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from stoker.engine.local.config import STOP_GRACE_SECONDS, AgentConfig
 from stoker.engine.local.ledger import Ledger
 from stoker.engine.local.limits import choose_limits
 from stoker.engine.local.link import ServerLink
-from stoker.engine.local.log_files import log_path, prune
+from stoker.engine.local.log_files import last_lines, log_path, prune
 from stoker.engine.local.log_tails import LogTails
 from stoker.engine.local.node import NodeSize, node_labels, node_size
 from stoker.engine.local.requests import Verbs
@@ -89,6 +89,7 @@ class Agent:
             send=self._link.send,
             connected=lambda: self._link.connected,
             slow=lambda: self._link.slow,
+            kept=config.mode == "persistent",
         )
         self._limits = choose_limits(config.tag, mode=config.limits)
         self._workers = Workers(self._ledger, report=self._on_worker_gone)
@@ -300,6 +301,9 @@ class Agent:
         except (CapacityBusy, OSError):
             pass  # its process is gone, and so the entry does not count any more
         self._logs.finish(message.worker)
+        if message.cause in {"exit", "signal"}:
+            said = last_lines(log_path(self._config.logs, message.worker))
+            message = replace(message, calls=[line.call for line in said], texts=[line.text for line in said])
         self._report(message)
 
     def _report(self, message: Any) -> None:

@@ -31,6 +31,8 @@ TOTAL_BYTES = 256 << 20  # of all workers that are gone
 TOTAL_AGE_SECONDS = 7 * 86400.0
 REPLY_BYTES = 4 << 20  # of text in one answer: a frame's header holds 16 MiB
 ROW_BYTES = 200  # of the rest of a line's row
+LAST_LINES = 10  # of a worker's output in an error
+LAST_BYTES = 4096  # looked through for them
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 
 
@@ -127,6 +129,25 @@ def read_logs(directory: Path, query: LogQuery) -> list[dict[str, Any]]:
             found += _read_one(path, query._replace(tail=room))
             found = _newest(sorted(found, key=lambda line: line["time"]), room)
     return found
+
+
+def last_lines(path: Path) -> list[Line]:
+    """Return the last lines of a worker's file, a few, for an error that says how it ended."""
+    try:
+        with path.open("rb") as file:
+            start = _data_start(file.fileno(), len(file.readline(HEAD_BYTES)))
+            size = os.fstat(file.fileno()).st_size
+            at = max(start, size - LAST_BYTES)
+            file.seek(at)
+            whole = file.read().split(b"\n")
+    except OSError:
+        return []
+    if at > start:
+        del whole[0]  # the rest of a line
+    joiner = Joiner()
+    lines = [line for raw in whole for line in joiner.join(parse_lines(raw)) if line.text]
+    lines += joiner.rest()
+    return lines[-LAST_LINES:]
 
 
 def _newest(lines: list[dict[str, Any]], room: int) -> list[dict[str, Any]]:

@@ -43,8 +43,9 @@ Send = Callable[[LogLines], None]
 class Tail:
     """One worker's file: where we are in it, and what was not sent."""
 
-    def __init__(self, path: Path, header: Header, *, from_end: bool) -> None:
+    def __init__(self, path: Path, header: Header, *, from_end: bool, kept: bool = True) -> None:
         self.header = header
+        self._advice = ", see `stoker logs`" if kept else ""
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._at = os.fstat(self._fd).st_size if from_end else 0
         self._partial = b""
@@ -129,7 +130,7 @@ class Tail:
     def _tell_unshown(self, send: Send) -> None:
         if self._unshown_bytes:
             what = f"{self._unshown_lines} lines, {format_size(self._unshown_bytes)}," if self._unshown_lines else ""
-            text = f"… {what or format_size(self._unshown_bytes)} not shown live, see `stoker logs`"
+            text = f"… {what or format_size(self._unshown_bytes)} not shown live{self._advice}"
             self._unshown_lines = self._unshown_bytes = 0
             self._send([Line("", "stoker", text)], send)
 
@@ -154,9 +155,19 @@ class LogTails:
     """The tails of all workers of this node."""
 
     def __init__(
-        self, directory: Path, *, send: Send, connected: Callable[[], bool], slow: Callable[[], bool] = lambda: False
+        self,
+        directory: Path,
+        *,
+        send: Send,
+        connected: Callable[[], bool],
+        slow: Callable[[], bool] = lambda: False,
+        kept: bool = True,
     ) -> None:
-        """``connected`` and ``slow`` tell of the server; `resume` says that it can take more again."""
+        """``connected`` and ``slow`` tell of the server; `resume` says that it can take more again.
+
+        What is ``kept`` beyond the program can be looked up: where lines are not shown, that is said.
+        """
+        self._kept = kept
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
         self._send = send
@@ -184,7 +195,7 @@ class LogTails:
         """Make a worker's file and follow it; an adopted one from here on: its earlier output was sent by others."""
         path = log_path(self._directory, header.worker)
         create_log(path, header)
-        self._tails[header.worker] = Tail(path, header, from_end=adopted)
+        self._tails[header.worker] = Tail(path, header, from_end=adopted, kept=self._kept)
         if self._inotify < 0:
             self._schedule()
         return path

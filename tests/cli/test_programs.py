@@ -247,7 +247,7 @@ def test_a_server_starts_once_tells_its_status_and_stops(own_home: Path, program
     started = json.loads(_stoker("server", "start", "--json").stdout)
     assert started["started"] is True
     again = json.loads(_stoker("server", "start", "--json").stdout)
-    assert again == {"started": False, "pid": started["pid"], "socket": started["socket"]}
+    assert again == {"started": False, "pid": started["pid"], "socket": started["socket"], "doors": []}
     status = json.loads(_stoker("server", "status", "--json").stdout)
     assert status["running"] is True
     assert status["pid"] == started["pid"]

@@ -67,6 +67,9 @@ def test_what_was_resolved_is_exported_and_defaults_are_not(files: tuple[Path, P
         ("home = 3", "is not a path"),
         ("home = ", "not valid TOML"),
         ('result_retention = "a week"', "is not a duration"),
+        ('server = "http://gpu-1"', "is no address. Write stoker://HOST:PORT"),
+        ('listen = "7411"', "is no address"),
+        ('fingerprint = "42f1"', "is no fingerprint"),
     ],
 )
 def test_a_mistake_in_a_file_is_named_with_the_file(text: str, said: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,11 +18,16 @@ from stoker.errors import ConnectionFailed, StoreError, from_wire
 from stoker.protocol import messages as m
 from stoker.protocol.frames import Buffer
 from stoker.server.config import ServerConfig
+from stoker.server.doors import TcpDoor
 from stoker.server.link import Link
 from stoker.server.server import Server
+from stoker.server.serving import open_door
 from stoker.store.base import Deployment, ProgressRow, RowsRefused, Store, Write
 from stoker.testing.seams import FakeEngine, MemoryBacking, MemoryBlobStore, MemoryStore
+from stoker.transport.addresses import Address
 from stoker.transport.sockets import FrameSocket, connect_unix, greet
+from stoker.transport.tcp import connect_tcp
+from stoker.transport.tls import Trust
 from stoker.types import FunctionSpec
 from tests.core.world import spec as core_spec
 from tests.waiting import wait_until
@@ -67,11 +73,19 @@ class Running:
     """A server that runs until `stop`."""
 
     def __init__(
-        self, root: Path, *, store: Store | None = None, engine: FakeEngine | None = None, limits: Limits | None = None
+        self,
+        root: Path,
+        *,
+        store: Store | None = None,
+        engine: FakeEngine | None = None,
+        limits: Limits | None = None,
+        listen: Address | None = None,
     ) -> None:
         self.store = store or MemoryStore()
         self.engine = engine or FakeEngine()
-        self.config = ServerConfig("persistent", root / "run", root / "state", root / "shm", retention=3600.0)
+        self.config = ServerConfig(
+            "persistent", root / "run", root / "state", root / "shm", retention=3600.0, listen=listen
+        )
         for place in (self.config.run_dir, self.config.state_dir):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._peers: list[Peer] = []
@@ -101,10 +115,13 @@ class Running:
             server.plane.state.limits = limits
         self.config.socket.unlink(missing_ok=True)
         listener = await self.loop.create_unix_server(lambda: Link(server, server.links), str(self.config.socket))
+        server.door = await open_door(self.config, server)
         await server.begin()
         self._ready.set()
         await self.done.wait()
         listener.close()
+        if server.door is not None:
+            server.door.close()
         await server.end()
 
     def stop(self) -> None:
@@ -137,6 +154,27 @@ class Running:
         peer = self._adopt(Peer(connect_unix(str(self.config.socket), timeout=PATIENCE_SECONDS)))
         peer.welcome = greet(peer.frames, role="client", name=name, token=token)
         return peer
+
+    @property
+    def door(self) -> TcpDoor:
+        """The door to the network."""
+        assert self.server.door is not None
+        return self.server.door
+
+    def token(self, name: str = "somebody") -> str:
+        """Make a token for programs that come over TCP."""
+        return self.on_loop(lambda: self.server.client_tokens.create(name))[1]
+
+    def remote(self, name: str = "c-1", *, token: str = "", trust: Trust | None = None) -> Peer:
+        """Connect over TCP, with a token of its own where none is given."""
+        address = Address("127.0.0.1", self.door.address.port)
+        peer = self._adopt(Peer(connect_tcp(address, trust, timeout=PATIENCE_SECONDS)))
+        peer.welcome = greet(peer.frames, role="client", name=name, token=token or self.token(f"token of {name}"))
+        return peer
+
+    def knock(self) -> socket.socket:
+        """Connect over TCP, and say nothing; the test closes it."""
+        return socket.create_connection(("127.0.0.1", self.door.address.port), PATIENCE_SECONDS)
 
     def worker(self, worker: str = "", *, held: Sequence[tuple[str, int]] = (), fresh: bool = True) -> ScriptedWorker:
         """Connect as a worker that the engine was told to start; by default the newest one."""

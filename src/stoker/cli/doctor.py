@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from stoker.cli.screen import console, escape, show_json
-from stoker.engine.local.probes import facts
+from stoker.cli.server_requests import ask_local
+from stoker.client.endpoints import configured_endpoint, local_endpoint
+from stoker.engine.local.probes import FAIL, OK, WARN, Fact, facts
+from stoker.errors import StokerError
 
 MARKS = {
     "ok": ("[green]✓[/green]", "dim"),
@@ -19,7 +22,7 @@ MARKS = {
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Tell what this machine can and cannot do for Stoker, and what follows."""
-    found = facts()
+    found = [*facts(), *door_facts()]
     if as_json:
         show_json([asdict(fact) for fact in found])
         return
@@ -33,3 +36,30 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     console().print(table)
     if any(fact.status == "fail" for fact in found):
         raise typer.Exit(1)
+
+
+def door_facts() -> list[Fact]:
+    """Return which server programs use from here, and where the one of this machine can be reached."""
+    found = []
+    try:
+        elsewhere = configured_endpoint()
+    except StokerError as error:
+        return [Fact("server", FAIL, "unknown", str(error))]
+    if elsewhere is not None:
+        found.append(
+            Fact("server", OK, elsewhere.path, "Programs go there (STOKER_SERVER, or `stoker server connect`).")
+        )
+    if local_endpoint() is None:
+        return [*found, Fact("doors", OK, "none", "No server runs here that stays; programs start their own.")]
+    try:
+        doors = ask_local("status")["doors"]
+    except (StokerError, TimeoutError) as error:
+        return [*found, Fact("doors", WARN, "unknown", f"The server here does not answer: {error}")]
+    return [*found, *(_door_fact(door) for door in doors)]
+
+
+def _door_fact(door: dict[str, Any]) -> Fact:
+    if door["kind"] == "unix":
+        return Fact("door", OK, door["address"], "Your own programs on this machine come in here.")
+    tls = f"TLS, {door['fingerprint']}" if door["tls"] else "no TLS: it is reached from this machine only"
+    return Fact("door", OK, door["address"], f"Programs with a token come in here ({tls}).")

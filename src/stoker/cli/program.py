@@ -15,6 +15,7 @@ from stoker.cli import (
     apps,
     calls,
     config,
+    connections,
     deploy,
     doctor,
     functions,
@@ -24,6 +25,7 @@ from stoker.cli import (
     serve,
     server,
     settings,
+    tokens,
     workers,
 )
 from stoker.cli.screen import fail
@@ -87,7 +89,10 @@ app.command("deploy")(deploy.deploy)
 app.command("serve")(serve.serve)
 app.command("logs")(logs.logs)
 app.command("doctor")(doctor.doctor)
+server.app.command("connect")(connections.connect)
+server.app.command("disconnect")(connections.disconnect)
 app.add_typer(server.app, name="server")
+app.add_typer(tokens.app, name="tokens")
 app.add_typer(apps.app, name="apps")
 app.add_typer(functions.app, name="functions")
 app.add_typer(calls.app, name="calls")

@@ -16,14 +16,16 @@ import typer
 
 import stoker
 from stoker import paths
+from stoker.cli import settings
 from stoker.cli.readiness import read_readiness
 from stoker.cli.screen import Column, count, field, say, show_facts, show_json, show_rows
-from stoker.cli.server_requests import ask
+from stoker.cli.server_requests import ask, ask_local
 from stoker.client import session as sessions
+from stoker.client.endpoints import VARIABLES, configured_endpoint, local_endpoint
 from stoker.engine.local.config import RUN_MARKER
 from stoker.engine.local.processes import with_environment
 from stoker.engine.local.server_leftovers import remove_segments
-from stoker.errors import ConnectionFailed, StokerError
+from stoker.errors import ConnectionFailed, InvalidRequest, StokerError
 from stoker.quantities import format_duration, format_size
 
 app = typer.Typer(help="The server that stays: it keeps apps, calls and logs.", no_args_is_help=True)
@@ -32,6 +34,7 @@ START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 60.0  # running calls get their grace first
 STATUS_TIMEOUT_SECONDS = 2.0  # for what is said before it stops: a server that hangs is stopped all the same
 POLL_SECONDS = 0.05
+FIRST_TOKEN = "first"  # made with the first door, so that somebody can come in
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -48,24 +51,35 @@ NODE_COLUMNS = (
 @app.command()
 def start(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay here, with the log on stderr.")] = False,
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Listen there too, for programs with a token.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate for that, as PEM; else one is made.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Key of the certificate, as PEM.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start the server in the background and wait until it listens."""
-    if sessions.persistent_endpoint() is not None:
-        status = ask("status")
-        if as_json:
-            show_json({"started": False, "pid": status["pid"], "socket": status["socket"]})
-        else:
-            say(f"It runs already (pid {status['pid']}, {status['socket']}).")
+    given = {"listen": listen, "tls_cert": tls_cert, "tls_key": tls_key}
+    settings.export_flags({name: str(value) for name, value in given.items() if value is not None}, os.environ)
+    if local_endpoint() is not None:
+        _say_it_runs(wanted=listen, as_json=as_json)
         return
     if foreground:
         os.execve(sys.executable, _command(), _environment())
     ready = _start(_command())
     log = str(log_file())
+    doors = tcp_doors(ask_local("status")) if os.environ.get("STOKER_LISTEN") else []
+    made = ask_local("token_create", name=FIRST_TOKEN) if doors and not ask_local("tokens") else None
     if as_json:
-        show_json({"started": True, "pid": ready["pid"], "socket": ready["socket"], "log": log})
+        token = {"token": made["token"]} if made else {}
+        show_json(
+            {"started": True, "pid": ready["pid"], "socket": ready["socket"], "log": log, "doors": doors, **token}
+        )
     else:
         say(f"The server runs (pid {ready['pid']}).\n  socket  {ready['socket']}\n  log     {log}")
+        for door in doors:
+            say(f"  door    {door['address']}{', TLS, ' + door['fingerprint'] if door['tls'] else ''}")
+            say(how_to_connect(door, made["token"] if made else ""))
         say("Deploy an app with `stoker deploy FILE.py`; end the server with `stoker server stop`.")
 
 
@@ -82,6 +96,42 @@ def lent() -> Iterator[None]:
         _ask_to_end(pid)
         _wait_for_end(lambda: not _lives(pid))
         _end_rest(force=False)
+
+
+def _say_it_runs(*, wanted: str | None, as_json: bool) -> None:
+    """Say that a server runs already.
+
+    Raises:
+        InvalidRequest: it does not listen where this one was to listen.
+    """
+    status = ask_local("status")
+    if wanted is not None and not tcp_doors(status):
+        raise InvalidRequest(
+            f"A server runs already (pid {status['pid']}), without a door at {wanted}. Stop it with `stoker server "
+            "stop` (spawned calls go on with the next start), then start it again."
+        )
+    if as_json:
+        show_json({"started": False, "pid": status["pid"], "socket": status["socket"], "doors": tcp_doors(status)})
+    else:
+        say(f"It runs already (pid {status['pid']}, {status['socket']}).")
+
+
+def tcp_doors(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the doors of a server for programs with a token."""
+    return [door for door in status.get("doors", ()) if door["kind"] == "tcp"]
+
+
+def how_to_connect(door: dict[str, Any], token: str) -> str:
+    """Return the command that leads programs elsewhere to a door."""
+    pinned = f" --fingerprint {door['fingerprint']}" if door["tls"] else ""
+    if not token:
+        return (
+            f"  connect stoker server connect {door['addresses'][0]}{pinned}  (asks for a token: stoker tokens create)"
+        )
+    return (
+        f"  connect stoker server connect {door['addresses'][0]}{pinned} --token {token}\n"
+        f"          This token ({FIRST_TOKEN!r}) is shown once. `stoker tokens` makes others and revokes them."
+    )
 
 
 @app.command()
@@ -144,12 +194,15 @@ def status(as_json: AsJson = False) -> None:
     if as_json:
         show_json({"running": True, **found})
         return
+    elsewhere = configured_endpoint()
     show_facts(
         {
             "server": f"version {found['version']}, pid {found['pid']}, term {found['term']}",
+            **({"used through": elsewhere.path} if elsewhere is not None else {}),
             "up for": format_duration(found["uptime"]),
             "socket": found["socket"],
-            "log": str(log_file()),
+            **_described(tcp_doors(found)),
+            **({"log": str(log_file())} if elsewhere is None else {}),
             "apps": str(found["apps"]),
             "workers": str(found["workers"]),
             "calls": f"{found['calls']['queued']} queued, {found['calls']['running']} running",
@@ -157,6 +210,16 @@ def status(as_json: AsJson = False) -> None:
     )
     say("")
     show_rows(found["nodes"], NODE_COLUMNS, as_json=False, empty="No machine has reported yet.")
+
+
+def _described(doors: list[dict[str, Any]]) -> dict[str, str]:
+    facts = {}
+    for door in doors:
+        facts["door"] = f"{door['address']} ({'TLS' if door['tls'] else 'this machine only'})"
+        facts["connections"] = f"{door['connections']} with a token, {door['unknown']} not known yet"
+        if door["tls"]:
+            facts["fingerprint"] = door["fingerprint"]
+    return facts
 
 
 def log_file() -> Path:
@@ -185,8 +248,12 @@ def _start(command: list[str]) -> dict[str, Any]:
             )
     finally:
         os.close(ready_out)
-    with open(ready, "rb", buffering=0) as pipe:  # noqa: PTH123 - a file descriptor
-        answer = read_readiness(pipe, timeout=START_TIMEOUT_SECONDS)
+    try:
+        with open(ready, "rb", buffering=0) as pipe:  # noqa: PTH123 - a file descriptor
+            answer = read_readiness(pipe, timeout=START_TIMEOUT_SECONDS)
+    except StokerError:
+        process.wait()  # it says why, and ends
+        raise
     if answer is None:
         process.kill()
         process.wait()
@@ -199,7 +266,8 @@ def _environment() -> dict[str, str]:
     """Return the server's environment: Stoker is importable there from where it was imported here."""
     root = str(Path(stoker.__file__ or "").resolve().parent.parent)
     given = [str(Path(part).absolute()) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*given, root])}
+    inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}  # a client's, not its own
+    return {**inherited, "PYTHONPATH": os.pathsep.join([*given, root])}
 
 
 def _log_tail() -> str:
@@ -220,14 +288,12 @@ def _pid() -> int:
 
 
 def _ask_to_end(pid: int) -> None:
-    if sessions.persistent_endpoint() is not None:
+    if local_endpoint() is not None:
         try:
-            ask("shutdown")
+            ask_local("shutdown")
             return
         except (StokerError, TimeoutError):
             pass  # it does not answer, or was faster than its answer
-        finally:
-            sessions.close()
     try:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:

@@ -1,10 +1,11 @@
-"""Asking the persistent server."""
+"""Asking the persistent server: the one that programs use, or the one on this machine."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from stoker.client import session as sessions
+from stoker.client.endpoints import local_endpoint
 from stoker.client.session import Session
 from stoker.errors import ConnectionFailed
 
@@ -34,3 +35,23 @@ def ask(verb: str, **params: Any) -> Any:
     """
     given = {name: value for name, value in params.items() if value is not None}
     return persistent_session().request(verb, given, timeout=TIMEOUT_SECONDS)
+
+
+def ask_local(verb: str, **params: Any) -> Any:
+    """Ask the persistent server of this machine, whichever one programs use.
+
+    Raises:
+        ConnectionFailed: none runs here.
+        StokerError: its answer.
+    """
+    endpoint = local_endpoint()
+    if endpoint is None:
+        raise ConnectionFailed(
+            "No server of yours runs on this machine. Start one with `stoker server start`; for one elsewhere, do this "
+            "on its machine."
+        )
+    session = Session(endpoint)
+    try:
+        return session.request(verb, params, timeout=TIMEOUT_SECONDS)
+    finally:
+        session.close()

@@ -15,8 +15,11 @@ from typing import Any
 
 import tomllib
 
+from stoker.client.endpoints import CA_VARIABLE, FINGERPRINT_VARIABLE
 from stoker.errors import InvalidOption
 from stoker.quantities import parse_duration, parse_size, stated
+from stoker.transport.addresses import SCHEME, parse_address
+from stoker.transport.current import SERVER_VARIABLE
 
 PROJECT_FILE = "stoker.toml"
 USER_FILE = "config.toml"
@@ -82,6 +85,20 @@ def _duration(value: Any, option: str) -> str:
     return f"{parse_duration(float(value) if is_count else value, option=option):g}"
 
 
+def _place(value: Any, option: str) -> str:
+    return str(parse_address(str(value), option=option)).removeprefix(SCHEME)
+
+
+def _server(value: Any, option: str) -> str:
+    return value if str(value).startswith("/") else str(parse_address(str(value), option=option))
+
+
+def _fingerprint(value: Any, option: str) -> str:
+    from stoker.transport.tls import parse_fingerprint  # with `ssl`: most commands need neither
+
+    return f"sha256:{parse_fingerprint(str(value), option=option)}"
+
+
 def _paths(value: Any, option: str) -> str:
     parts = value.split(":") if isinstance(value, str) else value
     if not isinstance(parts, list):
@@ -111,6 +128,12 @@ SETTINGS = (
     Setting(
         "result_retention", "STOKER_RESULT_RETENTION", "how long results of spawned calls are kept", "7d", _duration
     ),
+    Setting("server", SERVER_VARIABLE, "the server to use: stoker://HOST:PORT", "the one here", _server),
+    Setting("fingerprint", FINGERPRINT_VARIABLE, "of that server's certificate: sha256:…", "none", _fingerprint),
+    Setting("ca", CA_VARIABLE, "file of the CA that vouches for that server", "the system's", _path, is_path=True),
+    Setting("listen", "STOKER_LISTEN", "where a server here listens for programs with a token", "nowhere", _place),
+    Setting("tls_cert", "STOKER_TLS_CERT", "certificate for that, as PEM", "one of its own", _path, is_path=True),
+    Setting("tls_key", "STOKER_TLS_KEY", "its key, as PEM", "in the same file", _path, is_path=True),
     Setting("pythons", "STOKER_PYTHONS", "further interpreters, ':' between them", "none", _paths, is_path=True),
 )
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -131,6 +154,16 @@ def export(resolved: list[Resolved], environ: MutableMapping[str, str]) -> None:
     for item in resolved:
         if item.source != DEFAULT:
             environ[item.setting.variable] = item.value
+
+
+def export_flags(flags: Mapping[str, str], environ: MutableMapping[str, str]) -> None:
+    """Set what was given as a command's own flags; it goes before all else.
+
+    Raises:
+        InvalidOption: a value cannot be read.
+    """
+    for name, value in flags.items():
+        environ[_BY_NAME[name].variable] = _BY_NAME[name].check(value, f"--{name.replace('_', '-')}")
 
 
 def config_files(environ: Mapping[str, str], cwd: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from stoker.protocol.frames import Buffer
 from stoker.protocol.messages import Segments, Submit
 from stoker.protocol.payload import decode
 from stoker.protocol.remote_exceptions import decode_exception
+from stoker.transport.segments import INLINE_MAX_BYTES
 from stoker.types import ErrorInfo, Outcome
 
 _ENDS_THE_CALLER = frozenset(
@@ -246,8 +247,33 @@ def _time_left(pendings: list[Pending], deadline: float) -> float:
     return max(0.0, pendings[0].due - now)
 
 
+def frames_of(pendings: Iterable[Pending], *, most: int = 1 << 30) -> Iterator[list[Pending]]:
+    """Yield calls that travel in one frame each, in order, at most so many in one.
+
+    A big input that lies in no segment goes by itself: it comes in parts, which belong to one call.
+    """
+    batch: list[Pending] = []
+    size = 0
+    for pending in pendings:
+        length = len(pending.data)
+        weight = length if length <= INLINE_MAX_BYTES else BATCH_MAX_BYTES + 1  # nothing fits beside it
+        full = len(batch) >= most or size + weight > BATCH_MAX_BYTES
+        first = batch[0] if batch else pending
+        kin = (pending.route, pending.due, pending.channel) == (first.route, first.due, first.channel)
+        if batch and (full or not kin):
+            yield batch
+            batch, size = [], 0
+        batch.append(pending)
+        size += weight
+    if batch:
+        yield batch
+
+
 class OpenCalls:
-    """The calls that are not settled, by id. Added to under the connection's send lock; taken from by its reader."""
+    """The calls that are not settled, by id. Added to under the connection's send lock; taken from by its reader.
+
+    What walks over them walks over a copy: the reader goes on meanwhile.
+    """
 
     def __init__(self) -> None:
         self._calls: dict[str, Pending] = {}
@@ -270,38 +296,29 @@ class OpenCalls:
 
     def watched(self) -> list[str]:
         """Return the ids of detached calls that the server has accepted: after a reconnect they are watched again."""
-        return [p.id for p in self._calls.values() if p.accepted]
+        return [p.id for p in list(self._calls.values()) if p.accepted]
 
-    def to_submit(self) -> Iterator[list[Pending]]:
-        """Yield batches of what has to be sent again after a reconnect, in the order in which it was first sent."""
-        batch: list[Pending] = []
-        size = 0
-        for pending in self._calls.values():
-            if pending.accepted:
-                continue
-            full = len(batch) >= BATCH_MAX_CALLS or size + len(pending.data) > BATCH_MAX_BYTES
-            first = batch[0] if batch else pending
-            kin = (pending.route, pending.due, pending.channel) == (first.route, first.due, first.channel)
-            if batch and (full or not kin):
-                yield batch
-                batch, size = [], 0
+    def to_submit(self, *, known: frozenset[str] = frozenset()) -> Iterator[list[Pending]]:
+        """Yield batches of what has to be sent again after a reconnect, in the order in which it was first sent.
+
+        What is ``known`` to the server is not: it has that, and sends its end.
+        """
+        again = [p for p in list(self._calls.values()) if not (p.accepted or p.id in known)]
+        for pending in again:
             pending.attempt = 0  # a server that was restarted counts attempts from one again
-            batch.append(pending)
-            size += len(pending.data)
-        if batch:
-            yield batch
+        yield from frames_of(again, most=BATCH_MAX_CALLS)
 
     def cancelled(self) -> dict[str, list[str]]:
         """Return the ids of calls that were cancelled, by reason, for saying it again after a reconnect."""
         found: dict[str, list[str]] = {}
-        for pending in self._calls.values():
+        for pending in list(self._calls.values()):
             if pending.cancelled:
                 found.setdefault(pending.cancelled, []).append(pending.id)
         return found
 
     def credits(self) -> list[tuple[str, int]]:
         """Return the room granted to each open stream."""
-        return [(p.id, p.upto) for p in self._calls.values() if p.upto]
+        return [(p.id, p.upto) for p in list(self._calls.values()) if p.upto]
 
     def fail_all(self, error: StokerError) -> None:
         """Settle everything with an error of the client's own."""

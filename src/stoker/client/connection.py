@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from stoker.client.calls import OpenCalls, Pending, Sinks, Waiter, submit_of
+from stoker.client.calls import OpenCalls, Pending, Sinks, Waiter, frames_of, submit_of
 from stoker.errors import ConnectionFailed, NotFound, PermissionDenied, StokerError, VersionMismatch
 from stoker.protocol.frames import Buffer
 from stoker.protocol.messages import Ack, Cancel, Reply, Request, StreamCredit, Watch, Welcome
@@ -24,6 +24,7 @@ from stoker.transport.segments import SegmentDir
 from stoker.transport.sockets import FrameSocket, connect_unix, greet
 
 ACK_EVERY_FRAMES = 64  # a server keeps at most so many frames for a client that only listens
+ACK_EVERY_BYTES = 1 << 20  # what came over a network comes again after a reconnect, if it is not acknowledged
 DIAL_TIMEOUT_SECONDS = 20.0  # for a greeting: a server that is busy restarting answers late
 REDIAL_FIRST_DELAY_SECONDS = 0.01
 REDIAL_MAX_DELAY_SECONDS = 0.5
@@ -38,8 +39,23 @@ class Endpoint(Protocol):
     @property
     def token(self) -> str: ...
 
+    @property
+    def is_remote(self) -> bool:
+        """Tell whether the server cannot see this process end, and shares no memory with it."""
+
+    def connect(self, *, timeout: float) -> FrameSocket:
+        """Connect, without a greeting.
+
+        Raises:
+            ConnectionFailed: nobody answers.
+            PermissionDenied: who answers is not to be believed.
+        """
+
     def revive(self) -> None:
         """Start the server again if it is this process's own and has ended; else do nothing."""
+
+    def inherited(self) -> Endpoint:
+        """Return a forked child's way to the same server."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +65,18 @@ class SocketEndpoint:
     path: str
     token: str = ""
 
+    @property
+    def is_remote(self) -> bool:
+        return False
+
+    def connect(self, *, timeout: float) -> FrameSocket:
+        return connect_unix(self.path, timeout=timeout)
+
     def revive(self) -> None:
         return None
+
+    def inherited(self) -> Endpoint:
+        return self
 
 
 @dataclass
@@ -79,6 +105,7 @@ class Connection:
         self.generation = 0
         self.seen = 0  # the newest `Results.seq` that was dealt with
         self._acked = 0
+        self._unacked_bytes = 0  # of results that came in frames
         self.closing = False  # the server was asked to end: its going away is no fault
         self._sendable = False
         self._lost_at: float | None = None
@@ -91,7 +118,7 @@ class Connection:
         Raises:
             ConnectionFailed: nobody answers; `redial` is the patient form.
         """
-        link = connect_unix(self.endpoint.path, timeout=DIAL_TIMEOUT_SECONDS)
+        link = self.endpoint.connect(timeout=DIAL_TIMEOUT_SECONDS)
         try:
             welcome = greet(
                 link,
@@ -109,11 +136,25 @@ class Connection:
             restarted = self.welcome is not None and self.welcome.term != welcome.term
             self.link, self.welcome = link, welcome
             self.segments = SegmentDir(welcome.segments, spill=welcome.spill or None) if welcome.segments else None
-            self.seen = self._acked = 0
+            self.seen = self._acked = self._unacked_bytes = 0
             self.generation += 1
             self._lost_at = None
-            self._sendable = True
-            self._say_again(registrations=restarted)
+            if not (self.endpoint.is_remote and self.calls):
+                self._sendable = True
+                self._say_again(welcome, registrations=restarted)
+                return
+        # Whole inputs, which take their time on a network. Meanwhile somebody must read, or two ends that both send
+        # would wait for each other; until it is done, what is submitted waits to be said with the rest.
+        sending = threading.Thread(
+            target=self._catch_up, args=(link, welcome, restarted), name="stoker-resend", daemon=True
+        )
+        sending.start()
+
+    def _catch_up(self, link: FrameSocket, welcome: Welcome, restarted: bool) -> None:
+        with self._lock:
+            if self.link is link:
+                self._sendable = True
+                self._say_again(welcome, registrations=restarted)
 
     def redial(self, *, deadline: float | None = None, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Connect again, for as long as the server keeps what this client is owed; whether there is a connection.
@@ -168,10 +209,11 @@ class Connection:
         """Send calls of one route, and keep them open until they are settled."""
         with self._lock:
             self.calls.add(pendings)
-            if self._sendable:
-                message, parts = submit_of(pendings, acked=self.seen)
-                self._acked = self.seen
-                self._send(message, parts)
+            for batch in (pendings,) if len(pendings) == 1 else frames_of(pendings):
+                if self._sendable:
+                    message, parts = submit_of(batch, acked=self.seen)
+                    self._acked = self.seen
+                    self._send(message, parts)
 
     def send(self, message: Any, parts: Sequence[Buffer] = ()) -> None:
         """Send what needs no repeating; while there is no connection it is dropped."""
@@ -217,14 +259,16 @@ class Connection:
             try:
                 if self._sendable and self.link is not None and _writable(self.link.fileno()):
                     self._acked = self.seen
+                    self._unacked_bytes = 0
                     self._send(Ack(self._acked))
             finally:
                 self._lock.release()
 
-    def saw(self, seq: int) -> None:
-        """Note that a `Results` frame is dealt with, and acknowledge where many are."""
+    def saw(self, seq: int, size: int = 0) -> None:
+        """Note that a `Results` frame of so many bytes is dealt with, and acknowledge where many are."""
         self.seen = seq
-        if seq - self._acked >= ACK_EVERY_FRAMES:
+        self._unacked_bytes += size
+        if seq - self._acked >= ACK_EVERY_FRAMES or self._unacked_bytes >= ACK_EVERY_BYTES:
             self.acknowledge()
 
     def fail_all(self, error: StokerError) -> None:
@@ -249,13 +293,13 @@ class Connection:
             self.link.shutdown()
             raise
 
-    def _say_again(self, *, registrations: bool) -> None:
+    def _say_again(self, welcome: Welcome, *, registrations: bool) -> None:
         if registrations:
             for params in self.standing.values():
                 self._send(Request(next(self._request_ids), "register", params))
         for request in list(self.requests.values()):
             self._send(request.message, request.parts)
-        for batch in self.calls.to_submit():
+        for batch in self.calls.to_submit(known=frozenset(welcome.known)):
             self._restore_segments(batch)
             message, parts = submit_of(batch, acked=0)
             self._send(message, parts)

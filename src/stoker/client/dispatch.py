@@ -62,7 +62,7 @@ class Dispatcher:
                 else:
                     pending.sink.settle(pending, Settled(outcome, parts[i], error, i in printed))
         # Last: once acknowledged, the server forgets these results and unlinks their segments.
-        self._connection.saw(message.seq)
+        self._connection.saw(message.seq, len(body))
 
     def _map_segments(self, segments: Segments, parts: list[Any], ids: list[str]) -> dict[int, ErrorInfo]:
         """Put mappings in their places; return why there are none, by place: that is its call's error only."""

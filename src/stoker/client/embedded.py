@@ -20,8 +20,10 @@ from pathlib import Path
 
 import stoker
 from stoker import paths
+from stoker.client.connection import SocketEndpoint
 from stoker.client.ids import stamped_id
 from stoker.errors import ConnectionFailed, from_wire
+from stoker.transport.sockets import FrameSocket, connect_unix
 
 START_TIMEOUT_SECONDS = 60.0  # a cold disk and a busy machine; half a second is usual
 RESTARTS_PER_MINUTE = 5  # past it the server is broken, and starting it again does not help
@@ -55,6 +57,16 @@ class EmbeddedServer:
             server.end(timeout=0.0)
             raise
         return server
+
+    @property
+    def is_remote(self) -> bool:
+        return False
+
+    def connect(self, *, timeout: float) -> FrameSocket:
+        return connect_unix(self.path, timeout=timeout)
+
+    def inherited(self) -> SocketEndpoint:
+        return SocketEndpoint(self.path, self.token)
 
     @property
     def pid(self) -> int:

@@ -27,7 +27,7 @@ from stoker.client.session import Session
 from stoker.client.signatures import CallSignature
 from stoker.errors import InvalidRequest, NotRunning
 from stoker.protocol.structure import structured
-from stoker.transport.current import APP_VARIABLE, RUN_ID_VARIABLE, SERVER_VARIABLE, current_call
+from stoker.transport.current import APP_VARIABLE, RUN_ID_VARIABLE, current_call
 from stoker.types import FunctionSpec
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ class Function(Generic[P, R_co]):
             return Target(session, run, key, self._own_shape(), self._options.to_spec().deadline)
         if self._key and not self._changed:
             return Target(sessions.current(), run, self._key, self._own_shape())
-        if app is not None and SERVER_VARIABLE not in os.environ:
+        if app is not None and APP_VARIABLE not in os.environ:
             raise NotRunning(
                 f"{self.label} cannot be called remotely: its app is not running. Wrap the call in `with app.run():`, "
                 f"where `app` is your App({app.name!r}), or start the program by `stoker run <file>`, or deploy the "

@@ -1,6 +1,6 @@
 """The session: this process's tie to a server. One per process, opened when first needed, shared by all threads.
 
-It goes to the server that started this worker (``STOKER_SERVER``), else to the user's persistent server, else it starts
+It goes to the server that is named (`stoker.client.endpoints`), else to the user's persistent server, else it starts
 one of its own. A forked child gets a session of its own, to the same server.
 """
 
@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from stoker import paths
 from stoker.client import notices
 from stoker.client.calls import GONE, Pending, Route, Settled, Sink, Slot, Waiter
 from stoker.client.channel import Channels
-from stoker.client.connection import Connection, Endpoint, OpenRequest, SocketEndpoint
+from stoker.client.connection import Connection, Endpoint, OpenRequest
 from stoker.client.dispatch import DEFAULT_WINDOW_CALLS, Dispatcher
 from stoker.client.embedded import EmbeddedServer
+from stoker.client.endpoints import configured_endpoint, local_endpoint
 from stoker.client.ids import call_ids, stamped_id
 from stoker.client.reader import Reader
 from stoker.errors import ConnectionFailed, InvalidRequest, NotFound, StokerError, from_wire
@@ -31,7 +31,7 @@ from stoker.protocol.encoded import Encoded
 from stoker.protocol.frames import Buffer
 from stoker.protocol.messages import Cancel, PutBlob, StreamCredit
 from stoker.protocol.payload import encode_call
-from stoker.transport.current import SERVER_VARIABLE, TOKEN_VARIABLE, being_loaded, current_call
+from stoker.transport.current import being_loaded, current_call
 from stoker.transport.segments import INLINE_MAX_BYTES
 
 OUTPUT_SECONDS = 1.0  # how long a call's result waits for its output
@@ -247,13 +247,17 @@ class Session:
                 )
 
     def _say_goodbye(self) -> None:
-        """Have the last output sent, and an embedded server end. Neither is waited for in vain."""
+        """Have the last output sent, and an embedded server end. Neither is waited for in vain.
+
+        A server elsewhere does not see this process end, and would wait for it to come back.
+        """
         with contextlib.suppress(StokerError, TimeoutError):
             self.request("flush", {"ended": True}, timeout=CLEAN_UP_SECONDS + FLUSH_LOGS_SECONDS)
-        if self.embedded:
+        last_word = "shutdown" if self.embedded else "leave" if self.endpoint.is_remote else ""
+        if last_word:
             self.connection.closing = True
             with contextlib.suppress(StokerError, TimeoutError):
-                self.request("shutdown", timeout=SHUTDOWN_SECONDS)
+                self.request(last_word, timeout=SHUTDOWN_SECONDS)
 
 
 _lock = threading.RLock()
@@ -279,10 +283,8 @@ def lasting(what: str) -> Session:
     Raises:
         NotFound: no server runs that could have kept it, and none is started in vain.
     """
-    if _session is None or _session.failed:
-        inherited = _inherited is not None or SERVER_VARIABLE in os.environ
-        if not inherited and persistent_endpoint() is None:
-            raise NotFound(no_server(what))
+    if (_session is None or _session.failed) and _inherited is None and persistent_endpoint() is None:
+        raise NotFound(no_server(what))
     return current()
 
 
@@ -314,24 +316,14 @@ def find_endpoint() -> Endpoint:
     """Return the server to talk to; starts one for this program where there is none.
 
     Raises:
-        ConnectionFailed: this is a worker whose server is gone, or no server could be started.
+        ConnectionFailed: no server could be started.
     """
-    if path := os.environ.get(SERVER_VARIABLE):
-        return SocketEndpoint(path, os.environ.get(TOKEN_VARIABLE, ""))
     return persistent_endpoint() or EmbeddedServer.start()
 
 
-def persistent_endpoint() -> SocketEndpoint | None:
-    """Return the user's persistent server if it listens."""
-    import socket
-
-    path = str(paths.server_runtime() / "server.sock")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return None
-    return SocketEndpoint(path)
+def persistent_endpoint() -> Endpoint | None:
+    """Return the server that outlives programs: the one that is named, else the user's own if it listens."""
+    return configured_endpoint() or local_endpoint()
 
 
 @contextmanager
@@ -370,8 +362,7 @@ def require_persistent() -> Session:
     Raises:
         ConnectionFailed: there is none.
     """
-    inherited = _inherited is not None or SERVER_VARIABLE in os.environ
-    if _session is None and not inherited and persistent_endpoint() is None:
+    if _session is None and _inherited is None and persistent_endpoint() is None:
         raise ConnectionFailed("No persistent server runs. Start one with `stoker server start`, then deploy again.")
     session = current()
     if session.embedded:
@@ -402,7 +393,7 @@ def _forget_in_child() -> None:
     global _session, _lock, _inherited
     old, _session, _lock = _session, None, threading.RLock()
     if old is not None:
-        _inherited = SocketEndpoint(old.endpoint.path, old.endpoint.token)
+        _inherited = old.endpoint.inherited()
         old.holders = 0
 
 

@@ -21,6 +21,8 @@ MAGIC = b"St"
 PREFIX = struct.Struct("!2sBBIQ")
 HEADER_MAX_BYTES = 16 << 20  # a batch of 4 096 calls with long errors fits; a list of everything does not
 BODY_MAX_BYTES = 256 << 20  # above the largest bundle (100 MB); calls' bigger payloads travel in segments
+PART_BYTES = 256 << 10  # a piece of a body that travels in parts: what one turn of the server's loop may take
+PARTED_MAX_BYTES = 64 << 30  # a body in parts lies in files until it is complete; past this the sender is mistaken
 GREETING_MAX_BYTES = 64 << 10  # all that somebody may send before we know who it is
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"

@@ -4,7 +4,8 @@ What is said of many calls at once stands in parallel lists (``ids[i]``, ``sizes
 is one JSON document that the standard library reads and writes at C speed, and msgspec faster still.
 
 Payloads: ``sizes[i]`` bytes of the body belong to ``ids[i]``; where a payload lies in a shared-memory segment its size
-here is 0 and ``segments[str(i)]`` is ``[name, size]``.
+here is 0 and ``segments[str(i)]`` is ``[name, size]``. Over TCP nothing lies in a segment: a body may come before its
+message, in `Part` frames.
 
     client ── Hello, Submit, Watch, Cancel, StreamCredit, Ack, PutBlob, Request, AskChannel ──► server
     client ◄── Welcome | Rejected, Accepted, RefusedCalls, Results, Items, Window, Notice, Reply, Channel ── server
@@ -82,9 +83,10 @@ class Hello:
 
 @message
 class Welcome:
-    """The server's answer. ``segments`` and ``spill`` are directories for payload segments, empty on another machine.
+    """The server's answer. ``segments`` and ``spill`` are directories for payload segments, empty over TCP.
 
-    ``server`` names this server's state; it stays the same over restarts, while ``term`` rises.
+    ``server`` names this server's state; it stays the same over restarts, while ``term`` rises. ``known`` are attached
+    calls of a client that came back over TCP: it need not send them again.
     """
 
     version: str
@@ -93,6 +95,7 @@ class Welcome:
     segments: str = ""
     spill: str = ""
     grace: float = 60.0  # seconds for which the server keeps what a client that went away is owed
+    known: list[str] = field(default_factory=list)
 
 
 @message
@@ -102,6 +105,17 @@ class Rejected:
     type_name: str
     message: str
     fields: dict[str, Any] = field(default_factory=dict)
+
+
+@message
+class Part:
+    """The body is a piece of the next message's body on this connection, which has ``size`` bytes in all.
+
+    Where the two ends share no memory, what is too big for a frame comes in such pieces, in order and without another
+    message between them; the frame of the message itself has no body then.
+    """
+
+    size: int
 
 
 @message
@@ -548,6 +562,7 @@ KINDS: dict[int, type[Any]] = {
     1: Hello,
     2: Welcome,
     3: Rejected,
+    4: Part,
     10: Submit,
     11: Accepted,
     12: RefusedCalls,

@@ -21,6 +21,7 @@ from stoker.engine.local.engine import LocalEngine
 from stoker.errors import InvalidRequest, StokerError
 from stoker.quantities import parse_duration
 from stoker.server.config import ServerConfig
+from stoker.transport.addresses import parse_address
 
 log = logging.getLogger("stoker.server")
 
@@ -77,6 +78,8 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         run_dir = arguments.run_dir or paths.server_runtime()
         state_dir = arguments.state_dir or paths.server_home()
         segments = paths.server_segments(run_dir, state_dir)
+    stays = not (arguments.embedded or arguments.parent_pid)  # what ends with a program is for that alone
+    listen = os.environ.get("STOKER_LISTEN", "") if stays else ""
     return ServerConfig(
         mode="embedded" if arguments.embedded else "persistent",
         run_dir=paths.private_dir(run_dir.resolve()),
@@ -85,7 +88,14 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         retention=parse_duration(
             os.environ.get("STOKER_RESULT_RETENTION", RETENTION_SECONDS), option="STOKER_RESULT_RETENTION"
         ),
+        listen=parse_address(listen, option="STOKER_LISTEN") if listen else None,
+        tls_cert=_path_in("STOKER_TLS_CERT"),
+        tls_key=_path_in("STOKER_TLS_KEY"),
     )
+
+
+def _path_in(variable: str) -> Path | None:
+    return Path(value) if (value := os.environ.get(variable)) else None
 
 
 def _agent_config(config: ServerConfig) -> AgentConfig:

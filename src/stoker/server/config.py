@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from stoker.transport.addresses import Address
+
 
 @dataclass(frozen=True)
 class ServerConfig:
@@ -15,6 +17,9 @@ class ServerConfig:
     state_dir: Path
     segments: Path
     retention: float
+    listen: Address | None = None  # where a door for programs with a token is
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
 
     @property
     def socket(self) -> Path:

@@ -11,13 +11,14 @@ from typing import Any, Protocol, cast
 
 from stoker.errors import ProtocolError, StokerError
 from stoker.protocol.frames import BODY_MAX_BYTES, GREETING_MAX_BYTES, Buffer, FrameReader
-from stoker.protocol.messages import Hello, Rejected
+from stoker.protocol.messages import KIND_OF, KINDS, Hello, Rejected
 from stoker.server import wire
 
 log = logging.getLogger(__name__)
 
 GREETING_SECONDS = 10.0  # for a peer to say who it is
 CLOSING_SECONDS = 1.0  # for peers to read what they were sent last; one that was stopped (Ctrl-Z) never would
+_HELLO = KIND_OF[Hello]
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of the peer
 
 
@@ -47,10 +48,13 @@ class Greeter(Protocol):
 class Link(asyncio.Protocol):
     """See the module. What is sent is gathered until `flush`, then written at once."""
 
+    stranger_max_bytes = GREETING_MAX_BYTES
+    body_max_bytes = BODY_MAX_BYTES
+
     def __init__(self, greeter: Greeter, links: set[Link]) -> None:
         self._greeter = greeter
         self._links = links
-        self._reader = FrameReader(limit=GREETING_MAX_BYTES)
+        self._reader = FrameReader(limit=self.stranger_max_bytes)
         self._transport: asyncio.Transport | None = None
         self._peer: Peer | None = None
         self._out: list[Buffer] = []
@@ -58,6 +62,8 @@ class Link(asyncio.Protocol):
         self.held_back = True  # not read from while it does not read; see `pause_writing`
         self.uid = -1
         self.pid = 0
+        self.is_remote = False  # it came through a door that wants a token
+        self.holder = ""  # the id of the token that it was let in with
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -71,24 +77,39 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for kind, header, body in self._reader.feed(data):
+                if self._is_closing:
+                    break
+                if self._peer is None and kind != _HELLO:
+                    name = KINDS[kind].__name__ if kind in KINDS else f"of kind {kind}"
+                    raise ProtocolError(f"The first message was {name}, not a greeting.")
                 self._frame(wire.decode(kind, header), cast(memoryview, body))
         except ProtocolError as error:
-            log.warning("closing a connection of pid %s: %s", self.pid, error)
+            log.warning("closing a connection of %s: %s", self.origin, error)
             self.reject(error)
         self._greeter.flush()
 
+    @property
+    def origin(self) -> str:
+        """Who is at the other end, for the log."""
+        return f"pid {self.pid}"
+
+    @property
+    def _is_closing(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
+
     def _frame(self, message: Any, body: memoryview) -> None:
-        if self._peer is not None:
+        if self._peer is None:
+            self._greet(message)
+        else:
             self._peer.received(message, body)
-            return
-        if not isinstance(message, Hello):
-            raise ProtocolError(f"The first message was {type(message).__name__}, not a greeting.")
+
+    def _greet(self, hello: Hello) -> None:
         try:
-            self._peer = self._greeter.greeted(self, message)
+            self._peer = self._greeter.greeted(self, hello)
         except StokerError as error:
             self.reject(error)
             return
-        self._reader.limit = BODY_MAX_BYTES
+        self._reader.limit = self.body_max_bytes
         if self._deadline is not None:
             self._deadline.cancel()
 

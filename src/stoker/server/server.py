@@ -6,10 +6,10 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from stoker._version import __version__
 from stoker.blobs.base import BlobStore
@@ -24,6 +24,7 @@ from stoker.errors import NotFound, PermissionDenied, ProtocolError, StokerError
 from stoker.protocol import messages as m
 from stoker.server import orphans, restart
 from stoker.server.client_processes import ClientProcesses
+from stoker.server.client_tokens import ClientTokens
 from stoker.server.config import ServerConfig
 from stoker.server.early_cancels import Asked, EarlyCancels
 from stoker.server.execution import Executor, error_info, wall_offset
@@ -33,6 +34,7 @@ from stoker.server.news import News
 from stoker.server.payloads import PayloadFiles
 from stoker.server.records import Records
 from stoker.server.sessions import ClientPeer, Session
+from stoker.server.spool import Spool
 from stoker.server.tokens import WorkerTokens
 from stoker.server.verbs import Verbs
 from stoker.server.watching import Watches
@@ -40,6 +42,9 @@ from stoker.server.workers import ControlPeer, WorkerLinks, WorkerPeer
 from stoker.server.writer import StoreWriter
 from stoker.store.base import Store
 from stoker.types import ErrorInfo, FunctionSpec
+
+if TYPE_CHECKING:
+    from stoker.server.doors import TcpDoor
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +54,7 @@ POOL_SECONDS = 5.0  # without big payloads, after which their memory goes back t
 LAST_WORDS_SECONDS = 0.2  # for the socket of a worker that has ended to be read to its end
 NODE_LEASE_SECONDS = 30.0  # how long a restarted server waits for a node's report before it leases anything
 RETENTION_SWEEP_SECONDS = 600.0
+KNOWN_MAX = 20_000  # calls that a greeting names; what is open beyond it is sent again
 
 
 @dataclass(eq=False)
@@ -74,8 +80,10 @@ class Server:
         now = self.loop.time()
         self.wall_offset = wall_offset(now)
         self.plane = CallPlane(prefix=f"w{self.epoch}-", now=now)
-        self.client_processes = ClientProcesses(self._client_ended)
+        self.client_processes = ClientProcesses(self.client_ended)
         self.tokens = WorkerTokens.kept_in(self.config.state_dir / "worker.secret")
+        self.client_tokens = ClientTokens(self.config.state_dir / "tokens.json")
+        self.door: TcpDoor | None = None
         self.files = PayloadFiles(self.config.segments, self.config.spill, pool_bytes=POOL_BYTES)
         self.file_thread = ThreadPoolExecutor(1, thread_name_prefix="payload-files")
         self.writer = StoreWriter(
@@ -169,19 +177,22 @@ class Server:
                 f"The {hello.role} is Stoker {hello.version}, this server is Stoker {__version__}. Install the same "
                 "version on both sides, or restart the server with `stoker server stop` and `stoker server start`."
             )
+        if link.is_remote and not link.holder:
+            raise PermissionDenied("Nobody is let in over TCP without a token.")
         roles = {"client": self._client, "agent": self._agent, "worker": self._worker, "control": self._control}
         if hello.role not in roles:
             raise PermissionDenied(f"There is no role {hello.role!r}.")
         return roles[hello.role](link, hello)
 
-    def _welcome(self) -> m.Welcome:
+    def _welcome(self, *, remote: bool = False, known: Iterable[str] = ()) -> m.Welcome:
         return m.Welcome(
             version=__version__,
             server=self.config.name,
             term=self.epoch,
-            segments=str(self.files.segments),
-            spill=str(self.files.spill),
+            segments="" if remote else str(self.files.segments),
+            spill="" if remote else str(self.files.spill),
             grace=self.plane.state.limits.client_grace,
+            known=list(known),
         )
 
     def _agent(self, link: Link, hello: m.Hello) -> Peer:
@@ -217,24 +228,32 @@ class Server:
     def _client(self, link: Link, hello: m.Hello) -> Peer:
         if not hello.token and link.uid not in {-1, os.getuid()}:
             raise PermissionDenied("This server serves its own user only.")
-        owner = self.tokens.worker_of(hello.token) if hello.token else ""
+        owner = self.tokens.worker_of(hello.token) if hello.token and not link.is_remote else ""
         session = self.sessions.get(hello.name)
         if session is None:
-            session = self.sessions[hello.name] = Session(hello.name, owner)
+            files = self.files if link.is_remote else None
+            session = self.sessions[hello.name] = Session(hello.name, owner, link.holder, files)
             if hello.term or self.now() < self._resubmissions_end:
                 # It may have been here before: in an earlier term, or until it was away for so long as to be forgotten.
                 session.resubmits_until = self.now() + self.plane.state.limits.client_grace
-        elif session.owner != owner:
+        elif (session.owner, session.holder) != (owner, link.holder):
             raise PermissionDenied("The session belongs to somebody else.")
         if session.link is not None:
             session.link.close()
         session.link = link
         session.left_at = 0.0
         self.client_processes.watch(session.name, link.pid)
-        link.send(self._welcome())
+        link.send(self._welcome(remote=link.is_remote, known=self._known_to(session)))
         session.resend()
         self.decide(e.ClientCame(session.name))
         return ClientPeer(self, session, link)
+
+    def _known_to(self, session: Session) -> Iterable[str]:
+        """Return attached calls that a client over TCP need not send again: their inputs may take long to come."""
+        if session.files is None:
+            return ()
+        open_calls = [call.id for call in self.plane.state.by_client.get(session.name, {}).values()]
+        return [*open_calls, *(delivery.id for delivery in session.outbox.owed())][:KNOWN_MAX]
 
     # Clients
 
@@ -249,7 +268,15 @@ class Server:
         else:
             self.loop.call_later(self.plane.state.limits.client_grace, self._forget_if_away, session, session.left_at)
 
-    def _client_ended(self, name: str) -> None:
+    def revoke(self, token: str) -> None:
+        """Have nobody use a token any more: who came with it has to go, and its attached calls are cancelled."""
+        holder = self.client_tokens.revoke(token).id
+        for link in [link for link in self.links if link.holder == holder]:
+            link.reject(PermissionDenied("The token of this connection was revoked on the server."))
+        for session in [session for session in self.sessions.values() if session.holder == holder]:
+            self.client_ended(session.name)
+
+    def client_ended(self, name: str) -> None:
         """A client's process has ended: it does not come back."""
         session = self.sessions.get(name)
         if session is None:
@@ -310,7 +337,7 @@ class Server:
             link.send(reply)
             self.flush()
 
-    def put_blob(self, link: Link, message: m.PutBlob, body: bytes) -> None:
+    def put_blob(self, link: Link, message: m.PutBlob, body: bytes | Spool) -> None:
         self.run(self.verbs.put_blob(link, message, body), name="put blob")
 
     # Workers and nodes
@@ -532,6 +559,7 @@ class Server:
         self.client_processes.close()
         self.writer.close()
         self.file_thread.shutdown()
+        self.client_tokens.close()
         self.store.close()
         self.files.remove()
         await asyncio.sleep(0)

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -19,6 +20,9 @@ from stoker.server.config import ServerConfig
 from stoker.server.link import Link
 from stoker.server.server import Server
 from stoker.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from stoker.server.doors import TcpDoor
 
 BACKLOG = 1024
 GC_THRESHOLD = (50_000, 20, 100)  # what makes cycles here (tracebacks, closed connections) is rare
@@ -54,6 +58,7 @@ async def _serve(
     parent = _watch_parent(parent_pid, server)
     try:
         listener = await _listen(config.socket, server)
+        server.door = await open_door(config, server)
     except StokerError:
         await server.end()  # the agent with it, as above
         raise
@@ -62,6 +67,8 @@ async def _serve(
     ready({"socket": str(config.socket), "pid": os.getpid()})
     await server.stopping.wait()
     listener.close()
+    if server.door is not None:
+        server.door.close()
     if _is_same(config.socket, bound):
         config.socket.unlink(missing_ok=True)
     else:
@@ -92,6 +99,33 @@ async def _listen(path: Path, server: Server) -> asyncio.Server:
         ) from error
     finally:
         os.umask(before)
+
+
+async def open_door(config: ServerConfig, server: Server) -> TcpDoor | None:
+    """Listen for programs with a token, where that is asked for.
+
+    Raises:
+        StokerError: the address cannot be listened at, or the certificate not be used.
+    """
+    if config.listen is None:
+        return None
+    from stoker.server.doors import TcpDoor, certificate_for, open_listener  # with `ssl`; most servers need neither
+
+    listener = open_listener(config.listen)
+    try:
+        door = TcpDoor(
+            server,
+            server.links,
+            listener=listener,
+            tokens=server.client_tokens,
+            files=server.files,
+            certificate=certificate_for(config, listener),
+        )
+    except StokerError:
+        listener.close()
+        raise
+    await door.open()
+    return door
 
 
 def _watch_parent(pid: int, server: Server) -> int:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stoker.core import events as e
-from stoker.core.calls import Delivery, Payload
+from stoker.core.calls import Delivery, Payload, Result, Segment
 from stoker.core.intake import STREAM_WINDOW_ITEMS
 from stoker.core.outbox import Outbox
 from stoker.errors import ProtocolError
 from stoker.protocol import messages as m
+from stoker.protocol.frames import BODY_MAX_BYTES
+from stoker.protocol.messages import Segments
 from stoker.server import payloads
+from stoker.server.execution import error_info
 from stoker.server.link import Link
 from stoker.server.once import Said
+from stoker.server.payloads import PayloadFiles
+from stoker.server.spool import FileBody, Spool
+from stoker.types import ErrorInfo, Outcome
 
 if TYPE_CHECKING:
     from stoker.server.server import Server
@@ -39,6 +45,8 @@ class Session:
 
     name: str
     owner: str = ""
+    holder: str = ""  # the id of the token with which it came over TCP
+    files: PayloadFiles | None = None  # set for one that cannot open segments: it is sent what lies in them
     parent: str = ""  # the call of its worker for which it asked last: its output goes where that one's goes
     link: Link | None = None
     outbox: Outbox = field(default_factory=Outbox)
@@ -49,7 +57,7 @@ class Session:
     left_at: float = 0.0
     resubmits_until: float = 0.0  # it may send again what an earlier term of the server has accepted
 
-    def send(self, message: Any, parts: Sequence[bytes | bytearray | memoryview] = ()) -> None:
+    def send(self, message: Any, parts: Sequence[Any] = ()) -> None:
         """Send, if the client is there; what must not be lost goes through the outbox."""
         if self.link is not None:
             self.link.send(message, parts)
@@ -59,7 +67,9 @@ class Session:
         if self.link is None:
             self.outbox.add(deliveries)
             return
-        sizes, segments, parts = payloads.pack(d.result.payload for d in deliveries)
+        if self.files is not None:
+            deliveries = [_readable(delivery, self.files) for delivery in deliveries]
+        sizes, segments, parts = self._packed(d.result.payload for d in deliveries)
         if len(sizes) > 1 and sum(sizes) > FRAME_BYTES:
             half = len(sizes) // 2
             self.deliver(deliveries[:half])
@@ -79,8 +89,20 @@ class Session:
         self._send_items(call_id, attempt, first, items)
 
     def _send_items(self, call_id: str, attempt: int, first: int, items: Sequence[Payload]) -> None:
-        sizes, segments, parts = payloads.pack(items)
+        gone = next((item for item in items if self.files is not None and not _is_there(item, self.files)), None)
+        if gone is not None:
+            self.send(m.RefusedCalls([call_id], _gone(gone)))
+            return
+        sizes, segments, parts = self._packed(items)
         self.send(m.Items(call_id, attempt, first, sizes, segments), parts)
+
+    def _packed(self, loads: Iterable[Payload]) -> tuple[list[int], Segments, list[Any]]:
+        """Return the columns and the parts of a message that this client can open."""
+        if self.files is None:
+            return payloads.pack(loads)
+        files = self.files
+        bodies = [FileBody(files, load) if isinstance(load, Segment) else load for load in loads]
+        return [len(body) for body in bodies], {}, list(bodies)
 
     def read_upto(self, call_id: str, number: int) -> list[Payload]:
         """Return the items before that number: their reader has them."""
@@ -141,19 +163,42 @@ class ClientPeer:
             self._server.client_gone(self._session)
 
     def _submit(self, message: m.Submit, body: memoryview) -> None:
-        server, session = self._server, self._session
-        ids = message.ids
+        session, ids = self._session, message.ids
         if len(set(ids)) != len(ids) or len(ids) != len(message.sizes):
             raise ProtocolError("The ids and sizes of a Submit do not belong together.")
+        if session.files is not None and message.segments:
+            raise ProtocolError("A client over TCP shares no segments with the server: its payloads come in frames.")
+        self._take(message, payloads.unpack(message.sizes, message.segments, body))
+
+    def received_in_parts(self, message: Any, spool: Spool) -> None:
+        """Deal with a message whose body came in parts, and may be bigger than memory; it is the receiver's now."""
+        if isinstance(message, m.PutBlob) and spool.size <= BODY_MAX_BYTES:
+            self._server.put_blob(self._link, message, spool)
+            return
+        try:
+            if not isinstance(message, m.Submit) or len(message.ids) != 1 or message.sizes != [spool.size]:
+                raise ProtocolError(f"A body of {spool.size} bytes in parts does not belong to this message.")
+            if spool.failure is not None:
+                self._session.send(m.RefusedCalls(message.ids, error_info(spool.failure)))
+            else:
+                self._take(message, [spool.keep()])
+        finally:
+            spool.close()
+
+    def _take(self, message: m.Submit, loads: list[Payload]) -> None:
+        """Take calls in, with their payloads."""
+        server, session, ids = self._server, self._session, message.ids
         if abs(message.priority) > PRIORITY_MAX:
             raise ProtocolError(f"A priority is a number from -{PRIORITY_MAX} to {PRIORITY_MAX}.")
         if message.acked:
             self._acknowledged(message.acked)
-        loads = payloads.unpack(message.sizes, message.segments, body)
         if message.parent:
             session.parent = message.parent
         if message.detached and session.resubmits_until > server.now():
-            ids, loads = server.not_accepted_before(session, ids, loads)
+            ids, fresh = server.not_accepted_before(session, ids, loads)
+            if session.files is not None:  # files of this submission only; a local client's are those of the first
+                server.discard([load for load in loads if isinstance(load, Segment) and load not in fresh])
+            loads = fresh
         if len(session.outbox) and any(call_id in session.outbox for call_id in ids):
             # Sent again by a client that reconnected, while its result is on its way: that answers it.
             server.discard([load for call_id, load in zip(ids, loads, strict=True) if call_id in session.outbox])
@@ -205,7 +250,27 @@ class ClientPeer:
         self._server.answer(self._session, self._link, message)
 
     def _ask_channel(self, message: m.AskChannel, body: memoryview) -> None:
+        if self._session.files is not None:
+            self._link.send(m.Channel(message.function))  # a worker's socket is on its own machine
+            return
         self._server.decide(e.ChannelAsked(self._session.name, message.function))
 
     def _put_blob(self, message: m.PutBlob, body: memoryview) -> None:
         self._server.put_blob(self._link, message, bytes(body))
+
+
+def _readable(delivery: Delivery, files: PayloadFiles) -> Delivery:
+    """Return a delivery as it can be sent: one whose file is gone as an error."""
+    payload = delivery.result.payload
+    if _is_there(payload, files):
+        return delivery
+    return delivery._replace(result=Result(Outcome.ERROR, error=_gone(payload)))
+
+
+def _is_there(payload: Payload, files: PayloadFiles) -> bool:
+    return not isinstance(payload, Segment) or files.has(payload)
+
+
+def _gone(payload: Payload) -> ErrorInfo:
+    size = payload.size if isinstance(payload, Segment) else len(payload)
+    return ErrorInfo("NotFound", f"A payload of {size} bytes is gone: its file was removed. Run the call again.")

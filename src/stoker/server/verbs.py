@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -23,6 +23,7 @@ from stoker.server.execution import error_info
 from stoker.server.inspection import call_details, call_rows, function_rows, worker_rows
 from stoker.server.link import Link
 from stoker.server.sessions import Session
+from stoker.server.spool import Spool
 from stoker.store.base import Deployment
 from stoker.types import FunctionSpec
 
@@ -38,6 +39,9 @@ Answer = Callable[[Session, Params], Awaitable[Any]]
 
 WORKERS_MAY = frozenset({"lookup", "register", "blobs_missing", "call", "cancel", "logs", "flush", "end_run"})
 """What the client inside a worker may ask for: enough to call, and nothing that changes others."""
+
+HERE_ONLY = frozenset({"shutdown", "tokens", "token_create", "token_revoke"})
+"""What nobody may ask for over TCP: a token that leaked makes no others, and ends nothing."""
 
 
 class Verbs:
@@ -59,6 +63,8 @@ class Verbs:
         handler = self._verbs.get(verb)
         if handler is None:
             raise InvalidRequest(f"This server knows no request {verb!r}. Is it older than the client?")
+        if session.holder and verb in HERE_ONLY:
+            raise PermissionDenied(f"{verb!r} is for the server's own machine only: a token does not allow it.")
         if session.owner and verb not in WORKERS_MAY:
             raise PermissionDenied(f"A worker's token does not allow {verb!r}.")
         if verb in once.VERBS:
@@ -66,21 +72,29 @@ class Verbs:
             return await once.answer(session, request, lambda: handler(session, named))
         return await handler(session, params)
 
-    async def put_blob(self, link: Link, message: m.PutBlob, body: bytes) -> None:
+    async def put_blob(self, link: Link, message: m.PutBlob, body: bytes | Spool) -> None:
         """Keep a blob under its digest, which is checked."""
         reply = m.Reply(message.id)
         try:
             await asyncio.to_thread(self._keep_blob, message.digest, body)
         except StokerError as error:
             reply = m.Reply(message.id, error=error_info(error))
+        finally:
+            if isinstance(body, Spool):
+                body.close()
         link.send(reply)
         self._server.flush()
 
-    def _keep_blob(self, digest: str, body: bytes) -> None:
-        found = hashlib.sha256(body).hexdigest()
+    def _keep_blob(self, digest: str, body: bytes | Spool) -> None:
+        if isinstance(body, Spool) and body.failure is not None:
+            raise body.failure
+        hashed = hashlib.sha256()
+        for piece in _pieces(body):
+            hashed.update(piece)
+        found = hashed.hexdigest()
         if found != digest:
             raise InvalidRequest(f"A blob announced as {digest} has the digest {found}: it was damaged on its way.")
-        self._server.blobs.put(f"bundle/{digest}", [body])
+        self._server.blobs.put(f"bundle/{digest}", _pieces(body))
 
     # Apps and functions
 
@@ -183,6 +197,7 @@ class Verbs:
             "term": server.epoch,
             "uptime": time.time() - server.started,
             "socket": str(server.config.socket),
+            "doors": self._doors(),
             "state_dir": str(server.config.state_dir),
             "nodes": [
                 {
@@ -203,6 +218,11 @@ class Verbs:
             "workers": len(state.workers),
             "apps": len(server.functions.current) + len(server.functions.runs),
         }
+
+    def _doors(self) -> list[Params]:
+        server = self._server
+        doors: list[Params] = [{"kind": "unix", "address": str(server.config.socket)}]
+        return [*doors, server.door.facts()] if server.door is not None else doors
 
     async def do_apps(self, session: Session, params: Params) -> list[Params]:
         functions = self._server.functions
@@ -326,8 +346,27 @@ class Verbs:
     async def do_inventory(self, session: Session, params: Params) -> Any:
         return await self._server.engine.ask("inventory", params)
 
+    async def do_tokens(self, session: Session, params: Params) -> list[Params]:
+        holders = [link.holder for link in self._server.links]
+        return [{**row, "connections": holders.count(row["id"])} for row in self._server.client_tokens.rows()]
+
+    async def do_token_create(self, session: Session, params: Params) -> Params:
+        token, text = self._server.client_tokens.create(_get(params, "name", str))
+        return {"id": token.id, "name": token.name, "created": token.created, "token": text}
+
+    async def do_token_revoke(self, session: Session, params: Params) -> None:
+        self._server.revoke(_get(params, "name", str))
+
+    async def do_leave(self, session: Session, params: Params) -> None:
+        """End a session whose program ends, once that is answered: over TCP its process cannot be seen to end."""
+        self._server.loop.call_soon(self._server.client_ended, session.name)
+
     async def do_shutdown(self, session: Session, params: Params) -> None:
         self._server.stopping.set()
+
+
+def _pieces(body: bytes | Spool) -> Iterable[bytes]:
+    return body.read() if isinstance(body, Spool) else [body]
 
 
 def _get(params: Params, name: str, kind: Any, default: Any = msgspec.UNSET) -> Any:

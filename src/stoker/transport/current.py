@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-SERVER_VARIABLE = "STOKER_SERVER"  # the Unix socket to which nested calls go
+SERVER_VARIABLE = "STOKER_SERVER"  # where calls go: in a worker a Unix socket, elsewhere also stoker://HOST:PORT
 TOKEN_VARIABLE = "STOKER_TOKEN"
 APP_VARIABLE = "STOKER_APP"
 RUN_ID_VARIABLE = "STOKER_RUN_ID"

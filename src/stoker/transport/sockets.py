@@ -10,17 +10,19 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from stoker._version import PROTOCOL_VERSION, __version__
 from stoker.errors import ConnectionFailed, ProtocolError, VersionMismatch, from_wire
-from stoker.protocol.frames import Buffer, Frame, FrameReader, encode_prefix, split_body
-from stoker.protocol.messages import Hello, Rejected, Welcome
+from stoker.protocol.frames import PART_BYTES, Buffer, Frame, FrameReader, encode_prefix, split_body
+from stoker.protocol.messages import KIND_OF, Hello, Part, Rejected, Welcome
+from stoker.protocol.parts import GatheredBody, pieces
 from stoker.protocol.structure import decode_header, encode_header
 
 RECEIVE_BYTES = 256 << 10  # a batch of a thousand small results in one system call
 IOV_MAX = 512  # below Linux's 1024 buffers a call
+_PART = KIND_OF[Part]
 
 
 class Received(NamedTuple):
@@ -35,10 +37,15 @@ class Received(NamedTuple):
 
 
 class FrameSocket:
-    """Frames over a connected stream socket. Every method may raise `ConnectionFailed`."""
+    """Frames over a connected stream socket. Every method may raise `ConnectionFailed`.
 
-    def __init__(self, sock: socket.socket) -> None:
+    ``in_parts`` is for peers without a segment directory in common: a big payload travels in `Part` frames.
+    """
+
+    def __init__(self, sock: socket.socket, *, in_parts: bool = False) -> None:
         self._sock = sock
+        self._in_parts = in_parts
+        self._gathered: GatheredBody | None = None
         self._reader = FrameReader()
         self._ready: deque[Frame] = deque()
         self._send_lock = threading.Lock()
@@ -60,24 +67,41 @@ class FrameSocket:
         """Send one message whose body is the concatenated parts; nothing is copied on the way but small headers."""
         kind, header = encode_header(message)
         size = sum(map(len, parts)) if parts else 0
+        if self._in_parts and size > PART_BYTES and len(getattr(message, "sizes", (size,))) == 1:
+            self._send_parts(encode_prefix(kind, len(header), 0) + header, parts, size)
+            return
         self.send_frame(encode_prefix(kind, len(header), size) + header, parts)
 
     def send_frame(self, head: bytes, parts: Sequence[Buffer] = ()) -> None:
         """Send a frame whose prefix and header are encoded already."""
+        with self._send_lock:
+            self._write_frame(head, parts)
+
+    def _send_parts(self, head: bytes, parts: Sequence[Buffer], size: int) -> None:
+        """Send a body in pieces, then the frame that it belongs to; no other frame comes between them."""
+        kind, header = encode_header(Part(size))
+        with self._send_lock:
+            for piece in pieces(parts):
+                self._write_frame(encode_prefix(kind, len(header), len(piece)) + header, [piece])
+            self._write_frame(head)
+
+    def _write_frame(self, head: bytes, parts: Sequence[Buffer] = ()) -> None:
         try:
-            with self._send_lock:
-                if not parts:
-                    self._sock.sendall(head)
-                elif len(parts) < IOV_MAX and sum(map(len, parts)) < RECEIVE_BYTES:
-                    self._sock.sendall(b"".join([head, *parts]))
-                else:
-                    self._send_vectors([head, *parts])
+            if not parts:
+                self._write(head)
+            elif len(parts) < IOV_MAX and sum(map(len, parts)) < RECEIVE_BYTES:
+                self._write(b"".join([head, *parts]))
+            else:
+                self._write_vectors([head, *parts])
         except TimeoutError:
             raise
         except OSError as error:
             raise ConnectionFailed(f"The connection broke while sending: {error}") from error
 
-    def _send_vectors(self, buffers: list[Buffer]) -> None:
+    def _write(self, data: Buffer) -> None:
+        self._sock.sendall(data)
+
+    def _write_vectors(self, buffers: list[Buffer]) -> None:
         views = deque(memoryview(b).cast("B") for b in buffers if len(b))
         while views:
             batch = [views[i] for i in range(min(IOV_MAX, len(views)))]
@@ -115,18 +139,37 @@ class FrameSocket:
 
     def _fill(self, flags: int = 0) -> None:
         try:
-            count = self._sock.recv_into(self._chunk, 0, flags)
+            data = self._read(flags)
         except TimeoutError:
             raise
         except BlockingIOError:
             return
         except OSError as error:
             raise ConnectionFailed(f"The connection broke while receiving: {error}") from error
-        if not count:
-            if self._reader.pending:
+        if not data:
+            if self._reader.pending or self._gathered is not None:
                 raise ConnectionFailed("The peer closed the connection in the middle of a frame.")
             raise ConnectionFailed("The peer closed the connection.")
-        self._ready.extend(self._reader.feed(bytes(memoryview(self._chunk)[:count])))
+        frames = self._reader.feed(data)
+        self._ready.extend(self._joined(frames) if self._in_parts else frames)
+
+    def _read(self, flags: int) -> bytes:
+        """Return what came, empty at the end of the stream; `BlockingIOError` where nothing can be read yet."""
+        count = self._sock.recv_into(self._chunk, 0, flags)
+        return bytes(memoryview(self._chunk)[:count])
+
+    def _joined(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Put the parts of a body together, and give it to the frame that it belongs to."""
+        for kind, header, body in frames:
+            if kind == _PART:
+                if self._gathered is None:
+                    self._gathered = GatheredBody(decode_header(kind, header).size)
+                self._gathered.add(body)
+            elif self._gathered is not None:
+                whole, self._gathered = self._gathered.whole(body), None
+                yield Frame(kind, header, whole)
+            else:
+                yield Frame(kind, header, body)
 
     def shutdown(self) -> None:
         """Wake whoever waits in `receive`, which then raises; safe from any thread."""

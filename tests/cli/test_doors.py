@@ -1,0 +1,98 @@
+"""A server that listens, the tokens for it, and programs that are led to it: by the commands of people."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stoker.client import session as sessions
+from stoker.client.endpoints import connection_file
+
+from .conftest import Command
+
+
+@pytest.fixture
+def started(
+    own_home: Path, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch, stoker_command: Command
+) -> Iterator[dict[str, Any]]:
+    """Start a server with a door that wants TLS; return what the command says of it."""
+    environment = dict(os.environ)
+    done = stoker_command("server", "start", "--listen", "0.0.0.0:0", "--json")
+    os.environ.clear()
+    os.environ.update(environment)  # flags are settings of their command only
+    assert done.status == 0, done.err
+    yield done.json
+    sessions.close()
+    assert stoker_command("server", "stop").status == 0
+
+
+def test_from_the_start_to_the_end(started: dict[str, Any], stoker_command: Command) -> None:
+    (door,) = started["doors"]
+    assert door["tls"]
+    port = door["address"].rpartition(":")[2]
+    address, pin = f"stoker://127.0.0.1:{port}", door["fingerprint"]
+
+    for arguments, said in (
+        (("--token", started["token"]), "TLS only"),
+        (("--token", started["token"], "--fingerprint", "sha256:" + "0" * 64), "which is pinned here"),
+        (("--token", "wrong", "--fingerprint", pin), "does not know the token"),
+        (("--fingerprint", pin), "No token was given"),
+    ):
+        done = stoker_command("server", "connect", address, *arguments)
+        assert (done.status, said in done.err) == (1, True), done.err
+    assert not connection_file().exists()
+
+    done = stoker_command("server", "connect", address, "--token", started["token"], "--fingerprint", pin)
+    assert done.status == 0, done.err
+    assert address in done.out
+    shown = stoker_command("server", "status")
+    assert f"used through  {address}" in shown.out
+    assert pin in shown.out
+    assert address in stoker_command("doctor", "--json").out
+    assert stoker_command("apps", "list", "--json").json == []
+    sessions.close()
+
+    made = stoker_command("tokens", "create", "laptop").out.strip()
+    assert made.startswith("stoker-")
+    rows = {row["name"]: row for row in stoker_command("tokens", "list", "--json").json}
+    assert rows.keys() == {"first", "laptop"}
+    assert rows["first"]["used"]
+    assert made not in stoker_command("tokens", "list").out
+    assert stoker_command("tokens", "revoke", "first").status == 0
+    assert "was revoked" in stoker_command("apps", "list").err
+    assert "no token 'first'" in stoker_command("tokens", "revoke", "first").err
+    assert stoker_command("server", "disconnect", "--json").json == {"disconnected": True}
+    assert stoker_command("server", "disconnect", "--json").json == {"disconnected": False}
+    sessions.close()
+    assert "used through" not in stoker_command("server", "status").out
+
+
+def test_a_server_that_runs_without_the_door(own_home: Path, stoker_command: Command) -> None:
+    try:
+        assert stoker_command("server", "start").status == 0
+        done = stoker_command("server", "start", "--listen", "127.0.0.1:0")
+        os.environ.pop("STOKER_LISTEN", None)
+        assert done.status == 1
+        assert "without a door at 127.0.0.1:0" in done.err
+        assert "TLS" not in stoker_command("server", "status").out
+    finally:
+        sessions.close()
+        stoker_command("server", "stop")
+
+
+def test_an_address_that_cannot_be_listened_at(own_home: Path, stoker_command: Command) -> None:
+    done = stoker_command("server", "start", "--listen", "192.0.2.123:7411")
+    os.environ.pop("STOKER_LISTEN", None)
+    assert done.status == 1
+    assert "cannot listen at stoker://192.0.2.123:7411" in done.err
+    assert "is no address" in stoker_command("server", "start", "--listen", "here").err
+
+
+def test_tokens_without_a_server(own_home: Path, stoker_command: Command) -> None:
+    done = stoker_command("tokens", "list")
+    assert done.status == 1
+    assert "No server of yours runs on this machine" in done.err

@@ -57,8 +57,8 @@ async def _serve(
         loop.add_signal_handler(name, server.stopping.set)
     parent = _watch_parent(parent_pid, server)
     try:
+        server.door = await open_door(config, server)  # first: it fails more often, and leaves no file behind
         listener = await _listen(config.socket, server)
-        server.door = await open_door(config, server)
     except StokerError:
         await server.end()  # the agent with it, as above
         raise

@@ -276,7 +276,7 @@ def stoker_program(*arguments: str, status: int | None = 0) -> str:
 def test_a_map_over_a_connection_that_breaks(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     with Relay(door.port) as relay:
         use(monkeypatch, door.environment(port=relay.port))
-        with app.run(), Cutter(relay, after=(200_000, 800_000)) as cutter:
+        with app.run(), Cutter(relay, after=(300_000, 1_500_000)) as cutter:
             assert list(square.map(range(20_000))) == [x * x for x in range(20_000)]
             while cutter.cuts < 5:
                 assert list(square.map(range(5_000))) == [x * x for x in range(5_000)]

@@ -50,8 +50,8 @@ SPEC = FunctionSpec(
 )
 
 SAMPLES: tuple[Any, ...] = (
-    m.Hello("client", "c-1", "0.1.0", "token", 42, "3.11.7", 3),
-    m.Welcome("0.1.0", "server", 7, "/dev/shm/s", "/var/spill", 60.0, ["c-1.1"]),
+    m.Hello("client", "c-1", "0.1.0", "token", 42, "3.11.7", 3, 2, 17),
+    m.Welcome("0.1.0", "server", 7, "/dev/shm/s", "/var/spill", 60.0, 3, ["c-1.1"]),
     m.Rejected("VersionMismatch", "other", {"path": "x"}),
     m.Part(7),
     m.Submit("key", ["c-1.1", "c-1.2"], [3, 0], {"1": ["c-1.2", 70000]}, "map", True, 2.5, -1, "c-0.9", 4, "w7-1.3"),

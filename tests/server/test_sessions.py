@@ -8,9 +8,10 @@ import pytest
 
 from stoker.core.state import Limits
 from stoker.protocol import messages as m
+from stoker.transport.sockets import greet
 from tests.waiting import wait_until
 
-from .harness import Running, spec
+from .harness import Peer, Running, spec
 
 
 @pytest.fixture
@@ -92,3 +93,22 @@ def test_what_a_worker_registers_ends_with_the_program_not_with_the_worker(runni
     running.on_loop(lambda: running.engine.fail(worker.id))
     wait_until(lambda: "n-1" not in running.server.sessions, message="its session is forgotten")
     assert set(running.server.functions.runs[("app", "r1")]) == {"outer", "inner"}
+
+
+def test_what_a_client_dealt_with_does_not_come_again_after_a_reconnect(running: Running) -> None:
+    client = running.client()
+    assert client.welcome is not None
+    key = running.register(client, spec(max_workers=1))["f"]
+    client.submit(key, ["c-1.1", "c-1.2"])
+    worker = running.worker()
+    for seq, call_id in enumerate(["c-1.1", "c-1.2"], 1):
+        worker.leases.get(m.Lease)
+        worker.leases.send(m.Results(seq, [call_id], [0], [5], [1], [0.1]), b"value")
+    results = client.get(m.Results)
+    frames = running.connect()
+    welcome = greet(frames, role="client", name="c-1", connection=client.welcome.connection, seen=results.seq)
+    assert welcome.connection == client.welcome.connection + 1
+    assert Peer(frames).get(m.Results).ids == ["c-1.2"]
+    frames = running.connect()
+    greet(frames, role="client", name="c-1", connection=client.welcome.connection, seen=1)
+    assert Peer(frames).get(m.Results).ids == ["c-1.2"], "seen on an older connection: that counted others"

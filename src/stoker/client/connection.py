@@ -127,6 +127,8 @@ class Connection:
                 token=self.endpoint.token,
                 term=self.welcome.term if self.welcome else 0,
                 python=platform.python_version(),
+                connection=self.welcome.connection if self.welcome else 0,
+                seen=self.seen,
             )
             link.settimeout(None)
         except BaseException:

@@ -164,7 +164,8 @@ class Reader:
                 raise ConnectionFailed("The connection is broken.")
             if link.fileno() != self._polled:
                 self._poll_link(link.fileno())
-            if not self._wait_readable(deadline):
+            # What came in one piece with the answer to our greeting is here already, and nothing may follow it.
+            if not (link.has_buffered or self._wait_readable(deadline)):
                 return deadline is None or time.monotonic() < deadline
         except ConnectionFailed:
             return self._reconnect(deadline)

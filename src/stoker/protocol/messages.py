@@ -69,7 +69,8 @@ class Hello:
     """The first frame of every connection. ``role``: client · worker · control · agent.
 
     ``name`` is the client's session id, the worker's id (both its sockets) or the node's id. ``term`` is the epoch that
-    an agent obeyed last, or that a client was last connected to; 0 for none.
+    an agent obeyed last, or that a client was last connected to; 0 for none. A client that was connected before says
+    which `Welcome.connection` that was, and the last `Results.seq` that it dealt with there: it need not come again.
     """
 
     role: str
@@ -79,14 +80,17 @@ class Hello:
     pid: int = 0
     python: str = ""
     term: int = 0
+    connection: int = 0
+    seen: int = 0
 
 
 @message
 class Welcome:
     """The server's answer. ``segments`` and ``spill`` are directories for payload segments, empty over TCP.
 
-    ``server`` names this server's state; it stays the same over restarts, while ``term`` rises. ``known`` are attached
-    calls of a client that came back over TCP: it need not send them again.
+    ``server`` names this server's state; it stays the same over restarts, while ``term`` rises. ``connection``
+    counts those of this session. ``known`` are attached calls with big inputs of a client that came back over TCP: it
+    need not send them again.
     """
 
     version: str
@@ -95,6 +99,7 @@ class Welcome:
     segments: str = ""
     spill: str = ""
     grace: float = 60.0  # seconds for which the server keeps what a client that went away is owed
+    connection: int = 0
     known: list[str] = field(default_factory=list)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -54,7 +54,7 @@ POOL_SECONDS = 5.0  # without big payloads, after which their memory goes back t
 LAST_WORDS_SECONDS = 0.2  # for the socket of a worker that has ended to be read to its end
 NODE_LEASE_SECONDS = 30.0  # how long a restarted server waits for a node's report before it leases anything
 RETENTION_SWEEP_SECONDS = 600.0
-KNOWN_MAX = 20_000  # calls that a greeting names; what is open beyond it is sent again
+KNOWN_MAX = 1000  # calls that a greeting names: more big inputs than a map has open; the rest is sent again
 
 
 @dataclass(eq=False)
@@ -184,7 +184,8 @@ class Server:
             raise PermissionDenied(f"There is no role {hello.role!r}.")
         return roles[hello.role](link, hello)
 
-    def _welcome(self, *, remote: bool = False, known: Iterable[str] = ()) -> m.Welcome:
+    def _welcome(self, client: Session | None = None) -> m.Welcome:
+        remote = client is not None and client.files is not None
         return m.Welcome(
             version=__version__,
             server=self.config.name,
@@ -192,7 +193,8 @@ class Server:
             segments="" if remote else str(self.files.segments),
             spill="" if remote else str(self.files.spill),
             grace=self.plane.state.limits.client_grace,
-            known=list(known),
+            connection=client.connection if client is not None else 0,
+            known=self._known_to(client) if client is not None else [],
         )
 
     def _agent(self, link: Link, hello: m.Hello) -> Peer:
@@ -243,17 +245,22 @@ class Server:
         session.link = link
         session.left_at = 0.0
         self.client_processes.watch(session.name, link.pid)
-        link.send(self._welcome(remote=link.is_remote, known=self._known_to(session)))
+        peer = ClientPeer(self, session, link)
+        if hello.connection == session.connection:
+            peer.acknowledged(hello.seen)
+        session.connection += 1
+        link.send(self._welcome(session))
         session.resend()
         self.decide(e.ClientCame(session.name))
-        return ClientPeer(self, session, link)
+        return peer
 
-    def _known_to(self, session: Session) -> Iterable[str]:
-        """Return attached calls that a client over TCP need not send again: their inputs may take long to come."""
+    def _known_to(self, session: Session) -> list[str]:
+        """Return attached calls that a client over TCP need not send again: big ones, and those that have ended."""
         if session.files is None:
-            return ()
-        open_calls = [call.id for call in self.plane.state.by_client.get(session.name, {}).values()]
-        return [*open_calls, *(delivery.id for delivery in session.outbox.owed())][:KNOWN_MAX]
+            return []
+        calls = self.plane.state.by_client.get(session.name, {}).values()
+        big = [call.id for call in calls if isinstance(call.payload, Segment)]
+        return [*big, *(delivery.id for delivery in session.outbox.owed())][:KNOWN_MAX]
 
     # Clients
 

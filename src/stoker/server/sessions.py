@@ -55,6 +55,7 @@ class Session:
     follows: list[dict[str, str]] = field(default_factory=list)
     said: dict[int, Said] = field(default_factory=dict)  # requests that must not be carried out twice, by id
     left_at: float = 0.0
+    connection: int = 0  # how many it had
     resubmits_until: float = 0.0  # it may send again what an earlier term of the server has accepted
 
     def send(self, message: Any, parts: Sequence[Any] = ()) -> None:
@@ -191,7 +192,7 @@ class ClientPeer:
         if abs(message.priority) > PRIORITY_MAX:
             raise ProtocolError(f"A priority is a number from -{PRIORITY_MAX} to {PRIORITY_MAX}.")
         if message.acked:
-            self._acknowledged(message.acked)
+            self.acknowledged(message.acked)
         if message.parent:
             session.parent = message.parent
         if message.detached and session.resubmits_until > server.now():
@@ -226,9 +227,10 @@ class ClientPeer:
         )
 
     def _ack(self, message: m.Ack, body: memoryview) -> None:
-        self._acknowledged(message.seq)
+        self.acknowledged(message.seq)
 
-    def _acknowledged(self, seq: int) -> None:
+    def acknowledged(self, seq: int) -> None:
+        """Forget the results up to a frame of this connection, or of the one before where nothing was sent yet."""
         done = self._session.outbox.acknowledge(seq)
         self._server.discard([d.result.payload for d in done if d.call is not None and not d.call.detached])
         if self._session.streams:

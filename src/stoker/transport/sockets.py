@@ -198,14 +198,24 @@ def connect_unix(path: str, *, timeout: float | None = None) -> FrameSocket:
     return FrameSocket(sock)
 
 
-def greet(link: FrameSocket, *, role: str, name: str, token: str = "", term: int = 0, python: str = "") -> Welcome:
-    """Say who we are and return the server's welcome.
+def greet(
+    link: FrameSocket,
+    *,
+    role: str,
+    name: str,
+    token: str = "",
+    term: int = 0,
+    python: str = "",
+    connection: int = 0,
+    seen: int = 0,
+) -> Welcome:
+    """Say who we are, as in `Hello`, and return the server's welcome.
 
     Raises:
         VersionMismatch: the server speaks another protocol; the message names both versions.
         StokerError: whatever the server rejected us with.
     """
-    hello = Hello(role=role, name=name, version=__version__, token=token, pid=os.getpid(), term=term, python=python)
+    hello = Hello(role, name, __version__, token, os.getpid(), python, term, connection, seen)
     try:
         link.send(hello)
         answer = link.receive().message

@@ -41,7 +41,7 @@ def test_what_comes_in_one_piece_with_the_welcome_is_heard(runtime_dir: Path) ->
         connection = Connection(SocketEndpoint(str(path)), "c-1")
         request = connection.request("anything", {})
         connection.dial()
-        reader = Reader(connection, Dispatcher(connection, print))
+        reader = Reader(connection, Dispatcher(connection, print, on_channel=print))
         reader.wait(request.waiter, time.monotonic() + 10)
         assert request.reply is not None
         assert request.reply.result == "answer"

@@ -48,6 +48,25 @@ def say_and_yield(text: str) -> Iterator[str]:
     yield text
 
 
+def test_what_a_maps_call_printed_is_shown_before_its_result(
+    capsys: pytest.CaptureFixture[str], runtime_dir: Path
+) -> None:
+    app = stoker.App("mapped")
+
+    @app.function(max_workers=1)
+    def talk(x: int) -> int:
+        print("said", x)
+        return x
+
+    with app.run():
+        for ordered in (True, False):
+            capsys.readouterr()
+            shown = ""
+            for x in talk.map(range(5), ordered=ordered):
+                shown += capsys.readouterr().out
+                assert f"mapped.talk | said {x}\n" in shown
+
+
 def test_what_a_call_printed_is_shown_before_its_result(capsys: pytest.CaptureFixture[str], runtime_dir: Path) -> None:
 
     def shown() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -43,6 +44,16 @@ def test_builds_what_is_asked_for_and_nothing_of_stokers_own(
     assert news[0] == "resolving 1 requirement"
     assert "installing 1 package" in news
     assert environment.size > 10_000
+
+
+def test_what_is_installed_is_compiled_and_is_found_so(
+    builder: EnvironmentBuilder, collect: Collecting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", "/nowhere")
+    environment = builder.ensure(Image.python(HERE).pip_install("six==1.16.0").to_spec(collect))
+    assert list(Path(environment.directory).glob("lib/python*/site-packages/__pycache__/six.*.pyc"))
+    assert not {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"} & set(environment.process_env(os.environ))
 
 
 def test_a_ready_environment_is_found_in_5_ms_without_uv(builder: EnvironmentBuilder, root: Path) -> None:

@@ -41,7 +41,7 @@ class MapRun(Waiter):
     __slots__ = (
         "_arrived", "_batch", "_bell", "_bytes_sent", "_bytes_settled", "_closed", "_delivered", "_exhausted",
         "_failed_at", "_input_error", "_inputs", "_open", "_ordered", "_progress", "_queue", "_return_exceptions",
-        "_room", "_route", "_session", "_starved", "_submitted", "_total", "printed",
+        "_room", "_route", "_session", "_starved", "_submitted", "_total", "_unshown",
     )  # fmt: skip
 
     def __init__(
@@ -72,7 +72,7 @@ class MapRun(Waiter):
         self._input_error: BaseException | None = None
         self._exhausted = self._closed = self._starved = False
         self._room = threading.Event()
-        self.printed = False
+        self._unshown: set[int] = set()  # results whose calls have printed what may not be shown yet
         self._progress = Progress(route.label)
 
     def start(self) -> None:
@@ -91,7 +91,7 @@ class MapRun(Waiter):
         index = pending.tag
         self._open.pop(index, None)
         if settled.printed:
-            self.printed = True
+            self._unshown.add(index)
         self._bytes_settled += pending.size
         if self._ordered:
             self._arrived[index] = settled
@@ -212,11 +212,14 @@ class MapRun(Waiter):
     def wait(self) -> None:
         self._session.wait(self)
 
+    def is_unshown(self, found: tuple[int, Settled] | None = None) -> bool:
+        """Tell whether what this result's call has printed, or any call, may not be shown yet."""
+        return bool(self._unshown) and (found is None or found[0] in self._unshown)
+
     def await_output(self) -> None:
-        """Return when what its calls have printed is shown; to be called at the map's end."""
-        if self.printed:
-            self.printed = False
-            self._session.await_output()
+        """Return when what has been printed by all calls whose results are here is shown: one wait serves them all."""
+        self._unshown = set()  # before it is asked for: what ends meanwhile is waited for on its own
+        self._session.await_output()
 
     def close(self) -> None:
         """Stop pulling inputs, cancel what is open, drop what is unread."""
@@ -253,10 +256,13 @@ class MapResults(Generic[T_co], Iterator[T_co]):
             if found is None:
                 if run.finished():
                     run.close()
-                    run.await_output()
+                    if run.is_unshown():
+                        run.await_output()
                     raise StopIteration
                 self._wait()
                 found = run.take()
+        if run.is_unshown(found):
+            run.await_output()
         value: T_co = run.open_result(found)
         return value
 
@@ -296,12 +302,14 @@ class AsyncMapResults(Generic[T_co], AsyncIterator[T_co]):
             if found is None:
                 if run.finished():
                     run.close()
-                    if run.printed:
+                    if run.is_unshown():
                         await asyncio.to_thread(run.await_output)
                     raise StopAsyncIteration
                 self._session.reader.want_background()
                 await news
                 found = run.take()
+        if run.is_unshown(found):
+            await asyncio.to_thread(run.await_output)
         value: T_co = run.open_result(found)
         return value
 

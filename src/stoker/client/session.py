@@ -35,6 +35,7 @@ from stoker.transport.current import being_loaded, current_call
 from stoker.transport.segments import INLINE_MAX_BYTES
 
 OUTPUT_SECONDS = 1.0  # how long a call's result waits for its output
+OUTPUT_PAUSE_SECONDS = 10.0  # after a wait in vain, for which results do not wait for their output
 FLUSH_LOGS_SECONDS = 5.0  # how long the end of a program waits for the last output of its workers
 CLEAN_UP_SECONDS = 10.0  # the grace of cancelled calls, in which they may print as well
 SHUTDOWN_SECONDS = 10.0
@@ -53,6 +54,7 @@ class Session:
         self.connection.dial()
         self.reader = Reader(self.connection, self.dispatcher)
         self._closed = False
+        self._no_output_before = 0.0
         self.holders = 0  # `app.run()` blocks that are open
         self._renewals = itertools.count(1)
 
@@ -151,9 +153,12 @@ class Session:
         call = current_call()
         if call is not None:
             call.printed = True
-        elif notices.screen.show_output:
-            with contextlib.suppress(StokerError, TimeoutError):
+        elif notices.screen.show_output and time.monotonic() >= self._no_output_before:
+            try:
                 self.request("flush", timeout=OUTPUT_SECONDS)
+            except (StokerError, TimeoutError):
+                # A map of calls that print must not wait so long for each of them.
+                self._no_output_before = time.monotonic() + OUTPUT_PAUSE_SECONDS
 
     def cancel(self, pendings: Sequence[Pending], *, reason: str = "user", force: bool = False) -> None:
         """Cancel calls that are open; those that are settled stay as they are."""

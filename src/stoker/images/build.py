@@ -122,7 +122,7 @@ class Build:
         options.write_text("\n".join(packages.options) + "\n", encoding="utf-8")
         more = ["-r", options.name] if packages.options else []
         done = self.uv.run(
-            *("pip", "install", "--no-deps", "--python", str(directory / "bin" / "python")),
+            *("pip", "install", "--no-deps", "--compile-bytecode", "--python", str(directory / "bin" / "python")),
             *("-r", LOCK_FILE, *more, *packages.arguments),
             cwd=directory,
             lock=self.lock,

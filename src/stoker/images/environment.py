@@ -28,7 +28,11 @@ from stoker.images.file_locks import take_shared, try_exclusive
 READY = ".ready"
 RECIPE = ".recipe"
 LOCK_FILE = "requirements.lock"
-_NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX")
+# The last two would have each process compile the environment's packages anew.
+_NOT_INHERITED = (
+    *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX"),
+    *("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"),
+)
 
 
 @dataclass(frozen=True)

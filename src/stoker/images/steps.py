@@ -108,7 +108,7 @@ class StepRunner:
         return run(
             argv,
             cwd=Path(self.environment.directory),
-            env=self.environment.process_env(os.environ),
+            env={"UV_COMPILE_BYTECODE": "1", **self.environment.process_env(os.environ)},
             lock=self.lock,
             on_line=self.progress,
         )

@@ -13,7 +13,10 @@ from stoker.images.command import Finished, run
 from stoker.images.file_locks import BuildLock
 from stoker.images.pip_settings import uv_variables
 
-_NOT_FOR_UV = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME", "UV_PYTHON", "UV_PROJECT_ENVIRONMENT")
+_NOT_FOR_UV = (
+    *("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX"),
+    *("UV_PYTHON", "UV_PROJECT_ENVIRONMENT"),
+)
 _NEWS = re.compile(r"\s*(Resolved|Prepared|Installed|Downloading|Building|Built|Updating|Updated) (.+)")
 
 

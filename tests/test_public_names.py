@@ -17,6 +17,8 @@ PUBLIC = [
     "DeadlineExceeded",
     "Function",
     "FunctionOptions",
+    "Gang",
+    "GangInfo",
     "Image",
     "ImageBuildError",
     "InterpreterNotFound",
@@ -42,6 +44,7 @@ PUBLIC = [
     "WorkerLost",
     "__version__",
     "enable_output",
+    "gang_info",
     "gather",
 ]
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stoker.client.app import App, LocalEntrypoint
     from stoker.client.call import Call, TimelineEntry, gather
     from stoker.client.function import Function
+    from stoker.client.gangs import Gang, GangInfo, gang_info
     from stoker.client.image import Image
     from stoker.client.notices import enable_output
     from stoker.client.options import FunctionOptions, Retries
@@ -58,6 +59,7 @@ _PLACES = {
     "stoker.client.app": ("App", "LocalEntrypoint"),
     "stoker.client.call": ("Call", "TimelineEntry", "gather"),
     "stoker.client.function": ("Function",),
+    "stoker.client.gangs": ("Gang", "GangInfo", "gang_info"),
     "stoker.client.image": ("Image",),
     "stoker.client.notices": ("enable_output",),
     "stoker.client.options": ("FunctionOptions", "Retries"),
@@ -102,6 +104,8 @@ __all__ = [
     "DeadlineExceeded",
     "Function",
     "FunctionOptions",
+    "Gang",
+    "GangInfo",
     "Image",
     "ImageBuildError",
     "InterpreterNotFound",
@@ -127,6 +131,7 @@ __all__ = [
     "WorkerLost",
     "__version__",
     "enable_output",
+    "gang_info",
     "gather",
 ]
 

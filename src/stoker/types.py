@@ -80,6 +80,32 @@ class RetrySpec:
 
 
 @dataclass(frozen=True)
+class GangSpec:
+    """How many workers run each call together; ``least`` and ``most`` differ where the gang is elastic."""
+
+    least: int
+    most: int
+
+    @property
+    def is_elastic(self) -> bool:
+        return self.least < self.most
+
+
+@dataclass(frozen=True)
+class GangSeat:
+    """One worker's place in a gang's attempt. ``addresses`` (``host:port``) and ``nodes`` are by rank.
+
+    Nobody listens at the addresses: each is a port that was free at its rank's worker just before the attempt began,
+    for that rank's own use.
+    """
+
+    gang: str
+    rank: int
+    addresses: list[str]
+    nodes: list[str]
+
+
+@dataclass(frozen=True)
 class OptionsSpec:
     """A function's options, resolved: what `stoker.client.options.FunctionOptions` becomes on the wire."""
 
@@ -101,6 +127,7 @@ class OptionsSpec:
     recycle_after: int | None = None
     priority: int = 0
     tags: dict[str, str] = field(default_factory=dict)
+    gang: GangSpec | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stoker.core import events as e
 from stoker.core.calls import Result
-from stoker.types import ErrorInfo, Outcome, RetrySpec
+from stoker.types import ErrorInfo, GangSpec, Outcome, RetrySpec
 from tests.core.world import World, spec
 
 T = TypeVar("T")
@@ -48,6 +48,9 @@ MOVES = (
     "answer",
     "hand_over",
     "say_closed",
+    "gather",
+    "gather",
+    "gather",
 )
 
 
@@ -63,9 +66,26 @@ def functions(draw: st.DrawFn) -> list[dict[str, Any]]:
             "lost_retries": st.sampled_from([0, 2]),
             "max_pending": st.sampled_from([5, 1000]),
             "recycle_after": st.sampled_from([None, 3]),
+            "gang": st.sampled_from([None, None, GangSpec(2, 2), GangSpec(1, 4), GangSpec(4, 4)]),
         }
     )
-    return draw(st.lists(one, min_size=1, max_size=3))
+    return [_sensible(chosen) for chosen in draw(st.lists(one, min_size=1, max_size=3))]
+
+
+def _sensible(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return options as the client would let them through."""
+    gang = chosen["gang"]
+    if gang is None:
+        return chosen
+    most = chosen["max_workers"]
+    return {
+        **chosen,
+        "concurrency": 1,
+        "recycle_after": None,
+        "max_workers": None if most is None else most * gang.most,
+        "min_workers": chosen["min_workers"] * gang.most,
+        "lost_retries": 2 if gang.is_elastic else chosen["lost_retries"],
+    }
 
 
 @settings(
@@ -180,6 +200,11 @@ class Moves:
                 del worker.leases[call_id]
             event = e.LeasesRevoked(worker.id, [call_id for call_id, _ in given], [attempt for _, attempt in given])
             self.world.step(event)
+
+    def gather(self, n: int) -> None:
+        worker = self._pick([w for w in self.world.workers.values() if w.gather is not None and w.connected], n)
+        if worker is not None:
+            self.world.answer_gather(worker)
 
     def cancel(self, n: int) -> None:
         call_id = self._pick(self.world.asked, n)

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.calls import Call, Result
+from stoker.core.gang_attempts import is_open
 from stoker.core.placement import Capacity
 from stoker.core.plane import CallPlane
-from stoker.core.pools import WorkerState
+from stoker.core.pools import GangPhase, Pool, WorkerState
 from stoker.core.state import Limits
-from stoker.types import CodeRef, ErrorInfo, FunctionSpec, ImageSpec, OptionsSpec, Outcome
+from stoker.types import CodeRef, ErrorInfo, FunctionSpec, GangSeat, ImageSpec, OptionsSpec, Outcome
 
 NODE = "n1"
 
@@ -58,6 +59,8 @@ class FakeWorker:
     draining: bool = False
     stopped: bool = False
     leases: dict[str, int] = field(default_factory=dict)
+    gather: tuple[str, int] | None = None  # the attempt for which its rank is to name a port
+    seat: GangSeat | None = None
     cancelled: set[str] = field(default_factory=set)
 
 
@@ -94,7 +97,8 @@ class World:
     def step(self, *events: e.Event, after: float = 0.0) -> list[c.Command]:
         self.now += after
         commands = self.plane.handle(events, self.now)
-        if any(isinstance(command, c.StartWorker) for command in commands):
+        self._check_ranks(commands)
+        if any(isinstance(command, (c.StartWorker, c.StartGang)) for command in commands):
             # Cores that were lent are taken back without asking, so this holds whenever a worker is placed, not always.
             assert self.plane.state.nodes[NODE].free().cpus >= -1e-6, "a node was over-committed"
         for command in commands:
@@ -119,6 +123,18 @@ class World:
         if isinstance(command, c.StartWorker):
             assert command.worker not in self.workers
             self.workers[command.worker] = FakeWorker(command.worker, command.key, command.capacity)
+        elif isinstance(command, c.StartGang):
+            for order in command.workers:
+                self._execute(order)
+        elif isinstance(command, c.GatherRank):
+            if command.worker in self.workers:
+                self.workers[command.worker].gather = (command.id, command.attempt)
+        elif isinstance(command, c.LeaseRank):
+            worker = self.workers.get(command.worker)
+            if worker is not None and worker.connected:  # else it was lost with its connection
+                assert command.call.id not in worker.leases
+                worker.leases[command.call.id] = command.call.attempt
+                worker.seat = command.seat
         elif isinstance(command, c.LeaseCalls):
             self._lease(command)
         elif isinstance(command, c.OpenChannel):
@@ -153,6 +169,18 @@ class World:
         elif isinstance(command, (c.PersistAccepted, c.PersistSettled, c.PersistProgress)) and command.token:
             self.unwritten.append(command)
 
+    @staticmethod
+    def _check_ranks(commands: Sequence[c.Command]) -> None:
+        """All ranks of an attempt are leased in one step, or none."""
+        leased: dict[str, list[int]] = {}
+        sizes: dict[str, int] = {}
+        for command in commands:
+            if isinstance(command, c.LeaseRank):
+                leased.setdefault(command.seat.gang, []).append(command.seat.rank)
+                sizes[command.seat.gang] = len(command.seat.addresses)
+        for gang, ranks in leased.items():
+            assert ranks == list(range(sizes[gang])), "a gang was half begun"
+
     def _lease(self, command: c.LeaseCalls) -> None:
         worker = self.workers[command.worker]
         assert worker.connected, "leased to a worker that is not connected"
@@ -179,7 +207,7 @@ class World:
             del self.channels[channel.id]
             if channel.sent and channel.reads:
                 worker.leases[channel.sent] = 1
-        self.step(e.WorkerConnected(worker_id, list(worker.leases.items())))
+        self.step(e.WorkerConnected(worker_id, list(worker.leases.items()), worker.seat))
         for channel in channels:
             if channel.sent and not channel.handed:
                 self.hand_over(channel)
@@ -199,6 +227,16 @@ class World:
                 self.finish(worker.id, next(iter(worker.leases)), result)
                 return True
         return False
+
+    def answer_gather(self, worker: FakeWorker) -> None:
+        """Have a worker name its rank's port."""
+        if worker.gather is not None:
+            (call_id, attempt), worker.gather = worker.gather, None
+            self.step(e.RankGathered(worker.id, call_id, attempt, 40_000))
+
+    def answer_gathers(self) -> None:
+        for worker in [w for w in self.workers.values() if w.gather is not None]:
+            self.answer_gather(worker)
 
     def kill(self, worker_id: str, cause: str = "signal") -> None:
         del self.workers[worker_id]
@@ -256,6 +294,7 @@ class World:
             for channel in list(self.channels.values()):
                 self.say_closed(channel)
             self.connect_all()
+            self.answer_gathers()
             for worker in [w for w in self.workers.values() if w.stopped]:
                 self.kill(worker.id, cause="stopped")
             for worker in list(self.workers.values()):
@@ -264,6 +303,7 @@ class World:
                     self.step(e.WorkerGone(worker.id, "exit", "exit status 0"))
             if not self.finish_first():
                 if not self.plane.state.calls and not self.unwritten:
+                    self._check_let_go()
                     return
                 self.sleep(1.0)
         state = self.plane.state
@@ -271,6 +311,12 @@ class World:
         workers = [(w.id, w.pool.spec.name, w.state, list(w.leased)) for w in state.workers.values()]
         left = [(x.id, x.pool.spec.name, x.state, x.timeline()) for x in state.calls.values()]
         raise AssertionError(f"not settled at {self.now}: {left}; {pools}; {workers}; {state.nodes}")
+
+    def _check_let_go(self) -> None:
+        for pool in self.plane.state.pools.values():
+            for gang in pool.gangs.values():
+                assert gang.call is None or gang.phase is GangPhase.ENDING
+                assert not gang.holders(), "a rank of an ended attempt is still leased"
 
     # What must always hold
 
@@ -297,5 +343,25 @@ class World:
             if pool.options.max_workers is not None:
                 live = [w for w in pool.workers.values() if w.state not in (WorkerState.DRAINING, WorkerState.STOPPING)]
                 assert len(live) <= pool.options.max_workers
-        running = [call_id for w in state.workers.values() for call_id, x in w.leased.items() if not x.state.settled]
+            self._check_gangs(pool)
+        alone = [w for w in state.workers.values() if w.gang is None]
+        running = [call_id for w in alone for call_id, x in w.leased.items() if not x.state.settled]
         assert len(running) == len(set(running)), "one attempt at two workers"
+
+    @staticmethod
+    def _check_gangs(pool: Pool) -> None:
+        gangs = list(pool.gangs.values())
+        ranks = [worker.id for gang in gangs for worker in gang.workers]
+        assert len(ranks) == len(set(ranks))
+        if pool.options.gang is not None:
+            assert sorted(ranks) == sorted(pool.workers), "a worker without a gang"
+        for gang in gangs:
+            assert gang.workers, "an empty gang is kept"
+            assert pool.options.gang is not None
+            assert len(gang.workers) <= pool.options.gang.most
+            held = {call_id for worker in gang.workers for call_id in worker.leased}
+            assert held <= ({gang.call.id} if gang.call is not None else set())
+            if gang.phase is GangPhase.GATHERING and is_open(gang):
+                assert not held
+        open_calls = [gang.call.id for gang in gangs if gang.call is not None and is_open(gang)]
+        assert len(open_calls) == len(set(open_calls)), "one call at two gangs"

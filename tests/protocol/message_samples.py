@@ -19,6 +19,8 @@ from stoker.types import (
     CodeRef,
     ErrorInfo,
     FunctionSpec,
+    GangSeat,
+    GangSpec,
     ImageSpec,
     ImageStep,
     LocalPython,
@@ -29,6 +31,7 @@ from stoker.types import (
 ERROR = ErrorInfo(
     "builtins.ValueError", "naïve 🔥\n", "Traceback …", ["builtins.ValueError"], {"retry_after": 1.5, "path": "args[0]"}
 )
+GANG = GangSpec(2, 4)
 IMAGE = ImageSpec(
     "3.11",
     LocalPython("/usr/bin/python3", ["/a", "/b"], "f00d"),
@@ -40,7 +43,12 @@ SPEC = FunctionSpec(
     code=CodeRef("digits", "accuracy", "b" * 8, "", True, "3.11"),
     image=IMAGE,
     options=OptionsSpec(
-        cpu=0.5, memory=1 << 30, env={"A": "1"}, retries=RetrySpec(3, 0.25, 2.0, 8.0, ["ValueError"]), max_workers=4
+        cpu=0.5,
+        memory=1 << 30,
+        env={"A": "1"},
+        retries=RetrySpec(3, 0.25, 2.0, 8.0, ["ValueError"]),
+        max_workers=4,
+        gang=GangSpec(2, 4),
     ),
     kind="generator",
     is_async=True,
@@ -48,6 +56,8 @@ SPEC = FunctionSpec(
     version=2,
     cwd="/home",
 )
+
+SEAT = GangSeat("g7-1", 1, ["127.0.0.1:40001", "127.0.0.1:40000"], ["n1", "n1"])
 
 SAMPLES: tuple[Any, ...] = (
     m.Hello("client", "c-1", "0.1.0", "token", 42, "3.11.7", 3, 2, 17),
@@ -70,8 +80,10 @@ SAMPLES: tuple[Any, ...] = (
     m.Reply(4, {"keys": {}}, ERROR),
     m.AskChannel("key"),
     m.Channel("key", "w7-1.3", "stoker-0a", "0b"),
-    m.Lease(["c-1.1"], [1], [3], {}, [64], 8),
-    m.Held(["c-1.1"], [1], True),
+    m.Lease(["c-1.1"], [1], [3], {}, [64], 8, SEAT),
+    m.Held(["c-1.1"], [1], True, SEAT),
+    m.GatherRank("c-1.1", 1),
+    m.RankGathered("c-1.1", 1, 40000),
     m.CancelAttempts(["c-1.1"], [1], 10.0, "user"),
     m.Revoke(["c-1.1"], [1]),
     m.Revoked(["c-1.1"], [1]),

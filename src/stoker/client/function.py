@@ -25,7 +25,7 @@ from stoker.client.methods import (
 from stoker.client.options import FunctionOptions
 from stoker.client.session import Session
 from stoker.client.signatures import CallSignature
-from stoker.errors import InvalidRequest, NotRunning
+from stoker.errors import InvalidOption, InvalidRequest, NotRunning
 from stoker.protocol.structure import structured
 from stoker.transport.current import APP_VARIABLE, RUN_ID_VARIABLE, current_call
 from stoker.types import FunctionSpec
@@ -101,6 +101,11 @@ class Function(Generic[P, R_co]):
         self.app_name = app_name
         self.name = name
         self._options = options or FunctionOptions()
+        if self._options.gang is not None and raw_f is not None and Shape.of(raw_f).generator:
+            raise InvalidOption(
+                f"{app_name}.{name} is a generator function, and a gang's call has one value: what rank 0 returns. "
+                "Return a list, or leave gang= out."
+            )
         self._changed = changed or {}
         self._run_id = run_id  # of the program a reference came from
         self._key = key

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from stoker.client.gangs import Gang
 from stoker.errors import InvalidOption
 from stoker.quantities import parse_duration, parse_size
-from stoker.types import OptionsSpec, RetrySpec
+from stoker.types import GangSpec, OptionsSpec, RetrySpec
 
 if TYPE_CHECKING:
     from stoker.client.image import Image
@@ -24,7 +25,6 @@ LATER = {
     "volumes": "volumes",
     "batch": "batching",
     "schedule": "schedules",
-    "gang": "gangs",
     "isolation": "sandboxes",
 }
 """Options of later versions: known by name, so that whoever writes one is told more than "unknown"."""
@@ -86,6 +86,7 @@ class Options(TypedDict, total=False):
     recycle_after: int | None
     priority: int
     tags: Mapping[str, str]
+    gang: Gang | None
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class FunctionOptions:
         recycle_after: calls after which a worker is replaced; None: never.
         priority: higher goes first.
         tags: what usage is reported by.
+        gang: how many workers run each call together, with ranks; None: one alone.
     """
 
     image: Image | None = None
@@ -133,6 +135,7 @@ class FunctionOptions:
     recycle_after: int | None = None
     priority: int = 0
     tags: Mapping[str, str] = field(default_factory=dict)
+    gang: Gang | None = None
 
     def __post_init__(self) -> None:
         self.to_spec()
@@ -182,9 +185,12 @@ class FunctionOptions:
             recycle_after=None if self.recycle_after is None else _count("recycle_after", self.recycle_after, least=1),
             priority=_priority(self.priority),
             tags=_texts("tags", self.tags),
+            gang=_gang(self.gang),
         )
         if spec.max_workers is not None and spec.min_workers > spec.max_workers:
             raise InvalidOption(f"min_workers={spec.min_workers} is more than max_workers={spec.max_workers}.")
+        if spec.gang is not None:
+            _check_gang(spec, spec.gang)
         return spec
 
 
@@ -232,6 +238,33 @@ def _retries(value: Any) -> RetrySpec:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return RetrySpec(max_retries=value)
     raise InvalidOption(f"retries={value!r} is neither a whole number of at least 0 nor stoker.Retries(…).")
+
+
+def _gang(value: Any) -> GangSpec | None:
+    if value is None or isinstance(value, Gang):
+        return None if value is None else value.to_spec()
+    raise InvalidOption(f"gang={value!r} is not a gang. Write gang=stoker.Gang(size=4).")
+
+
+def _check_gang(spec: OptionsSpec, gang: GangSpec) -> None:
+    """Raise `InvalidOption` for what means nothing where each call has several workers."""
+    if spec.concurrency > 1:
+        raise InvalidOption(f"concurrency={spec.concurrency}: a gang runs one call at a time. Leave concurrency out.")
+    if spec.recycle_after is not None:
+        raise InvalidOption(
+            "recycle_after=… replaces single workers, and a gang's start and end together. Leave it out."
+        )
+    if gang.is_elastic and not spec.lost_retries:
+        raise InvalidOption(
+            "lost_retries=0 is for calls that must not run twice, and an elastic gang runs again what it did when a "
+            "rank was lost. Leave it out, or give the gang one size."
+        )
+    for name in ("min_workers", "max_workers", "buffer_workers"):
+        count = getattr(spec, name)
+        if count and count % gang.most:
+            raise InvalidOption(
+                f"{name}={count} counts workers, of which each gang has {gang.most}: write a multiple of {gang.most}."
+            )
 
 
 def _priority(value: Any) -> int:

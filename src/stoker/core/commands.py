@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from stoker.core.calls import Call, Delivery, Payload, Settlement
 from stoker.core.placement import Capacity
-from stoker.types import ErrorInfo, FunctionSpec
+from stoker.types import ErrorInfo, FunctionSpec, GangSeat
 
 
 class LeaseCalls(NamedTuple):
@@ -15,6 +15,22 @@ class LeaseCalls(NamedTuple):
 
     worker: str
     calls: Sequence[Call]
+
+
+class GatherRank(NamedTuple):
+    """Have a worker look for the port of its rank in a call's next attempt; `RankGathered` follows."""
+
+    worker: str
+    id: str
+    attempt: int
+
+
+class LeaseRank(NamedTuple):
+    """Send a gang's attempt to one of its workers."""
+
+    worker: str
+    call: Call
+    seat: GangSeat
 
 
 class RevokeLeases(NamedTuple):
@@ -100,6 +116,12 @@ class StartWorker(NamedTuple):
     capacity: Capacity
 
 
+class StartGang(NamedTuple):
+    """Start all of these, or none."""
+
+    workers: Sequence[StartWorker]
+
+
 class DrainWorker(NamedTuple):
     worker: str
     reason: str
@@ -159,6 +181,8 @@ class TellPhase(NamedTuple):
 
 Command = (
     LeaseCalls
+    | GatherRank
+    | LeaseRank
     | RevokeLeases
     | CancelRunning
     | GrantStream
@@ -171,6 +195,7 @@ Command = (
     | PersistProgress
     | Discard
     | StartWorker
+    | StartGang
     | DrainWorker
     | StopWorker
     | OpenChannel

@@ -10,7 +10,7 @@ from functools import partial
 
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core import recovery, settling, withheld
+from stoker.core import gang_attempts, recovery, settling, withheld
 from stoker.core.calls import Call, Result, Settlement, stoker_error
 from stoker.core.state import State
 from stoker.types import CallState, Outcome
@@ -24,6 +24,8 @@ def persisted(st: State, event: e.Persisted) -> None:
     for token in event.tokens:
         if token in st.withheld:
             withheld.written(st, token)
+        elif token in st.gangs_withheld:
+            gang_attempts.written(st, token)
         elif token in st.accepting:
             _accepted(st, st.accepting.pop(token))
         elif token in st.settling:
@@ -52,6 +54,8 @@ def persist_failed(st: State, event: e.PersistFailed) -> None:
     for token in event.tokens:
         if token in st.withheld:
             withheld.refused(st, token)
+        elif token in st.gangs_withheld:
+            gang_attempts.refused(st, token)
         elif token in st.accepting:
             _not_accepted(st, st.accepting.pop(token), event)
         elif token in st.settling:

@@ -8,7 +8,18 @@ from stoker.core.state import State
 
 
 def drain(st: State, worker: Worker, reason: str) -> None:
-    """Lease a worker nothing more; end it when it has nothing left."""
+    """Lease a worker nothing more, nor its gang; end it when it has nothing left."""
+    if worker.gang is None:
+        drain_one(st, worker, reason)
+        return
+    worker.gang.broken = worker.gang.broken or reason
+    for rank in list(worker.gang.workers):
+        if rank.state not in {WorkerState.DRAINING, WorkerState.STOPPING}:
+            drain_one(st, rank, reason)
+
+
+def drain_one(st: State, worker: Worker, reason: str) -> None:
+    """Lease this worker nothing more; end it when it has nothing left."""
     worker.state = WorkerState.DRAINING
     worker.stop_reason = reason
     waiting = [] if worker.pool.options.concurrency > 1 else list(worker.leased.values())[1:]
@@ -40,4 +51,6 @@ def call_off_builds(st: State, pool: Pool) -> None:
         if worker.state is WorkerState.STARTING and worker.phase == "building":
             worker.state = WorkerState.STOPPING
             worker.stop_reason = "nobody waits for it any more"
+            if worker.gang is not None:
+                worker.gang.broken = worker.gang.broken or worker.stop_reason
             st.emit(c.StopWorker(worker.id, 0.0, worker.stop_reason))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from stoker.core.calls import Payload, Result
 from stoker.core.placement import Capacity
-from stoker.types import ErrorInfo, FunctionSpec
+from stoker.types import ErrorInfo, FunctionSpec, GangSeat
 
 
 class FunctionDeclared(NamedTuple):
@@ -167,6 +167,15 @@ class ChannelUsed(NamedTuple):
     seconds: Sequence[float]
 
 
+class RankGathered(NamedTuple):
+    """A worker has found a free port for its rank in a call's attempt."""
+
+    worker: str
+    id: str
+    attempt: int
+    port: int
+
+
 class NodeReported(NamedTuple):
     """A node is there, with its capacity and the workers that run on it (worker id, pool key, capacity held).
 
@@ -190,10 +199,14 @@ class NodeLost(NamedTuple):
 
 
 class WorkerConnected(NamedTuple):
-    """A worker's lease socket is open. ``held`` are the attempts that it has and has not reported."""
+    """A worker's lease socket is open. ``held`` are the attempts that it has and has not reported.
+
+    ``seat`` is the place in a gang that it had last.
+    """
 
     worker: str
     held: Sequence[tuple[str, int]] = ()
+    seat: GangSeat | None = None
 
 
 class WorkerDisconnected(NamedTuple):
@@ -266,6 +279,7 @@ Event = (
     | ChannelOpened
     | ChannelClosed
     | ChannelUsed
+    | RankGathered
     | NodeReported
     | NodeLost
     | WorkerConnected

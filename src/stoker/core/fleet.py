@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from stoker.core import channels, recovery, settling
+from stoker.core import channels, gangs, recovery, settling
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.autoscaler import desired_workers
 from stoker.core.calls import Call, Result
 from stoker.core.draining import call_off_builds, drain
 from stoker.core.intake import unschedulable
-from stoker.core.placement import Capacity, Node, place, why_never
-from stoker.core.pools import Pool, Worker, WorkerState
+from stoker.core.placement import Capacity, Node, place, seats, shown, why_never
+from stoker.core.pools import GangPhase, Pool, Worker, WorkerState
 from stoker.core.state import State
 from stoker.types import CallState, ErrorInfo, Outcome
 
@@ -36,9 +36,10 @@ def scale(st: State, pool: Pool) -> None:
         st.sweep_by(st.now + QUEUE_SWEEP_SECONDS)
     demand = pool.demand(st.now)
     have = demand.workers + demand.starting
-    wanted = desired_workers(demand, pool.options)
-    if pool.options.max_workers is not None:
-        wanted = min(wanted, pool.options.max_workers - pool.away)
+    options = gangs.in_gangs(pool.options)
+    wanted = desired_workers(demand, options)
+    if options.max_workers is not None:
+        wanted = min(wanted, options.max_workers - _away(pool))
     if pool.retired and not demand.queued:
         wanted = 0
     if wanted <= have:
@@ -75,7 +76,21 @@ def _is_over(st: State, pool: Pool) -> bool:
     return True
 
 
+def _away(pool: Pool) -> int:
+    """Return how much of what a pool may have runs somewhere and is not counted as had: in workers, or in gangs."""
+    if pool.options.gang is None:
+        return pool.away
+    return sum(1 for gang in pool.gangs.values() if gang.broken or gang.claim is not None)
+
+
 def _start_one(st: State, pool: Pool) -> bool:
+    if pool.options.gang is not None:
+        if not gangs.start(st, pool):
+            _wait_for_room(st, pool)
+            return False
+        pool.wanted_since, pool.told_waiting = 0.0, ""
+        pool.waiting = "for its ranks to start"
+        return True
     node = place(st.nodes.values(), pool.needs)
     if node is None:
         _wait_for_room(st, pool)
@@ -100,14 +115,12 @@ def _wait_for_room(st: State, pool: Pool) -> None:
     if not st.nodes:
         pool.waiting = "for a node to join"
         return
-    reason = "" if st.elastic else why_never(st.nodes.values(), pool.needs)
+    reason = "" if st.elastic else why_never(st.nodes.values(), pool.needs, count=pool.least)
     if reason:
         _fail_queue(st, pool, unschedulable(pool, reason), final=True)
         return
-    wants = pool.needs
-    memory = f" with {wants.memory >> 20} MiB" if wants.memory else ""
-    unit = "CPU" if wants.cpus <= 1 else "CPUs"
-    pool.waiting = f"for {wants.cpus:g} {unit}{memory} to be free"
+    times = f"{pool.least} times " if pool.options.gang is not None else ""
+    pool.waiting = f"for {times}{shown(pool.needs)} to be free"
     if not pool.wanted_since:
         pool.wanted_since = st.now
     waits = len(pool.queue) and not pool.workers  # one that has workers only wants more of them
@@ -117,6 +130,18 @@ def _wait_for_room(st: State, pool: Pool) -> None:
     channels.reclaim_all(st)
     if not _make_room(st, pool) and not any(w.state is not WorkerState.STOPPING for w in pool.workers.values()):
         _steal(st, pool)
+
+
+def _sites(st: State, pool: Pool) -> list[list[Node]]:
+    """Return the nodes that together could hold what a pool needs to run anything."""
+    nodes = list(st.nodes.values())
+    return [nodes] if pool.options.gang is not None else [[node] for node in nodes]
+
+
+def _fits(pool: Pool, rooms: dict[str, Capacity]) -> bool:
+    if pool.options.gang is None:
+        return any(pool.needs.fits(room) for room in rooms.values())
+    return sum(seats(room, pool.needs) for room in rooms.values()) >= pool.least
 
 
 def _leaving(st: State, node: Node) -> Capacity:
@@ -131,16 +156,16 @@ def _leaving(st: State, node: Node) -> Capacity:
 
 def _make_room(st: State, pool: Pool) -> bool:
     """Drain idle workers of other pools, longest idle first, where that makes the pool fit."""
-    for node in st.nodes.values():
-        room = node.free() + _leaving(st, node)
-        if pool.needs.fits(room):
+    for nodes in _sites(st, pool):
+        rooms = {node.id: node.free() + _leaving(st, node) for node in nodes}
+        if _fits(pool, rooms):
             return True
-        idle = [w for w in st.workers.values() if w.node == node.id and w.idle and _may_go(w, pool)]
+        idle = [w for w in st.workers.values() if w.node in rooms and w.idle and _may_go(w, pool)]
         chosen = []
         for worker in sorted(idle, key=lambda w: w.idle_since):
             chosen.append(worker)
-            room = room + worker.capacity
-            if pool.needs.fits(room):
+            rooms[worker.node] += worker.capacity
+            if _fits(pool, rooms):
                 for leaving in chosen:
                     drain(st, leaving, f"{pool.spec.label} needs its place")
                 return True
@@ -156,13 +181,14 @@ def _steal(st: State, pool: Pool) -> None:
     """Have the pool with the most workers give one up after what it runs: none starves behind another's long queue."""
     if not len(pool.queue) or st.now - max(pool.wanted_since, pool.last_steal) < STEAL_AFTER_SECONDS:
         return
-    for node in st.nodes.values():
-        room = node.free() + _leaving(st, node)
+    for nodes in _sites(st, pool):
+        rooms = {node.id: node.free() + _leaving(st, node) for node in nodes}
         chosen: list[Worker] = []
-        for worker in sorted(_donors(st, pool, node), key=lambda w: (w.idle, _live(w.pool)), reverse=True):
+        donors = [worker for node in nodes for worker in _donors(st, pool, node)]
+        for worker in sorted(donors, key=lambda w: (w.idle, _live(w.pool)), reverse=True):
             chosen.append(worker)
-            room = room + worker.capacity
-            if pool.needs.fits(room):
+            rooms[worker.node] += worker.capacity
+            if _fits(pool, rooms):
                 pool.last_steal = st.now
                 for leaving in chosen:
                     drain(st, leaving, f"{pool.spec.label} has waited for a place")
@@ -177,8 +203,10 @@ def _donors(st: State, pool: Pool, node: Node) -> list[Worker]:
 def _may_be_taken(worker: Worker) -> bool:
     """Tell whether ending a worker leaves its pool some progress: two pools must not take one place from each other
     before either has run a call on it."""
+    if worker.gang is not None and worker.gang.phase is GangPhase.GATHERING:
+        return False
     if worker.state is WorkerState.STARTING:
-        return _live(worker.pool) > 1 or not len(worker.pool.queue)
+        return _live(worker.pool) > worker.pool.least or not len(worker.pool.queue)
     waits = len(worker.pool.queue) or worker.withheld
     return worker.state is WorkerState.READY and bool(worker.running or worker.done or not waits)
 
@@ -187,7 +215,7 @@ def _starving(st: State, pool: Pool) -> Pool | None:
     """Return a pool that has waited for its first worker: what is freed goes to it, not to a pool that has some."""
     for other in st.pools.values():
         if other is not pool and other.wanted_since and len(other.queue) and not _live(other):
-            could = any(other.needs.fits(node.free_of_others) for node in st.nodes.values())
+            could = _fits(other, {node.id: node.free_of_others for node in st.nodes.values()})
             if could and st.now - other.wanted_since >= STEAL_AFTER_SECONDS:
                 return other
     return None
@@ -212,8 +240,9 @@ def release_idle(st: State, pool: Pool) -> None:
     for worker in idle:
         if spare <= 0 or st.now - worker.idle_since < options.idle_timeout:
             break
-        drain(st, worker, f"it was idle for {options.idle_timeout:g} s")
-        spare -= 1
+        if worker.idle:  # else it goes with its gang already
+            drain(st, worker, f"it was idle for {options.idle_timeout:g} s")
+            spare -= 1 if worker.gang is None else len(worker.gang.workers)
 
 
 def worker_connected(st: State, event: e.WorkerConnected) -> None:
@@ -232,6 +261,11 @@ def worker_connected(st: State, event: e.WorkerConnected) -> None:
         worker.state = WorkerState.READY
     worker.idle_since = worker.head_since = st.now
     worker.revoking = False  # what was asked on the old connection may not have been heard
+    if worker.pool.options.gang is not None:
+        gangs.connected(st, worker, event)
+        recovery.node_settled(st)
+        st.touch(worker.pool)
+        return
     recovery.reconcile(st, worker, dict(event.held))
     channels.worker_back(st, worker)
     st.touch(worker.pool)
@@ -261,6 +295,8 @@ def worker_refused(st: State, event: e.WorkerRefused) -> None:
         return
     pool = worker.pool
     st.touch(pool)
+    if worker.gang is not None:
+        gangs.refused(st, worker, worker.gang)
     if worker.state in {WorkerState.DRAINING, WorkerState.STOPPING}:
         return  # it was called off: that says nothing about the function
     if event.retry:
@@ -307,14 +343,10 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
             call.attempt = 1
             _end_under(st, worker, call, event)
     running = worker.running
-    started = {call.id for call in running}
-    waiting = [call for call in worker.leased.values() if call.id not in started]
-    for call in reversed(waiting):
-        if call.state is CallState.LEASED:
-            settling.requeue(st, call)
-    for call in reversed(running):
-        if call.state is CallState.LEASED:
-            _end_under(st, worker, call, event)
+    if worker.gang is not None:
+        gangs.worker_gone(st, worker, worker.gang, event)
+    else:
+        _run_again(st, worker, running, event)
     # A call that takes its worker down is bounded by its own retries: only starts that came to nothing wait longer. One
     # that was lost together with its agent says nothing about the function.
     leaving = worker.state in {WorkerState.DRAINING, WorkerState.STOPPING}
@@ -329,6 +361,17 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
     for other in st.pools.values():
         if len(other.queue) or other is pool:
             st.touch(other)
+
+
+def _run_again(st: State, worker: Worker, running: list[Call], event: e.WorkerGone) -> None:
+    started = {call.id for call in running}
+    waiting = [call for call in worker.leased.values() if call.id not in started]
+    for call in reversed(waiting):
+        if call.state is CallState.LEASED:
+            settling.requeue(st, call)
+    for call in reversed(running):
+        if call.state is CallState.LEASED:
+            _end_under(st, worker, call, event)
 
 
 def _end_under(st: State, worker: Worker, call: Call, event: e.WorkerGone) -> None:

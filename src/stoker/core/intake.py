@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stoker.core import admission, channels, deaf, leasing, recovery, settling, stopping
+from stoker.core import (
+    admission,
+    channels,
+    deaf,
+    gang_attempts,
+    gang_recovery,
+    leasing,
+    recovery,
+    settling,
+    stopping,
+)
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.calls import Call, Payload, Result, stoker_error
@@ -82,7 +92,7 @@ def _unknown_only(st: State, event: e.Submitted) -> tuple[Sequence[str], Sequenc
 
 
 def _impossible(st: State, pool: Pool) -> ErrorInfo | None:
-    reason = "" if st.elastic else why_never(st.nodes.values(), pool.needs)
+    reason = "" if st.elastic else why_never(st.nodes.values(), pool.needs, count=pool.least)
     if not reason:
         pool.schedulable = bool(st.nodes)
         return None
@@ -90,7 +100,8 @@ def _impossible(st: State, pool: Pool) -> ErrorInfo | None:
 
 
 def unschedulable(pool: Pool, reason: str) -> ErrorInfo:
-    message = f"{pool.spec.label} asks for {reason}. Ask for less with cpu= or memory=, or run it on a larger machine."
+    less = "with cpu= or memory=" if pool.options.gang is None else "with gang=, cpu= or memory="
+    message = f"{pool.spec.label} asks for {reason}. Ask for less {less}, or run it on a larger machine."
     return stoker_error("Unschedulable", message)
 
 
@@ -147,6 +158,8 @@ def _take(st: State, pool: Pool, event: e.Submitted, ids: Sequence[str], payload
     _tie_to_parent(st, event.parent, len(taken))
     if st.held:
         taken = [call for call in taken if not recovery.adopt(st, call)]
+    if pool.gangs:
+        taken = [call for call in taken if not gang_recovery.adopt(st, call)]
     channel = channels.of(st, event)
     if channel is not None:
         taken = [call for call in taken if not channels.hand_over(st, channel, call)]
@@ -211,7 +224,7 @@ def restore(st: State, event: e.Restored) -> None:
     st.calls[call.id] = call
     if call.deadline is not None:
         st.at(call.deadline, lambda: settling.expire(st, call))
-    if st.held and recovery.adopt(st, call):
+    if (st.held and recovery.adopt(st, call)) or (pool.gangs and gang_recovery.adopt(st, call)):
         return
     if call.losses > pool.options.lost_retries:
         recovery.doubt(st, call)
@@ -230,6 +243,11 @@ def cancel(st: State, event: e.CancelAsked) -> None:
         if call is None or call.state.settled:
             continue
         worker = call.worker
+        if call.state is CallState.LEASED and worker is not None and worker.gang is not None:
+            cancel_one(st, call, event.reason)
+            gang_attempts.end_ranks(st, worker.gang, event.reason, force=event.force)
+            st.touch(call.pool)
+            continue
         if call.state is CallState.LEASED and worker is not None:
             running.setdefault(worker.id, []).append(call)
         elif st.channels and not call.queued:

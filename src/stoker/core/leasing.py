@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stoker.core import channels, settling, withheld
+from stoker.core import channels, gangs, settling, withheld
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.calls import Call
@@ -14,6 +14,9 @@ from stoker.types import CallState
 
 def lease(st: State, pool: Pool) -> None:
     """Hand queued calls to workers with room: evenly, the emptiest first."""
+    if pool.options.gang is not None:
+        gangs.lease(st, pool)
+        return
     if not len(pool.queue) or st.recovering_until is not None:
         return
     limit = _limit(pool)
@@ -55,7 +58,7 @@ def _lease_to(st: State, pool: Pool, worker: Worker, count: int) -> None:
 
 def lease_at_once(st: State, pool: Pool, call: Call) -> bool:
     """Hand a call that has just come in to an idle worker, if there is one and nobody is before it in the queue."""
-    if len(pool.queue) or st.recovering_until is not None:
+    if len(pool.queue) or st.recovering_until is not None or pool.gangs:
         return False
     for worker in pool.workers.values():
         if worker.idle and worker.done != pool.options.recycle_after:

@@ -43,6 +43,7 @@ class Node:
     free_of_others: Capacity
     held: dict[str, Capacity] = field(default_factory=dict)
     lent: dict[str, float] = field(default_factory=dict)
+    address: str = "127.0.0.1"  # at which workers of other nodes, and of this one, reach those here
 
     def free(self) -> Capacity:
         """Return what can be granted now. CPUs may be negative while lent ones are taken back."""
@@ -68,11 +69,42 @@ def place(nodes: Iterable[Node], wanted: Capacity) -> Node | None:
     return chosen
 
 
-def why_never(nodes: Iterable[Node], wanted: Capacity) -> str:
-    """Return why no node could ever hold this, even empty; an empty text if one could."""
+def seats(room: Capacity, wanted: Capacity) -> int:
+    """Return how many times this fits into a room."""
+    by_cpus = int((room.cpus + EPSILON_CPUS) / wanted.cpus)
+    return max(0, min(by_cpus, room.memory // wanted.memory) if wanted.memory else by_cpus)
+
+
+def place_gang(nodes: Iterable[Node], wanted: Capacity, *, least: int, most: int) -> list[Node]:
+    """Return a node for each rank, as many as fit up to ``most``; none at all where ``least`` do not fit now.
+
+    On as few nodes as can be: ranks talk to each other.
+    """
+    rooms = [(seats(node.free(), wanted), node) for node in nodes]
+    count = min(most, sum(room for room, _ in rooms))
+    if count < least or count < 1:
+        return []
+    chosen: list[Node] = []
+    while len(chosen) < count:
+        left = count - len(chosen)
+        enough = [(room, node.id) for room, node in rooms if room >= left]
+        room, node_id = min(enough) if enough else max((room, node.id) for room, node in rooms)
+        node = next(node for _, node in rooms if node.id == node_id)
+        chosen += [node] * min(room, left)
+        rooms = [(other_room, other) for other_room, other in rooms if other is not node]
+    return chosen
+
+
+def why_never(nodes: Iterable[Node], wanted: Capacity, *, count: int = 1) -> str:
+    """Return why the nodes could never hold ``count`` of this, even empty; an empty text if they could."""
     nodes = list(nodes)
-    if not nodes or any(wanted.fits(node.total) for node in nodes):
+    if not nodes:
         return ""
+    if any(wanted.fits(node.total) for node in nodes):
+        fit = sum(seats(node.total, wanted) for node in nodes)
+        where = "the one node that there is" if len(nodes) == 1 else f"the {len(nodes)} nodes that there are"
+        each = shown(wanted)
+        return "" if fit >= count else f"{count} ranks with {each} each, of which {fit} fit on {where}"
     most_cpus = max(node.total.cpus for node in nodes)
     most_memory = max(node.total.memory for node in nodes)
     reasons = []
@@ -85,3 +117,9 @@ def why_never(nodes: Iterable[Node], wanted: Capacity) -> str:
     if not reasons:
         reasons.append(f"{wanted.cpus:g} CPUs together with {wanted.memory / 2**30:.1f} GiB on one node")
     return " and ".join(reasons)
+
+
+def shown(wanted: Capacity) -> str:
+    """Return a capacity as people read it."""
+    memory = f" and {wanted.memory >> 20} MiB" if wanted.memory else ""
+    return f"{wanted.cpus:g} {'CPU' if wanted.cpus <= 1 else 'CPUs'}{memory}"

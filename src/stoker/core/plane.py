@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from stoker.core import channels, commits, fleet, intake, leasing, recovery, reports, settling, stopping
+from stoker.core import channels, commits, fleet, gang_attempts, intake, leasing, recovery, reports, settling, stopping
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.pools import WorkerState
@@ -36,6 +36,7 @@ _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
     e.ChannelOpened: channels.opened,
     e.ChannelClosed: channels.closed,
     e.ChannelUsed: channels.used,
+    e.RankGathered: gang_attempts.gathered,
     e.NodeReported: fleet.node_reported,
     e.NodeLost: fleet.node_lost,
     e.WorkerConnected: fleet.worker_connected,
@@ -90,7 +91,7 @@ class CallPlane:
         pause = SWEEP_SECONDS
         for pool in list(st.pools.values()):
             fleet.release_idle(st, pool)
-            if len(pool.queue) or pool.retired or pool.options.min_workers:
+            if len(pool.queue) or pool.retired or pool.options.min_workers or pool.gangs:
                 st.touch(pool)
             if len(pool.queue):
                 pause = min(pause, fleet.QUEUE_SWEEP_SECONDS)

@@ -7,7 +7,7 @@ from enum import Enum
 
 from stoker.core.admission import Load
 from stoker.core.autoscaler import Demand
-from stoker.core.calls import Call
+from stoker.core.calls import Call, Result
 from stoker.core.placement import Capacity, needs
 from stoker.core.queues import FairQueue
 from stoker.types import FunctionSpec, OptionsSpec
@@ -41,6 +41,68 @@ class Channel:
         self.end: tuple[str, str] | None = None  # how its worker ended: cause, detail
 
 
+class GangPhase(str, Enum):
+    STARTING = "starting"  # not every rank's worker is connected (yet)
+    IDLE = "idle"
+    GATHERING = "gathering"  # has a call; its ranks look for the ports at which they will meet
+    RUNNING = "running"
+    ENDING = "ending"  # its ranks are told to let go of an attempt that is over, or is to begin anew
+
+
+class Gang:
+    """Workers that run one call together; see `stoker.core.gang_attempts`."""
+
+    __slots__ = (
+        "attempt",
+        "blame",
+        "broken",
+        "call",
+        "changing",
+        "claim",
+        "ending_since",
+        "id",
+        "patience",
+        "phase",
+        "pool",
+        "ports",
+        "ranks",
+        "size",
+        "token",
+        "value",
+        "workers",
+    )
+
+    def __init__(self, id: str, pool: Pool) -> None:
+        self.id = id
+        self.pool = pool
+        self.workers: list[Worker] = []  # in the order of the ranks that they have, or will have next
+        self.phase = GangPhase.STARTING
+        self.broken = ""  # why it gets no more calls
+        self.call: Call | None = None
+        self.attempt = 0
+        self.ranks: dict[str, int] = {}  # by worker, of this attempt; those of workers that have ended stay
+        self.size = 0  # of this attempt
+        self.ports: dict[str, int] = {}  # by worker
+        self.token = 0  # of a write that must come before the leases
+        self.value: Result | None = None  # what rank 0 has returned
+        self.blame: Result | None = None  # what the first rank that failed has reported
+        self.changing = False  # the call goes on, with the ranks that are left, once they have let go of this attempt
+        self.ending_since = 0.0
+        self.patience = 0.0  # until when its ranks may clean up
+        self.claim: tuple[str, int, int] | None = None  # call, attempt and size of a gang of an earlier term
+
+    @property
+    def is_free(self) -> bool:
+        """Tell whether it can be given a call now."""
+        idle = self.phase is GangPhase.IDLE and not self.broken
+        return idle and all(worker.state is WorkerState.READY for worker in self.workers)
+
+    def holders(self) -> list[Worker]:
+        """Return the workers that have not let go of the attempt."""
+        call = self.call
+        return [] if call is None else [worker for worker in self.workers if call.id in worker.leased]
+
+
 class Worker:
     """One process of a pool.
 
@@ -54,6 +116,7 @@ class Worker:
         "channel",
         "condemned",
         "done",
+        "gang",
         "head_since",
         "id",
         "idle_since",
@@ -85,6 +148,7 @@ class Worker:
         self.unknown: dict[str, int] = {}  # attempts it holds whose calls this term does not know (yet)
         self.withheld: dict[str, int] = {}  # leased, and sent only after this write: see `stoker.core.withheld`
         self.channel: Channel | None = None  # set while it is lent to a client: it is leased nothing
+        self.gang: Gang | None = None
         self.revoking = False
         self.done = 0
         self.stop_reason = ""
@@ -104,6 +168,8 @@ class Worker:
 
     @property
     def idle(self) -> bool:
+        if self.gang is not None:
+            return self.gang.is_free
         return self.state is WorkerState.READY and not self.leased and not self.unknown and self.channel is None
 
 
@@ -115,6 +181,7 @@ class Pool:
     spec: FunctionSpec
     queue: FairQueue = field(default_factory=FairQueue)
     workers: dict[str, Worker] = field(default_factory=dict)
+    gangs: dict[str, Gang] = field(default_factory=dict)
     seconds: float | None = None  # a call's measured time
     start_seconds: float | None = None  # a worker's measured start
     backoff: int = 0  # calls that wait for their next attempt
@@ -140,13 +207,23 @@ class Pool:
         return needs(self.spec.options)
 
     @property
+    def least(self) -> int:
+        """Workers without which nothing runs: one, or those of the smallest gang."""
+        gang = self.spec.options.gang
+        return 1 if gang is None else gang.least
+
+    @property
     def slots(self) -> int:
         """Calls that run at once now."""
+        if self.options.gang is not None:
+            return sum(1 for gang in self.gangs.values() if not gang.broken and gang.phase is not GangPhase.STARTING)
         ready = sum(1 for w in self.workers.values() if w.state is WorkerState.READY)
         return ready * self.options.concurrency
 
     @property
     def running(self) -> int:
+        if self.options.gang is not None:
+            return sum(1 for gang in self.gangs.values() if gang.call is not None)
         return sum(len(w.leased) for w in self.workers.values())
 
     def measure(self, seconds: float) -> None:
@@ -173,6 +250,8 @@ class Pool:
         return sum(1 for worker in self.workers.values() if worker.state is WorkerState.AWAY)
 
     def demand(self, now: float) -> Demand:
+        if self.options.gang is not None:
+            return self._demand_in_gangs()
         queued = len(self.queue)
         running = workers = starting = 0
         oldest = 0.0
@@ -194,3 +273,9 @@ class Pool:
                 queued += len(worker.leased) - at_work
                 oldest = max(oldest, now - worker.head_since)
         return Demand(queued, running, workers, starting, self.seconds, self.start_seconds, oldest)
+
+    def _demand_in_gangs(self) -> Demand:
+        whole = [gang for gang in self.gangs.values() if not gang.broken and gang.claim is None]
+        starting = sum(1 for gang in whole if gang.phase is GangPhase.STARTING)
+        running = sum(1 for gang in whole if gang.call is not None)
+        return Demand(len(self.queue), running, len(whole) - starting, starting)

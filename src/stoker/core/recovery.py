@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core import settling, streams
+from stoker.core import gang_recovery, settling, streams
 from stoker.core.calls import Call, Result
 from stoker.core.pools import Worker, WorkerState
 from stoker.core.state import Held, State
@@ -41,6 +41,7 @@ def end(st: State) -> None:
     for call in doubtful:
         _fail_unclaimed(st, call)
     for pool in st.pools.values():
+        gang_recovery.over(st, pool)
         st.touch(pool)
 
 

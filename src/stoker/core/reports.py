@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stoker.core import events as e
-from stoker.core import recovery, settling, streams
+from stoker.core import gangs, recovery, settling, streams
 from stoker.core.state import State
 from stoker.types import CallState
 
@@ -11,6 +11,9 @@ from stoker.types import CallState
 def attempts_ended(st: State, event: e.AttemptsEnded) -> None:
     """Take in a worker's reports. What is not its current attempt of a call is dropped."""
     worker = st.workers.get(event.worker)
+    if worker is not None and worker.pool.options.gang is not None:
+        gangs.attempts_ended(st, worker, event)
+        return
     now = st.now
     for call_id, attempt, result in zip(event.ids, event.attempts, event.results, strict=True):
         call = worker.leased.pop(call_id, None) if worker is not None else None

@@ -129,6 +129,13 @@ def requeue(st: State, call: Call) -> None:
         st.writes.append(c.PersistProgress([call]))  # it was written down as with its worker
 
 
+def put_back(st: State, call: Call) -> None:
+    """Put a call whose attempt never began at the head of the queue. The attempt's number is not used again."""
+    _run_again(st, call)
+    if call.detached and not call.pool.options.lost_retries:
+        _write_progress(st, call)
+
+
 def _times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
@@ -137,10 +144,11 @@ def _own_error(name: str, message: str, fields: dict[str, str], builtin: str) ->
     return ErrorInfo(type_name=name, message=message, mro=[name, f"builtins.{builtin}"], fields=dict(fields))
 
 
-def timed_out(st: State, call: Call) -> None:
+def timed_out(st: State, call: Call, *, who: str = "") -> None:
     """Deal with an attempt that ran into its timeout and whose worker had to be stopped for it."""
     pool = call.pool
-    message = f"Call {call.id} of {pool.spec.label} ran longer than timeout={pool.options.timeout:g} s."
+    rank = f" in {who}" if who else ""
+    message = f"Call {call.id} of {pool.spec.label} ran longer than timeout={pool.options.timeout:g} s{rank}."
     fields = {"call_id": call.id, "function": pool.spec.label}
     fail(st, call, Result(Outcome.TIMEOUT, error=_own_error("CallTimeout", message, fields, "TimeoutError")))
 
@@ -153,7 +161,9 @@ def expire(st: State, call: Call) -> None:
     error = stoker_error("DeadlineExceeded", message, {"call_id": call.id, "function": call.pool.spec.label})
     worker = call.worker
     if call.state is CallState.LEASED and worker is not None:
-        st.emit(c.CancelRunning(worker.id, [call.id], [call.attempt], st.limits.cancel_grace, "deadline"))
+        if worker.gang is None:
+            st.emit(c.CancelRunning(worker.id, [call.id], [call.attempt], st.limits.cancel_grace, "deadline"))
+        st.touch(call.pool)  # a gang ends what is over when it is looked at
     call.pool.failed += 1
     settle(st, call, CallState.FAILED, Result(Outcome.ERROR, error=error))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from stoker.core import commands as c
 from stoker.core.calls import Call, Delivery, IllegalTransition, Payload, Result, Segment, Settlement
 from stoker.core.placement import Node
-from stoker.core.pools import Channel, Pool, Worker
+from stoker.core.pools import Channel, Gang, Pool, Worker
 from stoker.types import CallState
 
 
@@ -24,6 +24,7 @@ class Limits:
     client_grace: float = 60.0  # an attached call whose client stays away longer is cancelled
     cancel_grace: float = 10.0  # for a cancelled attempt to clean up before its worker is killed
     stop_grace: float = 10.0  # for a worker to end before it is killed
+    gang_grace: float = 5.0  # for the other ranks to clean up once one has failed, before they are killed
     timeout_grace: float = 5.0  # for a worker to report a timeout itself before it is stopped for it
     persist_retry: float = 1.0  # between the first tries to write down a settled call; it grows
 
@@ -74,6 +75,7 @@ class State:
     tokens: int = 0
     accepting: dict[int, list[Call]] = field(default_factory=dict)
     withheld: dict[int, tuple[Worker, list[Call]]] = field(default_factory=dict)  # leases that wait for a write
+    gangs_withheld: dict[int, Gang] = field(default_factory=dict)  # the same, for the leases of a gang
     settling: dict[int, list[Settlement]] = field(default_factory=dict)
     refusals: dict[int, int] = field(default_factory=dict)  # of writes in `settling`: how often they were refused
     timers: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)

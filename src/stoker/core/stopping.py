@@ -30,8 +30,8 @@ def end(st: State, event: e.StopEnded) -> None:
     interrupted: list[Call] = []
     for worker in [st.workers[name] for name in event.workers if name in st.workers]:
         for call in worker.running:
-            if call.state is not CallState.LEASED:
-                continue
+            if call.state is not CallState.LEASED or call in interrupted:
+                continue  # other ranks of a gang have it too
             if not call.pool.options.lost_retries:
                 _fail(st, call)
             elif call.detached:

@@ -13,8 +13,8 @@ message, in `Part` frames.
     client ◄── ChannelAnswer ── worker, its channel
     server ── Lease, StreamCredit, Ack ──► worker, its lease socket
     server ◄── Hello, Held, Results, Items, ChannelClosed ── worker, its lease socket
-    server ── CancelAttempts, Revoke, Drain, OpenChannel, CloseChannel ──► worker, its control socket
-    server ◄── Hello, Revoked, ChannelOpened, ChannelUsed ── worker, its control socket
+    server ── CancelAttempts, Revoke, Drain, OpenChannel, CloseChannel, GatherRank ──► worker, its control socket
+    server ◄── Hello, Revoked, ChannelOpened, ChannelUsed, RankGathered ── worker, its control socket
     server ── StartWorker, StopWorker, BuildImage, FlushLogs, Request ──► agent
     server ◄── Hello, NodeState, WorkerStarted, StartFailed, WorkerExited, Phase, LogLines, Usage,
            LogsFlushed, Reply ── agent
@@ -25,7 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stoker.types import ErrorInfo, FunctionSpec, ImageSpec
+from stoker.types import ErrorInfo, FunctionSpec, GangSeat, ImageSpec
 
 T = TypeVar("T")
 
@@ -271,7 +271,7 @@ class Lease:
     """Attempts for a worker to run, in order. ``attempts`` start at 1. ``kinds`` as in `Submit`.
 
     ``clients[i]`` is who asked. ``credits[i]`` is the first `StreamCredit.upto` of a stream, 0 for others. The function
-    is the worker's own.
+    is the worker's own. ``gang`` is the worker's place among those that run this one attempt together.
     """
 
     ids: list[str]
@@ -280,23 +280,49 @@ class Lease:
     segments: Segments = field(default_factory=dict)
     credits: list[int] = field(default_factory=list)
     acked: int = 0
+    gang: GangSeat | None = None
 
 
 @message
 class Held:
     """A worker's first words after `Hello` on its lease socket: the attempts it has leased and not yet reported.
 
-    Its unacknowledged `Results` follow. ``fresh`` means that it has just started and can run now.
+    Its unacknowledged `Results` follow. ``fresh`` means that it has just started and can run now. ``gang`` is the seat
+    that it was leased last.
     """
 
     ids: list[str]
     attempts: list[int]
     fresh: bool = False
+    gang: GangSeat | None = None
+
+
+@message
+class GatherRank:
+    """Look for a free port for this worker's rank of a call's attempt, and keep it until the attempt's lease comes.
+
+    Answered by `RankGathered`.
+    """
+
+    id: str
+    attempt: int
+
+
+@message
+class RankGathered:
+    """The port that was free."""
+
+    id: str
+    attempt: int
+    port: int
 
 
 @message
 class CancelAttempts:
-    """Cancel attempts, running or leased. After ``grace`` seconds the worker may be killed."""
+    """Cancel attempts, running or leased. After ``grace`` seconds the worker may be killed.
+
+    ``reason`` as in `Cancel`, or ``gang``: the attempt begins anew with the ranks that are left.
+    """
 
     ids: list[str]
     attempts: list[int]
@@ -610,6 +636,8 @@ KINDS: dict[int, type[Any]] = {
     61: ChannelHello,
     62: ChannelCall,
     63: ChannelAnswer,
+    64: GatherRank,
+    65: RankGathered,
 }
 """The kind on the wire of each message. A number is never used again for another."""
 

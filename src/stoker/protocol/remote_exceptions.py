@@ -207,6 +207,8 @@ def decode_exception(payload: Any, info: ErrorInfo, *, call_id: str, function: s
         vars(error)["mro"] = info.mro  # for a retry policy further up, if it is raised again
     with contextlib.suppress(Exception):  # a user's type may refuse attributes
         error.__cause__ = RemoteTraceback(info.traceback) if info.traceback else None
+        if "rank" in info.fields and hasattr(error, "add_note"):  # from Python 3.11 on
+            error.add_note(f"It was raised by rank {info.fields['rank']} of {info.fields['ranks']}.")
     return error
 
 

@@ -89,7 +89,13 @@ def decode_header(kind: int, header: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"The header of a {cls.__name__} is no JSON: {error}") from None
     hot = _HOT.get(kind)
-    if hot is not None and isinstance(document, dict) and document.keys() == hot and not document.get("errors"):
+    if (
+        hot is not None
+        and isinstance(document, dict)
+        and document.keys() == hot
+        and not document.get("errors")
+        and not document.get("gang")
+    ):
         # What comes with every call, whole, from a server that checks what it sends on: taken over as it is.
         message = object.__new__(cls)
         vars(message).update(document)

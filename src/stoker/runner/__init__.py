@@ -32,6 +32,6 @@ it imports anything). What is said on the link after that stands in `stoker.prot
 
 from __future__ import annotations
 
-from stoker.runner.interrupts import AttemptTimeout, Cancelled
+from stoker.runner.interrupts import AttemptTimeout, Cancelled, GangChanged
 
-__all__ = ["AttemptTimeout", "Cancelled"]
+__all__ = ["AttemptTimeout", "Cancelled", "GangChanged"]

@@ -15,6 +15,7 @@ from stoker.protocol.messages import Lease
 from stoker.runner.config import DEFAULT_CREDIT
 from stoker.runner.interrupts import Interrupt
 from stoker.transport.current import CurrentCall
+from stoker.types import GangSeat
 
 if TYPE_CHECKING:
     from stoker.runner.channel import Channel
@@ -52,6 +53,7 @@ class Desk:
         self.running: dict[Key, Attempt] = {}
         self.draining = False
         self.taken = 0
+        self.seat: GangSeat | None = None  # in a gang: the one leased last
         self.connection = 0  # leases of an earlier connection are not ours any more: the server has been told so
         self._cancelled: dict[Key, None] = {}
         self._revoked: dict[Key, None] = {}
@@ -68,6 +70,8 @@ class Desk:
                 segment = lease.segments.get(str(i)) if lease.segments else None
                 place = (str(segment[0]), int(segment[1])) if segment else None
                 attempt = Attempt(call_id, lease.attempts[i], parts[i], place, credits[i] or DEFAULT_CREDIT)
+                if lease.gang is not None:
+                    attempt.seat = self.seat = lease.gang
                 if self._revoked and attempt.key in self._revoked:
                     del self._revoked[attempt.key]
                 elif self._cancelled and attempt.key in self._cancelled:

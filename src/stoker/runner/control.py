@@ -15,7 +15,16 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from stoker.errors import StokerError
-from stoker.protocol.messages import CancelAttempts, CloseChannel, Drain, OpenChannel, Revoke, Revoked
+from stoker.protocol.messages import (
+    CancelAttempts,
+    CloseChannel,
+    Drain,
+    GatherRank,
+    OpenChannel,
+    RankGathered,
+    Revoke,
+    Revoked,
+)
 from stoker.runner.attempts import Key
 from stoker.runner.config import FLUSH_SECONDS
 from stoker.runner.interrupts import Interrupt
@@ -43,6 +52,9 @@ class Controlled(Protocol):
 
     def drop_channel(self) -> None: ...
 
+    def gather(self, call_id: str, attempt: int) -> int:
+        """Return a free port for this worker's rank of an attempt."""
+
     def wake(self) -> None:
         """Let the loop look at what has changed."""
 
@@ -67,6 +79,7 @@ class Control:
             Drain: lambda _: self._worker.drain(),
             OpenChannel: lambda message: self._worker.open_channel(message.channel, message.client),
             CloseChannel: lambda message: self._worker.close_channel(message.channel),
+            GatherRank: self._on_gather,
         }
 
     def start(self) -> None:
@@ -161,8 +174,12 @@ class Control:
             self._links.report_broken(self._links.number)
 
     def _on_cancel(self, message: CancelAttempts) -> None:
-        interrupt = Interrupt.CLOSED if message.reason == "closed" else Interrupt.CANCEL
+        interrupt = {"closed": Interrupt.CLOSED, "gang": Interrupt.GANG}.get(message.reason, Interrupt.CANCEL)
         self._worker.cancel(list(zip(message.ids, message.attempts, strict=True)), interrupt, grace=message.grace)
 
     def _on_revoke(self, message: Revoke) -> None:
         self.give_back(self._worker.revoke(list(zip(message.ids, message.attempts, strict=True))))
+
+    def _on_gather(self, message: GatherRank) -> None:
+        port = self._worker.gather(message.id, message.attempt)
+        self.say(RankGathered(message.id, message.attempt, port))

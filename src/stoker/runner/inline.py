@@ -131,7 +131,7 @@ class InlineLoop:
         args, kwargs = reports.read_input(attempt)
         if self._is_generator:
             return self._generate(attempt, args, kwargs)
-        return reports.encode(self._function(*args, **kwargs))
+        return reports.encode_result(attempt, self._function(*args, **kwargs))
 
     def _generate(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         worker = self._worker

@@ -12,6 +12,13 @@ class Cancelled(BaseException):
     """Raised in user code whose call was cancelled: clean up and let it pass."""
 
 
+class GangChanged(Cancelled):
+    """Raised in user code of an elastic gang that has lost ranks: it is called again, in the ranks that are left.
+
+    Clean up (a process group wants to be destroyed) and let it pass.
+    """
+
+
 class AttemptTimeout(BaseException):
     """Raised in user code that ran longer than its function's ``timeout``: clean up and let it pass."""
 
@@ -20,6 +27,7 @@ class Interrupt(Enum):
     """Why an attempt is to stop."""
 
     CANCEL = "cancel"
+    GANG = "gang"
     CLOSED = "closed"  # the reader of a stream went away: its generator gets `GeneratorExit`
     TIMEOUT = "timeout"
     STOP = "stop"  # the worker is ended: nothing is reported, somebody else runs it again
@@ -30,4 +38,6 @@ class Interrupt(Enum):
             return AttemptTimeout("this attempt ran longer than its function's timeout")
         if self is Interrupt.CLOSED:
             return GeneratorExit()
+        if self is Interrupt.GANG:
+            return GangChanged("this gang has lost ranks: its function is called again in those that are left")
         return Cancelled("this call was cancelled" if self is Interrupt.CANCEL else "this worker is being stopped")

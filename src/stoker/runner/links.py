@@ -78,7 +78,9 @@ class Links:
         number = self.number + 1
         ids, attempts = self._desk.reconnect(number)
         try:
-            self._outbox.attach(lease, [EncodedFrame.of(Held(ids, attempts, fresh=number == 1), [])])
+            self._outbox.attach(
+                lease, [EncodedFrame.of(Held(ids, attempts, fresh=number == 1, gang=self._desk.seat), [])]
+            )
         except StokerError:
             lease.close()
             control.close()

@@ -62,6 +62,14 @@ class Reports:
             raise StokerError("This call's input lies in a segment, but the server names no directory of segments.")
         return decode_call(segments.map(attempt.segment[0]))
 
+    def encode_result(self, attempt: Attempt, value: object) -> Payload:
+        """Encode what was returned; of a gang only rank 0's value is wanted.
+
+        Raises:
+            Unsendable: it cannot travel.
+        """
+        return self.encode(value if attempt.seat is None or attempt.seat.rank == 0 else None)
+
     def encode(self, value: object) -> Payload:
         """Encode what was returned or yielded; runs user code where that says how it is pickled.
 

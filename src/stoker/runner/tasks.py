@@ -109,7 +109,7 @@ class TasksLoop:
         if self._worker.config.kind == "generator":
             return await self._generate(attempt, args, kwargs)
         awaitable: Coroutine[Any, Any, Any] = self._worker.function(*args, **kwargs)
-        return reports.encode(await awaitable)
+        return reports.encode_result(attempt, await awaitable)
 
     async def _generate(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         worker = self._worker

@@ -27,6 +27,7 @@ from stoker.runner.outbox import Outbox, Stream
 from stoker.runner.output import Output
 from stoker.runner.reports import Report, Reports
 from stoker.runner.sampling import Sampler
+from stoker.runner.seats import Seats
 from stoker.runner.tasks import TasksLoop
 from stoker.runner.threads import ThreadsLoop
 from stoker.transport.current import WorkerIdentity, become_worker
@@ -53,6 +54,7 @@ class Worker:
         self.desk = Desk()
         self.outbox = Outbox(self.desk, order.worker)
         self.reports = Reports(config, self.outbox, output)
+        self.seats = Seats()
         self.stopping = False
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pid = os.getpid()
@@ -145,6 +147,8 @@ class Worker:
         return attempt
 
     def begin(self, attempt: Attempt) -> None:
+        if attempt.seat is not None:
+            self.seats.enter(attempt.seat)
         attempt.started = time.monotonic()
         if self._sampler is not None and self.desk.taken == 1:
             self.control.want(self._sampler.begin(attempt.started))
@@ -153,6 +157,8 @@ class Worker:
         """Note how an attempt ended. With ``flush`` the results go if enough are there; else the caller sees to it."""
         if self.output.has_open:
             self.output.end_call(attempt.id)
+        if attempt.seat is not None:
+            self.seats.leave()
         self._escalations.pop(attempt.key, None)
         if attempt.channel is not None and self._answer(attempt, report):
             return
@@ -301,8 +307,11 @@ class Worker:
                 self._escalations[attempt.key] = time.monotonic() + grace / 2
                 self._loop.close_generator(attempt)
             else:
-                attempt.interrupt = Interrupt.CANCEL
+                attempt.interrupt = Interrupt.GANG if interrupt is Interrupt.GANG else Interrupt.CANCEL
                 self._loop.interrupt(attempt)
+
+    def gather(self, call_id: str, attempt: int) -> int:
+        return self.seats.gather()
 
     def revoke(self, keys: list[Key]) -> list[Key]:
         return self.desk.revoke(keys, finished=self.outbox.finished_keys())

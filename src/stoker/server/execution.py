@@ -46,6 +46,8 @@ class Executor:
         self.grants: dict[str, Grant] = {}
         self._doers: dict[type[Any], Callable[[Any], None]] = {
             c.LeaseCalls: self._lease,
+            c.GatherRank: self._gather_rank,
+            c.LeaseRank: self._lease_rank,
             c.RevokeLeases: self._revoke,
             c.CancelRunning: self._cancel,
             c.GrantStream: self._grant_stream,
@@ -58,6 +60,7 @@ class Executor:
             c.PersistProgress: self._persist_progress,
             c.Discard: self._discard,
             c.StartWorker: self._start_worker,
+            c.StartGang: self._start_gang,
             c.DrainWorker: self._drain_worker,
             c.StopWorker: self._stop_worker,
             c.OpenChannel: self._open_channel,
@@ -74,6 +77,12 @@ class Executor:
 
     def _lease(self, command: c.LeaseCalls) -> None:
         self._server.worker_links(command.worker).lease(command.calls)
+
+    def _gather_rank(self, command: c.GatherRank) -> None:
+        self._server.worker_links(command.worker).say(m.GatherRank(command.id, command.attempt))
+
+    def _lease_rank(self, command: c.LeaseRank) -> None:
+        self._server.worker_links(command.worker).lease([command.call], seat=command.seat)
 
     def _revoke(self, command: c.RevokeLeases) -> None:
         self._server.worker_links(command.worker).say(m.Revoke(list(command.ids), list(command.attempts)))
@@ -177,14 +186,21 @@ class Executor:
         self._server.discard(command.payloads)
 
     def _start_worker(self, command: c.StartWorker) -> None:
-        grants = self._engine.reserve([Bundle(command.capacity.cpus, command.capacity.memory)])
+        self._start_all([command])
+
+    def _start_gang(self, command: c.StartGang) -> None:
+        self._start_all(command.workers)
+
+    def _start_all(self, orders: Sequence[c.StartWorker]) -> None:
+        """Start workers on grants that there is room for together, or refuse every one."""
+        grants = self._engine.reserve([Bundle(order.capacity.cpus, order.capacity.memory) for order in orders])
         if not grants:
             error = ErrorInfo("Overloaded", "The node's capacity is held by other programs just now.")
-            self._server.later(e.WorkerRefused(command.worker, error, retry=True))
+            self._server.later(*(e.WorkerRefused(order.worker, error, retry=True) for order in orders))
             return
-        self.grants[command.worker] = grants[0]
-        spec = WorkerSpec(command.worker, command.spec, self._tokens.token(command.worker))
-        self._engine.start(grants[0], spec)
+        for order, grant in zip(orders, grants, strict=True):
+            self.grants[order.worker] = grant
+            self._engine.start(grant, WorkerSpec(order.worker, order.spec, self._tokens.token(order.worker)))
 
     def release(self, worker: str) -> None:
         """Give back what an ended worker held."""

@@ -31,9 +31,15 @@ class News:
     def lines(self, lines: m.LogLines) -> None:
         """Pass output on: what a call printed to who asked for the call, native output to all that use the pool."""
         spec = self._server.functions.specs.get(lines.function)
-        label = spec.label if spec else lines.function
+        label = (spec.label if spec else lines.function) + self._rank(lines.worker)
         for session, picked in self._routes(lines).items():
             session.send(m.Notice("log", _notice_data(lines, label, picked)))
+
+    def _rank(self, worker_id: str) -> str:
+        """Return what tells the ranks of a gang apart where their lines stand side by side."""
+        worker = self._server.plane.state.workers.get(worker_id)
+        gang = worker.gang if worker is not None else None
+        return f"[{gang.ranks[worker_id]}]" if gang is not None and worker_id in gang.ranks else ""
 
     def _routes(self, lines: m.LogLines) -> dict[Session, list[int]]:
         routes: dict[Session, list[int]] = {}

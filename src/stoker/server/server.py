@@ -129,9 +129,9 @@ class Server:
         """Feed events to the core and carry out what it decides; frames go out with the next `flush`."""
         self.executor.execute(self.plane.handle(events, self.loop.time()))
 
-    def later(self, event: e.Event) -> None:
-        """Feed an event once the present one is dealt with."""
-        self.loop.call_soon(self._decide_and_flush, event)
+    def later(self, *events: e.Event) -> None:
+        """Feed events once the present one is dealt with."""
+        self.loop.call_soon(self._decide_and_flush, *events)
 
     def _decide_and_flush(self, *events: e.Event) -> None:
         self.decide(*events)

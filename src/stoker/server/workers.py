@@ -14,7 +14,7 @@ from stoker.errors import ProtocolError
 from stoker.protocol import messages as m
 from stoker.server import payloads
 from stoker.server.link import Link
-from stoker.types import Outcome
+from stoker.types import GangSeat, Outcome
 
 if TYPE_CHECKING:
     from stoker.server.server import Server
@@ -35,7 +35,7 @@ class WorkerLinks:
     owed: dict[int, set[int]] = field(default_factory=dict)  # Results.seq → store writes that must come first
     heard: int = 0  # the last Results.seq received
 
-    def lease(self, calls: Sequence[Call]) -> None:
+    def lease(self, calls: Sequence[Call], *, seat: GangSeat | None = None) -> None:
         if self.leases is None:
             return  # it has gone meanwhile; what it was to be sent is queued again when that is told
         sizes, segments, parts = payloads.pack(call.payload for call in calls)
@@ -48,6 +48,7 @@ class WorkerLinks:
             segments=segments,
             credits=credits,
             acked=self.seen,
+            gang=seat,
         )
         self.leases.send(message, parts)
 
@@ -87,7 +88,7 @@ class WorkerPeer:
         elif isinstance(message, m.Held):
             _check_columns(message)
             held = list(zip(message.ids, message.attempts, strict=True))
-            self._server.decide(e.WorkerConnected(self._worker, held))
+            self._server.decide(e.WorkerConnected(self._worker, held, message.gang))
         elif isinstance(message, m.ChannelClosed):
             _check_columns(message)
             event = e.ChannelClosed(self._worker, message.channel, message.ids, message.attempts, message.answered)
@@ -173,6 +174,8 @@ class ControlPeer:
             server.decide(e.ChannelOpened(worker, message.channel, message.address, message.key))
         elif isinstance(message, m.ChannelUsed):
             self._used(message)
+        elif isinstance(message, m.RankGathered):
+            server.decide(e.RankGathered(worker, message.id, message.attempt, message.port))
         else:
             raise ProtocolError(f"A worker does not send {type(message).__name__} on its control socket.")
 

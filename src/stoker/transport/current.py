@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from stoker.types import GangSeat
+
 SERVER_VARIABLE = "STOKER_SERVER"  # where calls go: in a worker a Unix socket, elsewhere also stoker://HOST:PORT
 TOKEN_VARIABLE = "STOKER_TOKEN"
 APP_VARIABLE = "STOKER_APP"
@@ -24,13 +26,14 @@ class CurrentCall:
     ``cancelled`` is for sync functions that run concurrently as threads: nothing can interrupt those, so they look.
     """
 
-    __slots__ = ("cancelled", "id", "number", "printed")
+    __slots__ = ("cancelled", "id", "number", "printed", "seat")
 
     def __init__(self, call_id: str, number: int) -> None:
         self.id = call_id
         self.number = number
         self.cancelled = False
         self.printed = False  # itself, or a call that it has made
+        self.seat: GangSeat | None = None  # its place in a gang
 
 
 @dataclass(frozen=True)

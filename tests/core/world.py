@@ -354,7 +354,8 @@ class World:
         ranks = [worker.id for gang in gangs for worker in gang.workers]
         assert len(ranks) == len(set(ranks))
         if pool.options.gang is not None:
-            assert sorted(ranks) == sorted(pool.workers), "a worker without a gang"
+            known = [w.id for w in pool.workers.values() if w.gang is not None or w.state is not WorkerState.AWAY]
+            assert sorted(ranks) == sorted(known), "a worker without a gang, which is not of an earlier term"
         for gang in gangs:
             assert gang.workers, "an empty gang is kept"
             assert pool.options.gang is not None

@@ -19,6 +19,7 @@ ROWS = (
     "queued_million",
     "durable_calls",
     "idle",
+    "gang",
 )
 
 

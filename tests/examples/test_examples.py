@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 # As `stoker run`, in a process that has no NumPy: what comes from the workers cannot be opened there.
 _WITHOUT_NUMPY = """
 import sys
-for name in ("numpy", "sklearn", "matplotlib"):
+for name in ("numpy", "sklearn", "matplotlib", "torch"):
     sys.modules[name] = None
 from stoker.cli import main
 sys.argv[0] = "stoker"
@@ -58,3 +58,35 @@ def test_two_worlds(tmp_path: Path) -> None:
     assert "Both directions" in out
     assert re.search(r"old_world \| NumPy 1\.26\.\d+ on Python 3\.1\d\.\d+ received them all", out)
     assert re.search(r"new_world \| NumPy 2\.\d+\.\d+ on Python 3\.1\d\.\d+ received them all", out)
+
+
+@pytest.fixture
+def wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let uv find wheels beside the index where pip does, and let four ranks of half a core run."""
+    if links := os.environ.get("PIP_FIND_LINKS"):
+        monkeypatch.setenv("UV_FIND_LINKS", os.environ.get("UV_FIND_LINKS", links))
+    monkeypatch.setenv("STOKER_NODE_CPUS", "2")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("wheels")
+def test_ddp_digits(tmp_path: Path) -> None:
+    out = _run(str(EXAMPLES / "ddp_digits.py"), cwd=tmp_path)
+    apart = {
+        what: float(far) for what, far in re.findall(r"^(2 ranks|4 ranks|one of 4).* (\S+) away$", out, flags=re.M)
+    }
+    assert apart.keys() == {"2 ranks", "4 ranks", "one of 4"}
+    assert max(apart.values()) < 1e-5
+    assert re.search(r"train_elastic\[\d\] \| rank \d of [23] begins at step 20", out)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("wheels")
+def test_horovod_style(tmp_path: Path) -> None:
+    out = _run(str(EXAMPLES / "horovod_style.py"), "--ranks", "3", cwd=tmp_path)
+    told = re.search(r"3 ranks read (\d+\.\d)% of the digits; their weights are 0 apart", out)
+    assert told is not None, out
+    assert float(told[1]) > 90
+    assert len(re.findall(r"train\[0\] \| epoch \d: loss", out)) == 4

@@ -104,6 +104,6 @@ def _digits() -> tuple[Any, Any]:
 
 
 @app.local_entrypoint()
-def main(ranks: int = 2, epochs: int = 4) -> None:
+def main(ranks: int = 2, epochs: int = 8) -> None:
     told = train.with_options(gang=stoker.Gang(size=ranks)).remote(epochs)
     print(f"{told['ranks']} ranks read {told['accuracy']:.1%} of the digits; their weights are {told['apart']:g} apart")

@@ -89,4 +89,4 @@ def test_horovod_style(tmp_path: Path) -> None:
     told = re.search(r"3 ranks read (\d+\.\d)% of the digits; their weights are 0 apart", out)
     assert told is not None, out
     assert float(told[1]) > 90
-    assert len(re.findall(r"train\[0\] \| epoch \d: loss", out)) == 4
+    assert len(re.findall(r"train\[0\] \| epoch \d: loss", out)) == 8

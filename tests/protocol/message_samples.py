@@ -82,8 +82,6 @@ SAMPLES: tuple[Any, ...] = (
     m.Channel("key", "w7-1.3", "stoker-0a", "0b"),
     m.Lease(["c-1.1"], [1], [3], {}, [64], 8, SEAT),
     m.Held(["c-1.1"], [1], True, SEAT),
-    m.GatherRank("c-1.1", 1),
-    m.RankGathered("c-1.1", 1, 40000),
     m.CancelAttempts(["c-1.1"], [1], 10.0, "user"),
     m.Revoke(["c-1.1"], [1]),
     m.Revoked(["c-1.1"], [1]),
@@ -108,6 +106,8 @@ SAMPLES: tuple[Any, ...] = (
     m.ChannelHello("0b"),
     m.ChannelCall("c-1.1"),
     m.ChannelAnswer(1, ERROR, True, True),
+    m.GatherRank("c-1.1", 1),
+    m.RankGathered("c-1.1", 1, 40000),
 )
 
 

@@ -473,6 +473,19 @@ def test_a_call_that_must_not_run_twice_is_written_down_first() -> None:
     assert len(commands_of(world, c.LeaseRank)) == 2
 
 
+def test_a_stop_of_the_server_is_noted_once_for_a_gang() -> None:
+    world = World()
+    key = world.declare(spec(cpu=0.5, gang=GangSpec(4, 4)))
+    world.submit(["a"], key=key, detached=True)
+    world.write()
+    world.connect_all()
+    world.answer_gathers()
+    call = world.plane.state.calls["a"]
+    world.step(e.StopBegan())
+    world.step(e.StopEnded(list(world.workers)))
+    assert [event for _, event, _ in call.timeline()].count("interrupted") == 1
+
+
 # Placement
 
 

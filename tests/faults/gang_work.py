@@ -70,6 +70,18 @@ def dies_once(rank: int, mark: str) -> int:
     return info.attempt
 
 
+@app.function(cpu=0.5, gang=stoker.Gang(size=3), lost_retries=100)
+def squares(x: int) -> int:
+    time.sleep(0.01)
+    return x * x
+
+
+@app.function(cpu=0.5, gang=stoker.Gang(size=(1, 3)), lost_retries=100)
+def squares_elastic(x: int) -> int:
+    time.sleep(0.01)
+    return x * x
+
+
 @app.function(cpu=0.5, gang=FOUR, timeout=0.5)
 def outlasts(rank: int) -> None:
     if stoker.gang_info().rank == rank:

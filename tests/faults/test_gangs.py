@@ -13,7 +13,7 @@ import pytest
 import stoker
 from stoker.client import session as sessions
 from tests.faults import gang_work as work
-from tests.faults.running import PersistentServer, by_role, kill
+from tests.faults.running import Chaos, PersistentServer, by_role, kill
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(90)]
@@ -163,3 +163,23 @@ def test_an_embedded_server_that_is_killed_loses_no_gang(run: None, runtime_dir:
         (pid,) = by_role(runtime_dir)["server"]
         os.kill(pid, 9)
     assert work.meets.remote(5)[0] == 5
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("function", [work.squares, work.squares_elastic], ids=["fixed", "elastic"])
+def test_gangs_survive_whatever_is_killed_under_them(
+    function: stoker.Function[[int], int], run: None, runtime_dir: Path
+) -> None:
+    weights = {"worker": 8.0, "zygote": 1.0, "agent": 1.0, "server": 1.0}
+    done = 0
+    with Chaos(runtime_dir, weights=weights, pause=(0.2, 0.8), limits={"server": 2, "agent": 3}) as chaos:
+        give_up = time.monotonic() + 40
+        while chaos.total < 15 and time.monotonic() < give_up:
+            inputs = range(done, done + 10)
+            assert list(function.map(inputs)) == [x * x for x in inputs]
+            done += 10
+        chaos.stop()
+        assert function.remote(-3) == 9
+    print(f"{done} calls, killed: {dict(chaos.killed)}")
+    assert chaos.total >= 15

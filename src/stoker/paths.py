@@ -42,6 +42,11 @@ def blobs() -> Path:
     return private_dir(home() / "blobs")
 
 
+def blob_cache() -> Path:
+    """What this node has fetched from a remote blob store."""
+    return private_dir(home() / "blob-cache")
+
+
 def bundles() -> Path:
     """Unpacked bundles, by digest."""
     return private_dir(home() / "bundles")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from threading import Thread
 
@@ -32,7 +33,15 @@ REFUSED_KEYS = [
     "a" * 201,
     "a/" + "b" * 199,
 ]
-KEYS = ["a", "A.b_c-9", ".hidden", "...", "bundle/" + "0" * 64, "b" * 200, "a/" + "b" * 198]
+KEYS = [
+    "a",
+    "A.b_c-9",
+    ".hidden",
+    "...",
+    "bundle/" + hashlib.sha256(b"one two").hexdigest(),
+    "b" * 200,
+    "a/" + "b" * 198,
+]
 
 
 class BlobStoreContract:

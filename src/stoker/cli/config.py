@@ -33,7 +33,7 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
     rows = [
         {
             "name": item.setting.name,
-            "value": item.value if item.source != DEFAULT or not as_json else None,
+            "value": item.shown if item.source != DEFAULT or not as_json else None,
             "source": item.source,
             "variable": item.setting.variable,
             "help": item.setting.help,

@@ -65,6 +65,9 @@ def prepare(
     node_cpus: Annotated[str | None, typer.Option(help="Cores of this machine that are Stoker's.")] = None,
     node_memory: Annotated[str | None, typer.Option(help="Memory of this machine that is Stoker's.")] = None,
     result_retention: Annotated[str | None, typer.Option(help="How long results of spawned calls are kept.")] = None,
+    blobs: Annotated[
+        str | None, typer.Option(help="Where the server keeps blobs: s3://bucket/prefix, gs://… or az://….")
+    ] = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     flags = {
@@ -73,6 +76,7 @@ def prepare(
         "node_cpus": node_cpus,
         "node_memory": node_memory,
         "result_retention": result_retention,
+        "blobs": blobs,
     }
     try:
         config.resolved = settings.resolve(flags, os.environ, Path.cwd())

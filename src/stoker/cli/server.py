@@ -20,12 +20,13 @@ from stoker.cli import settings
 from stoker.cli.readiness import read_readiness
 from stoker.cli.screen import Column, count, field, say, show_facts, show_json, show_rows
 from stoker.cli.server_requests import ask, ask_local
+from stoker.cli.usage import WrongUsage
 from stoker.client import session as sessions
 from stoker.client.endpoints import VARIABLES, configured_endpoint, local_endpoint
 from stoker.engine.local.config import RUN_MARKER
 from stoker.engine.local.processes import with_environment
 from stoker.engine.local.server_leftovers import remove_segments
-from stoker.errors import ConnectionFailed, InvalidRequest, StokerError
+from stoker.errors import ConnectionFailed, InvalidOption, InvalidRequest, StokerError
 from stoker.quantities import format_duration, format_size
 
 app = typer.Typer(help="The server that stays: it keeps apps, calls and logs.", no_args_is_help=True)
@@ -56,11 +57,18 @@ def start(
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate for that, as PEM; else one is made.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Key of the certificate, as PEM.")] = None,
+    blobs: Annotated[
+        str | None,
+        typer.Option(help="Where it keeps blobs: s3://bucket/prefix, gs://… or az://…; else on this machine's disk."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start the server in the background and wait until it listens."""
-    given = {"listen": listen, "tls_cert": tls_cert, "tls_key": tls_key}
-    settings.export_flags({name: str(value) for name, value in given.items() if value is not None}, os.environ)
+    given = {"listen": listen, "tls_cert": tls_cert, "tls_key": tls_key, "blobs": blobs}
+    try:
+        settings.export_flags({name: str(value) for name, value in given.items() if value is not None}, os.environ)
+    except InvalidOption as error:
+        raise WrongUsage(str(error)) from None
     if local_endpoint() is not None:
         _say_it_runs(wanted=listen, as_json=as_json)
         return
@@ -203,6 +211,7 @@ def status(as_json: AsJson = False) -> None:
             "socket": found["socket"],
             **_described(tcp_doors(found)),
             **({"log": str(log_file())} if elsewhere is None else {}),
+            "blobs": found["blobs"] or "this machine's disk",
             "apps": str(found["apps"]),
             "workers": str(found["workers"]),
             "calls": f"{found['calls']['queued']} queued, {found['calls']['running']} running",

@@ -15,6 +15,7 @@ from typing import Any
 
 import tomllib
 
+from stoker.blobs.location import BlobLocation, shown_address
 from stoker.client.endpoints import CA_VARIABLE, FINGERPRINT_VARIABLE
 from stoker.errors import InvalidOption
 from stoker.quantities import parse_duration, parse_size, stated
@@ -36,6 +37,7 @@ class Setting:
     default: str
     check: Callable[[Any, str], str]
     is_path: bool = False
+    shown: Callable[[str], str] = str  # a value for people: without what is secret in it
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,16 @@ class Resolved:
         return self.source != DEFAULT and self.setting.check is _path
 
     @property
+    def shown(self) -> str:
+        """The value for people."""
+        return self.value if self.source == DEFAULT else self.setting.shown(self.value)
+
+    @property
     def said(self) -> str:
         """What the user wrote, for messages."""
         flag = f"--{self.setting.name.replace('_', '-')}"
         name = {"flag": flag, self.setting.variable: self.setting.variable}
-        return stated(name.get(self.source, f"{self.source}: {self.setting.name}"), self.value)
+        return stated(name.get(self.source, f"{self.source}: {self.setting.name}"), self.shown)
 
 
 def _path(value: Any, option: str) -> str:
@@ -106,6 +113,16 @@ def _paths(value: Any, option: str) -> str:
     return ":".join(_path(part, option) for part in parts if part)
 
 
+def _blobs(value: Any, option: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidOption(f"{stated(option, value)} is no address of a blob store. Write it as a text.")
+    try:
+        BlobLocation.parse(value)
+    except InvalidOption as error:
+        raise InvalidOption(f"{option}: {error}") from None
+    return value
+
+
 SETTINGS = (
     Setting(
         "home",
@@ -134,6 +151,14 @@ SETTINGS = (
     Setting("listen", "STOKER_LISTEN", "where a server here listens for programs with a token", "nowhere", _place),
     Setting("tls_cert", "STOKER_TLS_CERT", "certificate for that, as PEM", "one of its own", _path, is_path=True),
     Setting("tls_key", "STOKER_TLS_KEY", "its key, as PEM", "in the same file", _path, is_path=True),
+    Setting(
+        "blobs",
+        "STOKER_BLOBS",
+        "where the server that stays keeps blobs: s3://, gs:// or az://",
+        "this machine's disk",
+        _blobs,
+        shown=shown_address,
+    ),
     Setting("pythons", "STOKER_PYTHONS", "further interpreters, ':' between them", "none", _paths, is_path=True),
 )
 _BY_NAME = {setting.name: setting for setting in SETTINGS}

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from stoker import paths
-from stoker.engine.local.config import AgentConfig
+from stoker.engine.local.config import BLOBS_VARIABLE, AgentConfig
 from stoker.engine.local.engine import LocalEngine
 from stoker.errors import InvalidRequest, StokerError
 from stoker.quantities import parse_duration
@@ -91,6 +91,7 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         listen=parse_address(listen, option="STOKER_LISTEN") if listen else None,
         tls_cert=_path_in("STOKER_TLS_CERT"),
         tls_key=_path_in("STOKER_TLS_KEY"),
+        blobs="" if arguments.embedded else os.environ.get(BLOBS_VARIABLE, ""),
     )
 
 
@@ -100,7 +101,11 @@ def _path_in(variable: str) -> Path | None:
 
 def _agent_config(config: ServerConfig) -> AgentConfig:
     return AgentConfig(
-        run_dir=config.run_dir, state_dir=config.state_dir, server_socket=config.socket, mode=config.mode
+        run_dir=config.run_dir,
+        state_dir=config.state_dir,
+        server_socket=config.socket,
+        mode=config.mode,
+        blobs=config.blobs,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stoker.transport.addresses import Address
@@ -10,7 +10,7 @@ from stoker.transport.addresses import Address
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Where a server works. ``mode``: ``embedded`` · ``persistent``."""
+    """Where a server works. ``mode``: ``embedded`` · ``persistent``. ``blobs``: an address, empty for the disk."""
 
     mode: str
     run_dir: Path
@@ -20,6 +20,7 @@ class ServerConfig:
     listen: Address | None = None  # where a door for programs with a token is
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    blobs: str = field(default="", repr=False)  # it may hold secrets
 
     @property
     def socket(self) -> Path:

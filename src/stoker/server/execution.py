@@ -10,14 +10,15 @@ import msgspec
 
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core.calls import Call, Delivery, Settlement
+from stoker.core.calls import Call, Delivery, Payload, Settlement
 from stoker.engine.base import Bundle, Engine, Grant, WorkerSpec
 from stoker.errors import StokerError
 from stoker.protocol import messages as m
+from stoker.server.kept_payloads import Keeping
 from stoker.server.payloads import PayloadFiles
 from stoker.server.tokens import WorkerTokens
 from stoker.server.writer import StoreWriter
-from stoker.store.base import AcceptedRow, ProgressRow, SettledRow
+from stoker.store.base import AcceptedRow, ProgressRow, SettledRow, Write
 from stoker.types import CallState, ErrorInfo
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Executor:
         files: PayloadFiles,
         tokens: WorkerTokens,
         seq: int,
+        keeping: Keeping | None,
     ) -> None:
         self._server = server
         self._engine = engine
@@ -43,6 +45,7 @@ class Executor:
         self._files = files
         self._tokens = tokens
         self._seq = seq
+        self._keeping = keeping
         self.grants: dict[str, Grant] = {}
         self._doers: dict[type[Any], Callable[[Any], None]] = {
             c.LeaseCalls: self._lease,
@@ -132,7 +135,15 @@ class Executor:
             self._seq += 1
             call.seq = self._seq
         wall = self._server.wall_offset
-        self._writer.write(command.token, lambda: [self._accepted_row(call, wall) for call in calls])
+        loads = [call.payload for call in calls]
+        self._write(command.token, loads, lambda: [self._accepted_row(call, wall) for call in calls])
+
+    def _write(self, token: int, loads: Sequence[Payload], rows: Callable[[], Sequence[Write]]) -> None:
+        """Have rows written, once the files that they name are kept wherever they have to be."""
+        if self._keeping is None:
+            self._writer.write(token, rows)
+        else:
+            self._keeping.before(token, loads, lambda: self._writer.write(token, rows))
 
     def _accepted_row(self, call: Call, wall: float) -> AcceptedRow:
         data, name = self._files.persist(call.payload)
@@ -155,7 +166,8 @@ class Executor:
         settlements = list(command.settlements)
         if command.beside:
             self._server.owe_beside(command.token, command.beside)
-        self._writer.write(command.token, lambda: [self._settled_row(s, wall) for s in settlements])
+        loads = [settlement.result.payload for settlement in settlements]
+        self._write(command.token, loads, lambda: [self._settled_row(s, wall) for s in settlements])
 
     def _settled_row(self, settlement: Settlement, wall: float) -> SettledRow:
         call, result = settlement.call, settlement.result

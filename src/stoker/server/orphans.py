@@ -58,9 +58,9 @@ async def sweep(server: Server) -> None:
 async def sweep_once(server: Server) -> list[str]:
     """Delete the orphans that there are in shared memory; return their names."""
     old = await asyncio.to_thread(list, _older_than(server.files.segments, server.plane.state.limits.client_grace))
-    names = {name for name in old if _is_abandoned(server, name)}
+    names = {name for name in old if is_abandoned(server, name)}
     if names:
-        names -= await _wanted(server)
+        names -= await wanted(server)
     return _discard(server, names)
 
 
@@ -69,19 +69,19 @@ async def sweep_spill(server: Server) -> list[str]:
     deleted: list[str] = []
     files = _older_than(server.files.spill, server.plane.state.limits.client_grace)
     while old := await asyncio.to_thread(lambda: list(islice(files, FILES_AT_ONCE))):
-        names = {name for name in old if _is_abandoned(server, name)}
+        names = {name for name in old if is_abandoned(server, name)}
         if names:
             names -= await asyncio.to_thread(server.store.named, names)
         if names:
             # What is on its way into the store is known here first, and there as soon as it is not known here.
-            names -= await _wanted(server)
+            names -= await wanted(server)
             names -= await asyncio.to_thread(server.store.named, names)
         deleted += _discard(server, names)
     return deleted
 
 
 def _discard(server: Server, names: set[str]) -> list[str]:
-    gone = sorted(name for name in names if _is_abandoned(server, name))  # still: its writer may have come meanwhile
+    gone = sorted(name for name in names if is_abandoned(server, name))  # still: its writer may have come meanwhile
     if gone:
         server.discard([Segment(name, 0) for name in gone])
     return gone
@@ -98,14 +98,15 @@ def _older_than(directory: Path, seconds: float) -> Iterator[str]:
                 continue
 
 
-def _is_abandoned(server: Server, name: str) -> bool:
+def is_abandoned(server: Server, name: str) -> bool:
+    """Tell whether whoever wrote a file will not come back."""
     kind, writer = writer_of(name)
     if kind == "client":
         return writer not in server.sessions
     return kind == "worker" and writer not in server.plane.state.workers
 
 
-async def _wanted(server: Server) -> set[str]:
+async def wanted(server: Server) -> set[str]:
     """Return the files that calls, results and items name. It walks over all there is: asked only when one may go."""
     state = server.plane.state
     loads: list[Payload] = []

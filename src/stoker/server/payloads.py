@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from stoker.blobs.base import BlobStore
 from stoker.core.calls import Payload, Segment
 from stoker.errors import ProtocolError, StoreError
 from stoker.paths import private_dir
 from stoker.protocol.frames import Buffer, split_body
 from stoker.protocol.messages import Segments
+from stoker.server.kept_payloads import KeptPayloads
 from stoker.store.base import RowsRefused
 from stoker.transport.segments import SegmentDir
 
@@ -76,12 +78,14 @@ def pack(payloads: Iterable[Payload]) -> tuple[list[int], Segments, list[Buffer]
 class PayloadFiles:
     """The two directories. Methods that touch files are called in the server's threads for them."""
 
-    def __init__(self, segments: Path, spill: Path, *, pool_bytes: int = 0) -> None:
+    def __init__(self, segments: Path, spill: Path, *, pool_bytes: int = 0, blobs: BlobStore | None = None) -> None:
+        """``blobs``: where copies of detached calls' payloads are kept beside, if not here alone."""
         self.segments = private_dir(segments)
         self.spill = private_dir(spill)
         for left in self.spill.glob(f"*{_PARTIAL}"):  # of a server that was killed while it copied
             left.unlink(missing_ok=True)
-        self._kept = False
+        self._left = False
+        self.kept = KeptPayloads(blobs, (self.segments, self.spill)) if blobs is not None else None
         self._shared = SegmentDir(self.segments, self.spill, pool_bytes=pool_bytes)
 
     def persist(self, payload: Payload) -> tuple[bytes, str]:
@@ -123,7 +127,30 @@ class PayloadFiles:
         """Remove the files of payloads that are nobody's any more."""
         for payload in payloads:
             if isinstance(payload, Segment):
+                if self.kept is not None and (self.spill / payload.name).exists():
+                    self.kept.delete([payload.name])
                 self._shared.delete(payload.name)
+
+    def forget(self, names: Collection[str]) -> None:
+        """Remove what stored calls named, which the store has dropped: here and in the blob store."""
+        for name in names:
+            (self.spill / name).unlink(missing_ok=True)
+        if self.kept is not None:
+            self.kept.delete(names)
+
+    def bring(self, names: Collection[str]) -> None:
+        """Have the files of stored calls here, if there are any.
+
+        Raises:
+            StoreError: the blob store fails: try again.
+        """
+        if self.kept is not None:
+            self.kept.bring(names)
+
+    def close(self) -> None:
+        """Wait for the copies that are under way."""
+        if self.kept is not None:
+            self.kept.close()
 
     def drain_pool(self) -> None:
         """Give back the memory that was kept for the next big payloads."""
@@ -131,11 +158,11 @@ class PayloadFiles:
 
     def keep(self) -> None:
         """Leave the shared-memory directory to another server."""
-        self._kept = True
+        self._left = True
 
     def remove(self) -> None:
         """Remove the shared-memory directory; the server is going."""
-        if not self._kept:
+        if not self._left:
             shutil.rmtree(self.segments, ignore_errors=True)
 
 

@@ -41,6 +41,7 @@ async def _restore_pages(server: Server) -> None:
     while after < last:
         try:
             rows = await asyncio.to_thread(server.store.pending, after_seq=after, limit=PAGE_ROWS)
+            await asyncio.to_thread(server.files.bring, [row.call.payload_blob for row in rows])
         except StoreError as error:
             log.error("calls that were accepted before cannot be read; tried again: %s", error)
             await asyncio.sleep(RETRY_SECONDS)
@@ -106,8 +107,7 @@ async def expire_results(server: Server, *, every: float) -> None:
         before = server.now() + server.wall_offset - server.config.retention
 
         def expire(before: float = before) -> None:
-            for name in server.store.expire(server.epoch, finished_before=before):
-                (server.files.spill / name).unlink(missing_ok=True)
+            server.files.forget(server.store.expire(server.epoch, finished_before=before))
 
         server.writer.job(expire)
         prune_functions(server)

@@ -22,13 +22,14 @@ from stoker.engine import base as engine_base
 from stoker.engine.base import Engine
 from stoker.errors import NotFound, PermissionDenied, ProtocolError, StokerError, VersionMismatch
 from stoker.protocol import messages as m
-from stoker.server import orphans, restart
+from stoker.server import kept_sweeps, orphans, restart
 from stoker.server.client_processes import ClientProcesses
 from stoker.server.client_tokens import ClientTokens
 from stoker.server.config import ServerConfig
 from stoker.server.early_cancels import Asked, EarlyCancels
 from stoker.server.execution import Executor, error_info, wall_offset
 from stoker.server.functions import Functions
+from stoker.server.kept_payloads import Keeping
 from stoker.server.link import Link, Peer, close_all
 from stoker.server.news import News
 from stoker.server.payloads import PayloadFiles
@@ -66,6 +67,7 @@ class Server:
     blobs: BlobStore
     engine: Engine
     epoch: int
+    payload_blobs: BlobStore | None = None  # where copies of stored calls' payload files are kept, if not here alone
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     sessions: dict[str, Session] = field(default_factory=dict)
     links: set[Link] = field(default_factory=set)
@@ -84,7 +86,9 @@ class Server:
         self.tokens = WorkerTokens.kept_in(self.config.state_dir / "worker.secret")
         self.client_tokens = ClientTokens(self.config.state_dir / "tokens.json")
         self.door: TcpDoor | None = None
-        self.files = PayloadFiles(self.config.segments, self.config.spill, pool_bytes=POOL_BYTES)
+        self.files = PayloadFiles(
+            self.config.segments, self.config.spill, pool_bytes=POOL_BYTES, blobs=self.payload_blobs
+        )
         self.file_thread = ThreadPoolExecutor(1, thread_name_prefix="payload-files")
         self.writer = StoreWriter(
             self.store, self.epoch, done=self._persisted, failed=self._persist_failed, over=self._store_over
@@ -96,6 +100,7 @@ class Server:
             files=self.files,
             tokens=self.tokens,
             seq=self.store.last_seq(),
+            keeping=Keeping(self.files.kept, run=self.run, failed=self._persist_failed) if self.files.kept else None,
         )
         self.functions = Functions(self.store, decide=self.decide, keep=self._keep_function)
         self.news = News(self)
@@ -532,6 +537,8 @@ class Server:
         if self.epoch > 1:
             self.loop.call_at(self._resubmissions_end, self._retire_unclaimed)
         self.run(orphans.sweep(self), name="sweep orphaned payloads")
+        if self.files.kept is not None:
+            self.run(kept_sweeps.sweep(self, self.files.kept), name="sweep copies of payloads")
         self.run(restart.expire_results(self, every=self._sweep_seconds), name="expire results")
         await self.engine.start_up()
         self.flush()
@@ -566,6 +573,7 @@ class Server:
         self.client_processes.close()
         self.writer.close()
         self.file_thread.shutdown()
+        await asyncio.to_thread(self.files.close)
         self.client_tokens.close()
         self.store.close()
         self.files.remove()

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from stoker import paths
-from stoker.blobs.disk import DiskBlobStore
+from stoker.blobs.location import BlobLocation
+from stoker.blobs.opening import check_blobs, open_blobs
 from stoker.engine.local.engine import LocalEngine
 from stoker.errors import StokerError
+from stoker.server.blob_owner import claim, store_id
 from stoker.server.config import ServerConfig
 from stoker.server.link import Link
 from stoker.server.server import Server
@@ -46,12 +47,25 @@ async def _serve(
     config: ServerConfig, engine: LocalEngine, parent_pid: int, ready: Callable[[dict[str, object]], None]
 ) -> None:
     try:
+        if config.blobs:
+            check_blobs(config.blobs)
+        blobs = open_blobs(config.blobs)
+        if config.blobs:
+            place = BlobLocation.parse(config.blobs).place
+            claim(blobs, store_id(config.state_dir), place=place, state_dir=config.state_dir)
         store = SqliteStore(config.state_dir / "store.db", durable=config.mode == "persistent")
         epoch = store.begin_term()
     except StokerError:
         await engine.shut_down(grace=0.0)  # the agent lives already, and would wait for another server
         raise
-    server = Server(config=config, store=store, blobs=DiskBlobStore(paths.blobs()), engine=engine, epoch=epoch)
+    server = Server(
+        config=config,
+        store=store,
+        blobs=blobs,
+        engine=engine,
+        epoch=epoch,
+        payload_blobs=blobs if config.blobs else None,
+    )
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, server.stopping.set)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 
 from stoker._version import __version__
+from stoker.blobs.location import shown_address
 from stoker.core.intake import unschedulable
 from stoker.core.placement import needs, why_never
 from stoker.core.pools import Pool
@@ -100,7 +101,8 @@ class Verbs:
 
     async def do_blobs_missing(self, session: Session, params: Params) -> list[str]:
         digests = _get(params, "digests", list[str])
-        return [digest for digest in digests if not self._server.blobs.has(f"bundle/{digest}")]
+        blobs = self._server.blobs
+        return await asyncio.to_thread(lambda: [one for one in digests if not blobs.has(f"bundle/{one}")])
 
     async def do_register(self, session: Session, params: Params) -> Params:
         app, run_id = _get(params, "app", str), _get(params, "run_id", str)
@@ -199,6 +201,7 @@ class Verbs:
             "socket": str(server.config.socket),
             "doors": self._doors(),
             "state_dir": str(server.config.state_dir),
+            "blobs": shown_address(server.config.blobs) if server.config.blobs else "",
             "nodes": [
                 {
                     "id": node.id,

@@ -79,12 +79,13 @@ class Watches:
 
     async def _ended(self, ids: Sequence[str]) -> list[Delivery]:
         """Return those of these calls that will not end any more: they have, or there are none."""
-        store, spill = self._server.store, self._server.files.spill
+        store, files = self._server.store, self._server.files
 
         def read() -> list[Delivery]:
             records = [(call_id, store.call(call_id)) for call_id in ids]
+            files.bring([record.settled.payload_blob for _, record in records if record and record.settled])
             return [
-                stored_delivery(call_id, record, spill)
+                stored_delivery(call_id, record, files.spill)
                 for call_id, record in records
                 if record is None or record.settled is not None
             ]

@@ -27,7 +27,7 @@ from stoker import paths
 from stoker.blobs.base import BlobStore
 from stoker.engine.local import adoption, processes, usage
 from stoker.engine.local.capacity import CapacityBusy, CapacityLedger
-from stoker.engine.local.config import STOP_GRACE_SECONDS, AgentConfig
+from stoker.engine.local.config import BLOBS_VARIABLE, STOP_GRACE_SECONDS, AgentConfig
 from stoker.engine.local.ledger import Ledger
 from stoker.engine.local.limits import choose_limits
 from stoker.engine.local.link import ServerLink
@@ -434,7 +434,7 @@ def take_run_lock(run_dir: Path) -> int | None:
 
 def run_agent(config: AgentConfig) -> int:
     """Be the agent of a run; returns the process's exit status when it has ended everything."""
-    from stoker.blobs.disk import DiskBlobStore
+    from stoker.blobs.opening import open_blobs
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     for directory in (config.run_dir, config.state_dir):
@@ -444,7 +444,7 @@ def run_agent(config: AgentConfig) -> int:
         return EXIT_SECOND_AGENT
 
     async def main() -> None:
-        await Agent(config, blobs=DiskBlobStore(paths.blobs())).run()
+        await Agent(config, blobs=open_blobs(config.blobs)).run()
 
     asyncio.run(main())
     (config.run_dir / "agent.lock").unlink(missing_ok=True)
@@ -495,7 +495,9 @@ def _parse(arguments: list[str]) -> AgentConfig:
     parser.add_argument("--node", default="local")
     parser.add_argument("--limits", choices=["auto", "cgroup2", "cgroup1", "watch"], default="auto")
     parser.add_argument("--runner", default="")
-    return AgentConfig(**vars(parser.parse_args(arguments)))
+    given = parser.parse_args(arguments)
+    blobs = os.environ.get(BLOBS_VARIABLE, "") if given.mode == "persistent" else ""
+    return AgentConfig(**vars(given), blobs=blobs)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 EMBEDDED_GRACE_SECONDS = 10.0  # without a server, the program that owned everything is gone for good
 PERSISTENT_GRACE_SECONDS = 600.0  # a server may be upgraded meanwhile; what runs goes on running
 STOP_GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL where nobody said otherwise
+BLOBS_VARIABLE = "STOKER_BLOBS"  # never an argument: addresses may hold secrets, and command lines are public
 RUN_MARKER = "STOKER_RUN"  # in the environment of all that an agent starts: whose it is
 WORKER_MARKER = "STOKER_WORKER"  # in the environment of a worker and all that it starts
 
@@ -29,6 +30,7 @@ class AgentConfig:
     node: str = "local"
     limits: str = "auto"
     labels: dict[str, str] = field(default_factory=dict)
+    blobs: str = field(default="", repr=False)  # the address of the blob store; empty for this machine's disk
     runner: str = ""  # a directory with a runner to use in place of Stoker's own; tests do
 
     @property

@@ -89,3 +89,16 @@ def test_config_show_says_where_each_value_came_from(stoker_command: Command, mo
     assert shown["node_cpus"]["source"] == "STOKER_NODE_CPUS"
     assert shown["result_retention"] == {**shown["result_retention"], "value": None, "source": "default"}
     assert "node_cpus" in stoker_command("config", "show").out
+
+
+def test_the_address_of_blobs_is_checked_and_its_secrets_are_not_shown(
+    stoker_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STOKER_BLOBS", raising=False)
+    wrong = stoker_command("--blobs", "ftp://x/y", "config", "show")
+    assert wrong.status == 2
+    assert "--blobs: ftp:// is no blob store that Stoker knows." in " ".join(wrong.err.split())
+    monkeypatch.setenv("STOKER_BLOBS", "s3://bucket/x?region=r&secret_access_key=do-not-show-this")
+    shown = stoker_command("config", "show").out + stoker_command("config", "show", "--json").out
+    assert "do-not-show-this" not in shown
+    assert "secret_access_key=***" in shown

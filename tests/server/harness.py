@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from stoker.blobs.base import BlobStore
 from stoker.core.state import Limits
 from stoker.errors import ConnectionFailed, StoreError, from_wire
 from stoker.protocol import messages as m
@@ -80,7 +81,9 @@ class Running:
         engine: FakeEngine | None = None,
         limits: Limits | None = None,
         listen: Address | None = None,
+        payload_blobs: BlobStore | None = None,
     ) -> None:
+        self._payload_blobs = payload_blobs
         self.store = store or MemoryStore()
         self.engine = engine or FakeEngine()
         self.config = ServerConfig(
@@ -109,7 +112,12 @@ class Running:
         self.done = asyncio.Event()
         epoch = self.store.begin_term()
         self.server = server = Server(
-            config=self.config, store=self.store, blobs=MemoryBlobStore(), engine=self.engine, epoch=epoch
+            config=self.config,
+            store=self.store,
+            blobs=MemoryBlobStore(),
+            engine=self.engine,
+            epoch=epoch,
+            payload_blobs=self._payload_blobs,
         )
         if limits is not None:
             server.plane.state.limits = limits

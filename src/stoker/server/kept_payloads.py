@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 NAMESPACE = "payload"
 AT_ONCE = 8  # uploads and downloads: what waits is the network, and one stream of it is slow
+FINISH_SECONDS = 10.0  # for copies that are under way when the server ends
 _READ_BYTES = 1 << 20
 _PARTIAL = ".partial"  # which `PayloadFiles` sweeps
 
@@ -117,19 +118,34 @@ class KeptPayloads:
 
 
 class Keeping:
-    """Copies that are under way, and what is to be done after each, in a task that the server owns."""
+    """Copies that are under way, and what is to be done after each, in tasks that the server owns."""
 
-    def __init__(self, kept: KeptPayloads, *, run: Callable[..., None], failed: Callable[[list[int], str, bool], None]):
+    def __init__(
+        self, kept: KeptPayloads, *, run: Callable[..., None], failed: Callable[[list[int], str, bool], None]
+    ) -> None:
         self._kept = kept
         self._run = run
         self._failed = failed
+        self._under_way = 0
+        self._none = asyncio.Event()
 
     def before(self, token: int, loads: Sequence[Payload], then: Callable[[], None]) -> None:
         """Do ``then`` once the files of these payloads are kept; or tell why the write of this token fails."""
         if any(isinstance(load, Segment) for load in loads):
+            self._under_way += 1
             self._run(self._keep(token, loads, then), name=f"keep the payloads of write {token}")
         else:
             then()
+
+    async def finish(self) -> None:
+        """Wait for what is under way, but not for a blob store that does not answer: what runs is run again."""
+        try:
+            async with asyncio.timeout(FINISH_SECONDS):
+                while self._under_way:
+                    self._none.clear()
+                    await self._none.wait()
+        except TimeoutError:
+            log.warning("%d writes are given up whose payloads the blob store has not taken", self._under_way)
 
     async def _keep(self, token: int, loads: Sequence[Payload], then: Callable[[], None]) -> None:
         try:
@@ -139,6 +155,9 @@ class Keeping:
             self._failed([token], str(error), isinstance(error, RowsRefused))
         else:
             then()
+        finally:
+            self._under_way -= 1
+            self._none.set()
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -93,6 +93,8 @@ class Server:
         self.writer = StoreWriter(
             self.store, self.epoch, done=self._persisted, failed=self._persist_failed, over=self._store_over
         )
+        kept = self.files.kept
+        self.keeping = Keeping(kept, run=self.run, failed=self._persist_failed) if kept is not None else None
         self.executor = Executor(
             self,
             engine=self.engine,
@@ -100,7 +102,7 @@ class Server:
             files=self.files,
             tokens=self.tokens,
             seq=self.store.last_seq(),
-            keeping=Keeping(self.files.kept, run=self.run, failed=self._persist_failed) if self.files.kept else None,
+            keeping=self.keeping,
         )
         self.functions = Functions(self.store, decide=self.decide, keep=self._keep_function)
         self.news = News(self)
@@ -563,6 +565,8 @@ class Server:
             self.decide(e.StopBegan())
             await self.engine.shut_down()
             self._decide_and_flush(e.StopEnded(ended))
+        if self.keeping is not None:
+            await self.keeping.finish()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

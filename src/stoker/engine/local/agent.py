@@ -443,10 +443,16 @@ def run_agent(config: AgentConfig) -> int:
     if lock is None:
         return EXIT_SECOND_AGENT
 
+    if config.blobs:
+        config.blobs_note.write_text(config.blobs_tag)
+    else:
+        config.blobs_note.unlink(missing_ok=True)
+
     async def main() -> None:
         await Agent(config, blobs=open_blobs(config.blobs)).run()
 
     asyncio.run(main())
+    config.blobs_note.unlink(missing_ok=True)
     (config.run_dir / "agent.lock").unlink(missing_ok=True)
     os.close(lock)
     return 0

@@ -49,6 +49,16 @@ class AgentConfig:
         return hashlib.sha256(self.marker.encode()).hexdigest()[:12]
 
     @property
+    def blobs_note(self) -> Path:
+        """Where an agent notes which blob store it reads, if that is not this machine's disk."""
+        return self.state_dir / "agent.blobs"
+
+    @property
+    def blobs_tag(self) -> str:
+        """What is noted: the address may hold secrets."""
+        return hashlib.sha256(self.blobs.encode()).hexdigest() if self.blobs else ""
+
+    @property
     def logs(self) -> Path:
         return self.state_dir / "logs"
 

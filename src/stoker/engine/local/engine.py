@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from stoker.engine.base import (
@@ -36,7 +37,7 @@ from stoker.engine.local.agent import fork_agent, take_run_lock
 from stoker.engine.local.config import AgentConfig
 from stoker.engine.local.ledger import Ledger
 from stoker.engine.local.processes import Watch, start_time
-from stoker.errors import ConnectionFailed, Fenced, from_wire
+from stoker.errors import ConnectionFailed, Fenced, InvalidRequest, from_wire
 from stoker.protocol import messages as m
 from stoker.types import ErrorInfo, ImageSpec
 
@@ -74,9 +75,18 @@ class LocalEngine:
         self._listener = listener
 
     def fork_agent(self) -> None:
-        """Fork the agent off this process, before there is a loop or a thread; without it `start_up` runs a program."""
+        """Fork the agent off this process, before there is a loop or a thread; without it `start_up` runs a program.
+
+        Raises:
+            InvalidRequest: the agent of an earlier server still runs, and reads another blob store.
+        """
         if not _runs_elsewhere(self._config):
             self._pid = fork_agent(self._config)
+        elif _noted(self._config.blobs_note) != self._config.blobs_tag:
+            raise InvalidRequest(
+                "What an earlier server has started still runs, with blobs in another place than this server's. Start "
+                "it with the same --blobs as before, or end it all with `stoker server stop` first."
+            )
 
     async def start_up(self) -> None:
         self._keeper = asyncio.create_task(self._keep_agent(), name="agent keeper")
@@ -390,6 +400,13 @@ def _runs_elsewhere(config: AgentConfig) -> bool:
         return True
     os.close(lock)
     return False
+
+
+def _noted(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def _collect(pid: int) -> None:

@@ -15,8 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stoker import paths
+from stoker.blobs.location import shown_address
+from stoker.blobs.opening import check_blobs
+from stoker.engine.local.config import BLOBS_VARIABLE
 from stoker.engine.local.limits import choose_limits
 from stoker.engine.local.node import node_size
+from stoker.errors import StokerError
 from stoker.images.interpreters import Interpreters
 from stoker.quantities import format_size
 
@@ -49,6 +53,7 @@ def facts() -> list[Fact]:
         _uv,
         _shared_memory,
         _disk,
+        _blobs,
         _open_files,
         _inotify,
         _namespaces,
@@ -136,6 +141,21 @@ def _disk() -> Iterator[Fact]:
         "Environments, results and logs lie there." if enough else "An environment with torch needs more. Free some."
     )
     yield Fact("disk", OK if enough else WARN, f"{format_size(free)} free at {paths.home()}", meaning)
+
+
+def _blobs() -> Iterator[Fact]:
+    address = os.environ.get(BLOBS_VARIABLE, "")
+    if not address:
+        meaning = "Other machines do not reach them; --blobs puts them into a bucket."
+        yield Fact("blobs", OK, "this machine's disk", meaning)
+        return
+    try:
+        check_blobs(address)
+    except StokerError as error:
+        yield Fact("blobs", FAIL, shown_address(address), f"A server cannot start with it. {error}")
+    else:
+        meaning = "Bundles, and payloads of spawned calls, are kept there; one was written, read, listed and deleted."
+        yield Fact("blobs", OK, shown_address(address), meaning)
 
 
 def _open_files() -> Iterator[Fact]:

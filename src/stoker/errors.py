@@ -26,7 +26,8 @@ Each says what happened, to which function and call, and what to do next. The fi
     ├── ProtocolError               bytes that are no frame: truncated, oversized, garbage
     ├── PermissionDenied            a token that is missing, wrong, or has not this right
     └── StoreError                  the store refused: full disk, corrupt file, newer version, another server's epoch
-        └── Fenced                  a newer server term has taken over this store
+        ├── Fenced                  a newer server term has taken over this store
+        └── StoreUnavailable        a store elsewhere does not answer just now; later it may
 """
 
 from __future__ import annotations
@@ -178,6 +179,10 @@ class StoreError(StokerError):
 
 class Fenced(StoreError):
     """A newer term of the server has taken over this store; this one may write nothing more."""
+
+
+class StoreUnavailable(StoreError):
+    """A store elsewhere did not answer, or only with its own failures, for as long as it was asked: later it may."""
 
 
 def _by_name(root: type[StokerError]) -> dict[str, type[StokerError]]:

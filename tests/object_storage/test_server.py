@@ -16,6 +16,7 @@ import pytest
 
 from stoker.blobs.base import BlobStore
 from stoker.blobs.location import BlobLocation
+from tests.waiting import wait_until
 
 from . import s3
 
@@ -103,6 +104,16 @@ def test_a_bucket_that_goes_away_refuses_big_spawns_and_nothing_accepted_is_lost
     assert python(small) == "2"
     proxy.faults.clear()
     assert python(READ, python(SPAWN)) == python(READ, call) == "4000000"
+
+
+def test_a_call_waits_for_its_code_while_the_bucket_is_away(home: Path, address: str, proxy: s3.FaultyProxy) -> None:
+    stoker("server", "start", "--blobs", address)
+    stoker("deploy", "prog.py")
+    proxy.add("status", "HEAD", "/bundle/", status=503)
+    call = python(SPAWN)
+    wait_until(lambda: "503" in stoker("calls", "show", call).stdout, timeout=30.0, message="the reason is shown")
+    proxy.faults.clear()
+    assert python(READ, call) == "4000000"
 
 
 def test_a_bucket_that_is_not_there(home: Path, address: str) -> None:

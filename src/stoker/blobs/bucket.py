@@ -23,7 +23,7 @@ from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from stoker.blobs.bucket_errors import Broken, said_by, translated
 from stoker.blobs.location import BlobLocation
-from stoker.errors import NotFound, StoreError
+from stoker.errors import NotFound, StoreError, StoreUnavailable
 
 PART_BYTES = 8 << 20  # 10 000 parts are the most that S3 takes, so that an object may have 80 GB
 PARTS_AT_ONCE = 4  # in memory and on the wire: what one part more would gain is below the noise past this
@@ -164,7 +164,7 @@ class Bucket:
                 return None
             except Broken as error:
                 if tries == READS_MAX or time.monotonic() > until:
-                    raise StoreError(
+                    raise StoreUnavailable(
                         f"The blob {key} in {self.location.place} could not be read: the connection broke off in the "
                         f"middle {tries} times ({self._masked(str(error))}). Try again; look at the service."
                     ) from error

@@ -6,7 +6,7 @@ import os
 import re
 
 from stoker.blobs.location import NAMES, BlobLocation
-from stoker.errors import NotFound, StoreError
+from stoker.errors import NotFound, StoreError, StoreUnavailable
 
 _STATUS = re.compile(r"status code: (\d{3}) ?([A-Za-z ]*)")
 _CODE = re.compile(r"<Code>([^<]{1,80})</Code>")
@@ -44,7 +44,8 @@ def translated(error: BaseException, location: BlobLocation, verb: str, key: str
     if number == 416:
         return IndexError(key)
     said = location.masked(said_by(error), os.environ)
-    return StoreError(f"{what} could not be {_PAST[verb]}: {_advice(text, number, said, location, verb)}")
+    kind = StoreUnavailable if _passes(text, number) else StoreError
+    return kind(f"{what} could not be {_PAST[verb]}: {_advice(text, number, said, location, verb)}")
 
 
 def said_by(error: BaseException) -> str:
@@ -65,6 +66,12 @@ _PAST = {
     "list": "listed",
     "open": "opened",
 }
+
+
+def _passes(text: str, status: int) -> bool:
+    """Tell whether it may go better later, without anybody changing anything here."""
+    lasts = any(mark in text for mark in _METADATA_SERVICE) or "builder error" in text
+    return status >= 500 or status == 429 or (not status and not lasts)
 
 
 def _advice(text: str, status: int, said: str, location: BlobLocation, verb: str) -> str:

@@ -224,7 +224,7 @@ class WorkerProgress(NamedTuple):
 
 
 class WorkerRefused(NamedTuple):
-    """A worker could not be started. With ``retry``, only not now (another program holds the capacity)."""
+    """A worker could not be started. With ``retry``, only not now: capacity that others hold, a store away."""
 
     worker: str
     error: ErrorInfo

@@ -47,7 +47,8 @@ def scale(st: State, pool: Pool) -> None:
         pool.waiting = "for a worker to start" if demand.starting and demand.queued else ""
         return
     if st.now < pool.start_after:
-        pool.waiting = f"{pool.start_after - st.now:.1f} s, after workers that could not start"
+        why = f": {pool.refusal}" if pool.refusal else ""
+        pool.waiting = f"{pool.start_after - st.now:.1f} s, after workers that could not start{why}"
         return
     other = _starving(st, pool)
     if other is not None and (have or not demand.queued or _has_claim(st, other)):
@@ -256,7 +257,7 @@ def worker_connected(st: State, event: e.WorkerConnected) -> None:
         pool.start_seconds = seconds if pool.start_seconds is None else (pool.start_seconds + seconds) / 2
         worker.phase = "running"
         st.emit(c.TellPhase(pool.key, "running", ""))
-        pool.bad_starts = 0
+        pool.bad_starts, pool.refusal = 0, ""
     if worker.state in {WorkerState.STARTING, WorkerState.AWAY}:
         worker.state = WorkerState.READY
     worker.idle_since = worker.head_since = st.now
@@ -301,7 +302,7 @@ def worker_refused(st: State, event: e.WorkerRefused) -> None:
         return  # it was called off: that says nothing about the function
     if event.retry:
         pool.start_after = st.now + START_RETRY_SECONDS
-        pool.waiting = event.error.message
+        pool.waiting = pool.refusal = event.error.message
         st.at(pool.start_after, lambda: st.touch(pool))
         return
     _punish(st, pool)

@@ -190,6 +190,7 @@ class Pool:
     done: int = 0
     failed: int = 0
     bad_starts: int = 0  # in a row, without a call that ended
+    refusal: str = ""  # why the latest start was put off, until one succeeds
     start_after: float = 0.0
     waiting: str = ""  # why nothing of the queue runs, for people
     wanted_since: float = 0.0  # since when it has calls and cannot be given a worker

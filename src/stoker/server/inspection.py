@@ -188,7 +188,7 @@ def why_waiting(server: Server, call: Call) -> str:
     if "building" in phases:
         return "its environment is being built"
     if phases:
-        return "a worker is being started for it"
+        return "a worker is being started for it" + (f", again: {pool.refusal}" if pool.refusal else "")
     if pool.waiting:
         return f"it waits {pool.waiting}"
     ahead = len(pool.queue) - 1

@@ -22,7 +22,7 @@ from stoker.engine.local.log_tails import LogTails
 from stoker.engine.local.processes import Watch, start_time
 from stoker.engine.local.workers import Running, Workers
 from stoker.engine.local.zygotes import KilledWhileLoading, Launch, RunnerProcess, StartRefusal, Zygotes, clean_environ
-from stoker.errors import StokerError
+from stoker.errors import StokerError, StoreUnavailable
 from stoker.images.builder import EnvironmentBuilder
 from stoker.images.code_holds import CodeHold
 from stoker.images.environment import Environment, Hold
@@ -128,6 +128,8 @@ class Starter:
             return _later(order, str(error))
         except StartRefusal as refusal:
             return StartFailed(order.worker, refusal.error)
+        except StoreUnavailable as error:  # of its code: nothing is wrong with the function
+            return StartFailed(order.worker, ErrorInfo(type(error).__name__, str(error)), retry=True)
         except StokerError as error:
             return StartFailed(order.worker, ErrorInfo(type(error).__name__, str(error), fields=error.fields))
         except OSError as error:

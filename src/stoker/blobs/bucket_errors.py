@@ -10,12 +10,13 @@ from stoker.errors import NotFound, StoreError, StoreUnavailable
 
 _STATUS = re.compile(r"status code: (\d{3}) ?([A-Za-z ]*)")
 _CODE = re.compile(r"<Code>([^<]{1,80})</Code>")
+_REQUEST = re.compile(r"Error performing [A-Z]+ (\S+) in .* - (.+)", re.DOTALL)
 _RETRIES = re.compile(r"after (\d+) retries")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist", "ContainerBeingDeleted")
 _METADATA_SERVICE = ("169.254.169.254", "metadata.google.internal", "metadata/identity", "169.254.170.2")
 _SAID_MAX_CHARS = 300
 
-_RIGHTS = {"write": "write", "delete": "delete", "read": "read", "look up": "read", "list": "list", "open": "use"}
+_RIGHTS = {"write": "write", "delete": "delete", "read": "read", "look up": "read", "list": "list"}
 
 CREDENTIALS = {
     "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (with AWS_SESSION_TOKEN for temporary ones)",
@@ -44,6 +45,8 @@ def translated(error: BaseException, location: BlobLocation, verb: str, key: str
     if number == 416:
         return IndexError(key)
     said = location.masked(said_by(error), os.environ)
+    if verb == "open":
+        return StoreError(f"{what} cannot be: {said}. {CREDENTIALS[location.scheme]}, or correct the address.")
     kind = StoreUnavailable if _passes(text, number) else StoreError
     return kind(f"{what} could not be {_PAST[verb]}: {_advice(text, number, said, location, verb)}")
 
@@ -55,6 +58,8 @@ def said_by(error: BaseException) -> str:
     if status is not None:
         words = f"it answered {status[1]} {status[2].strip()}".rstrip()
         text = f"{words} ({code[1]})" if code else words
+    elif (request := _REQUEST.search(text)) is not None:
+        text = f"{request[2]} at {request[1]}"
     return " ".join(text.split())[:_SAID_MAX_CHARS]
 
 
@@ -64,7 +69,6 @@ _PAST = {
     "look up": "looked up",
     "delete": "deleted",
     "list": "listed",
-    "open": "opened",
 }
 
 

@@ -42,9 +42,15 @@ def proxy(s3_port: int) -> Iterator[s3.FaultyProxy]:
 
 @pytest.fixture
 def address(bucket: str, proxy: s3.FaultyProxy) -> str:
-    """The address of that bucket, through the proxy, with little patience."""
-    options = "region=us-east-1&allow_http=true&timeout=1s&patience=3s"
+    """The address of that bucket, through the proxy, with little patience for failures."""
+    options = "region=us-east-1&allow_http=true&timeout=40s&patience=3s"
     return f"s3://{bucket}/some/prefix?endpoint=http://127.0.0.1:{proxy.port}&{options}"
+
+
+@pytest.fixture
+def hasty(address: str) -> str:
+    """The same, with little patience for slow answers as well."""
+    return address.replace("timeout=40s", "timeout=1s")
 
 
 @pytest.fixture

@@ -59,7 +59,8 @@ def test_a_service_that_stays_away_is_told_with_the_key_in_bounded_time(
     assert time.monotonic() - began < 20.0
 
 
-def test_a_slow_service_is_asked_again_and_then_told(blobs: BlobStore, proxy: s3.FaultyProxy) -> None:
+def test_a_slow_service_is_asked_again_and_then_told(open_store: Open, hasty: str, proxy: s3.FaultyProxy) -> None:
+    blobs = open_store(hasty)
     proxy.add("slow", "PUT", times=1)
     blobs.put("space/a", [b"content"])
     proxy.add("slow", "GET", times=1)

@@ -145,6 +145,13 @@ def test_a_users_exception_shows_the_users_frames_only(program: str) -> None:
     assert f"{os.sep}stoker{os.sep}" not in done.stderr
 
 
+def test_a_module_that_only_an_image_has_says_where_to_import_it(program: str) -> None:
+    Path(program).write_text("import only_in_the_image\n" + PROGRAM)
+    shown = _stoker("run", f"{program}::main", status=1).stderr
+    assert "import it inside that function" in shown
+    assert shown.count("only_in_the_image") >= 2
+
+
 def test_an_eof_error_is_shown_as_any_other(program: str) -> None:
     done = _stoker("run", f"{program}::reads_on", status=1)
     assert "EOFError: EOF when reading a line" in done.stderr
@@ -332,7 +339,10 @@ def test_a_server_that_cannot_start_says_why(own_home: Path, program: str) -> No
 @pytest.mark.usefixtures("server")
 def test_a_deployed_app_is_called_shown_rolled_back_and_stopped(program: str, tmp_path: Path) -> None:
     assert "deployed programs, version 1" in _stoker("deploy", program).stdout
-    assert json.loads(_stoker("deploy", program, "--json").stdout)[0]["version"] == 2
+    assert "version 1 (unchanged: its functions are what is deployed)" in _stoker("deploy", program).stdout
+    Path(program).write_text(PROGRAM + "# changed\n")
+    deployed = json.loads(_stoker("deploy", program, "--json").stdout)[0]
+    assert (deployed["version"], deployed["unchanged"]) == (2, False)
     call = (
         'import stoker; call = stoker.Function.from_name("programs", "square").spawn(6); print(call.id, call.result())'
     )
@@ -341,6 +351,8 @@ def test_a_deployed_app_is_called_shown_rolled_back_and_stopped(program: str, tm
     assert result == "36"
     assert call_id in _stoker("calls", "list").stdout
     assert "succeeded" in _stoker("calls", "show", call_id).stdout
+    assert call_id in _stoker("calls", "show", call_id[:-3]).stdout
+    assert "squaring 6" in _stoker("logs", "--call", call_id[:-3]).stdout
     assert "squaring 6" in _stoker("logs", "--call", call_id).stdout
     assert "programs.square" in _stoker("functions", "list").stdout
     assert "programs.square" in _stoker("workers", "list").stdout

@@ -143,7 +143,7 @@ def test_a_call_is_shown_with_its_timeline_and_why_it_waits(server: FakeSession,
 def test_cancel_names_the_calls_that_were_not_open(server: FakeSession, stoker_command: Command) -> None:
     server.answers["cancel"] = {"cancelled": ["c-1"]}
     outcome = stoker_command("calls", "cancel", "c-1", "c-2", "--force")
-    assert server.asked == [("cancel", {"ids": ["c-1", "c-2"], "force": True})]
+    assert server.asked == [("cancel", {"ids": ["c-1", "c-2"], "force": True, "prefixes": True})]
     assert "cancelling c-1" in outcome.out
     assert "c-2" in outcome.err
     assert outcome.status == 1

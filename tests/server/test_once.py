@@ -46,7 +46,7 @@ def test_one_said_again_while_it_is_under_way_waits_for_it(running: Running, sto
 
 def test_another_request_is_another_version(running: Running) -> None:
     client = running.client()
-    for request in (deploy(7), deploy(8), deploy(8, cpu=0.5)):
+    for request in (deploy(7), deploy(8, cpu=0.25), deploy(8, cpu=0.5)):
         assert say(client, request).error is None
     assert versions(client) == [3, 2, 1]
     assert say(running.client("c-2"), deploy(7)).result["version"] == 4

@@ -52,6 +52,27 @@ def test_functions_and_workers(running: Running, client: Peer, key: str) -> None
     assert client.ask("workers")[0]["calls_done"] == 2
 
 
+def test_what_is_deployed_already_makes_no_version(client: Peer, key: str) -> None:
+    first = client.ask("deploy", app="app", functions=deployed("a", "b"))
+    assert first == {"version": 1, "functions": ["a", "b"]}
+    again = client.ask("deploy", app="app", functions=deployed("b", "a"))
+    assert again == {"version": 1, "functions": ["a", "b"], "unchanged": True}
+    assert client.ask("deploy", app="app", functions=deployed("a", "b", cpu=0.5))["version"] == 2
+    assert client.ask("rollback", app="app", version=2)["version"] == 3, "asked for in so many words"
+
+
+def test_a_call_is_known_by_how_its_id_alone_begins(client: Peer, key: str) -> None:
+    client.submit(key, ["c-1.100", "c-1.101", "c-1.2"], detached=True)
+    client.get(m.Accepted)
+    assert client.ask("call", id="c-1.2")["id"] == "c-1.2"
+    assert client.ask("call", id="c-1.101")["id"] == "c-1.101"
+    with pytest.raises(InvalidRequest, match=r"2 calls have ids that begin with 'c-1.10': c-1.100, c-1.101."):
+        client.ask("call", id="c-1.10")
+    assert client.ask("cancel", ids=["c-1.2"], prefixes=True)["cancelled"] == ["c-1.2"]
+    with pytest.raises(NotFound):
+        client.ask("call", id="c-1.9")
+
+
 def test_apps_history_and_rollback(client: Peer, key: str) -> None:
     for names in (("a",), ("a", "b")):
         answer = client.ask("deploy", app="app", functions=deployed(*names))

@@ -62,7 +62,9 @@ def list_calls(
 
 @app.command()
 def show(
-    call_id: Annotated[str, typer.Argument(metavar="CALL", help="The call's id.", show_default=False)],
+    call_id: Annotated[
+        str, typer.Argument(metavar="CALL", help="The call's id, or how it alone begins.", show_default=False)
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Show one call: what happened to it, with reasons, and what it waits for."""
@@ -79,17 +81,19 @@ def show(
 
 @app.command()
 def cancel(
-    call_ids: Annotated[list[str], typer.Argument(metavar="CALL…", help="Ids of calls.", show_default=False)],
+    call_ids: Annotated[
+        list[str], typer.Argument(metavar="CALL…", help="Ids of calls, or how they alone begin.", show_default=False)
+    ],
     force: Annotated[bool, typer.Option("--force", help="End the worker at once, with no time to clean up.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Cancel calls. Running code gets an exception that it can clean up on."""
-    cancelled = ask("cancel", ids=call_ids, force=force)["cancelled"]
+    cancelled = ask("cancel", ids=call_ids, force=force, prefixes=True)["cancelled"]
     if as_json:
         show_json({"cancelled": cancelled})
     elif cancelled:
         say(f"cancelling {', '.join(cancelled)}")
-    missed = [call_id for call_id in call_ids if call_id not in cancelled]
+    missed = [given for given in call_ids if not any(call_id.startswith(given) for call_id in cancelled)]
     if missed:
         raise InvalidRequest(
             f"Not open, so not cancelled: {', '.join(missed)}. They have ended, or never were (`stoker calls show`)."

@@ -31,12 +31,21 @@ def deploy(
                 f"{source} defines {len(program.apps)} apps: --name can be given to a single one only."
             )
         _rename(program.apps[0], name)
-    done = [{"app": app.name, "version": app.deploy(), "functions": sorted(app.functions)} for app in program.apps]
+    done = [
+        {
+            "app": app.name,
+            "version": app.deploy(),
+            "functions": sorted(app.functions),
+            "unchanged": not app.deployed_anew,
+        }
+        for app in program.apps
+    ]
     if as_json:
         show_json(done)
         return
     for item in done:
-        say(f"deployed {item['app']}, version {item['version']}")
+        unchanged = " (unchanged: its functions are what is deployed)" if item["unchanged"] else ""
+        say(f"deployed {item['app']}, version {item['version']}{unchanged}")
         for function in program.functions if len(done) == 1 else []:
             say(f'  stoker.Function.from_name("{item["app"]}", "{function}").remote(…)')
 

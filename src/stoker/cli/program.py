@@ -29,7 +29,7 @@ from stoker.cli import (
     workers,
 )
 from stoker.cli.screen import fail
-from stoker.cli.tracebacks import called_from, describe, is_ours_alone
+from stoker.cli.tracebacks import called_from, describe, is_ours_alone, missing_here
 from stoker.cli.usage import WrongUsage, check_directory
 from stoker.errors import InvalidOption, StokerError
 
@@ -132,7 +132,7 @@ def _report(error: Exception) -> int:
     if isinstance(error, StokerError) and is_ours_alone(error):
         fail(str(error) + called_from(error))
         return USAGE_STATUS if isinstance(error, WrongUsage) else 1
-    print(describe(error), file=sys.stderr)
+    print(describe(error) + missing_here(error), file=sys.stderr)
     return 1
 
 

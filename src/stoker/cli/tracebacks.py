@@ -30,6 +30,7 @@ def describe(error: BaseException) -> str:
         return "".join(traceback.format_exception(error)).rstrip()  # a bug of Stoker's own: all of it is wanted
     if not there:
         return "".join(shown.format()).rstrip()
+    there = "\n".join([there, *(str(note) for note in getattr(error, "__notes__", ()))])
     if not shown.stack:
         return there
     here = "".join(shown.stack.format()).rstrip()
@@ -41,6 +42,17 @@ def called_from(error: StokerError) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not _is_ours(frame.filename) and not _is_installed(frame.filename)]
     return "\n\nIt was called here:\n" + "".join(traceback.format_list(own[-1:])).rstrip() if own else ""
+
+
+def missing_here(error: BaseException) -> str:
+    """Return what to do about a module that this program imports and that is not installed here; empty if none is."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name or remote_text(error):
+        return ""
+    name = error.name.partition(".")[0]
+    return (
+        f"\n\n{name!r} is not installed here, where the file is read as well. If it is only in a function's image, "
+        f"import it inside that function; else install it."
+    )
 
 
 def remote_text(error: BaseException) -> str:

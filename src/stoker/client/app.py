@@ -11,18 +11,19 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, overload
 from weakref import WeakValueDictionary
 
 from stoker.client import notices
 from stoker.client import session as sessions
+from stoker.client.frames import trimmed
 from stoker.client.function import Function, Shape
 from stoker.client.ids import stamped_id
 from stoker.client.image import Image
 from stoker.client.options import FunctionOptions
 from stoker.client.registration import Shipment, check_python, register, ship
 from stoker.client.session import Session
-from stoker.errors import InvalidRequest
+from stoker.errors import InvalidRequest, StokerError
 from stoker.protocol.payload import set_main_alias, set_main_by_value
 from stoker.types import FunctionSpec
 
@@ -66,6 +67,13 @@ class LocalEntrypoint(Generic[P, R]):
         return self.raw_f(*args, **kwargs)
 
 
+class _Functions(dict[str, "Function[..., Any]"]):
+    """An app's functions by name."""
+
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        raise TypeError("app.functions is the dict of an app's functions. The decorator is @app.function(…).")
+
+
 @dataclass
 class Run:
     """One run of an app: what it registered, under an id of its own. It ends when its last holder leaves.
@@ -103,9 +111,10 @@ class App:
         self.name = _checked_name(name, "An app's name")
         self._defaults = FunctionOptions(image=image, env=env or {}, tags=tags or {})
         self._include_source = include_source
-        self.functions: dict[str, Function[..., Any]] = {}
+        self.functions: dict[str, Function[..., Any]] = _Functions()
         self.registered_entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
         self.current_run: Run | None = None
+        self.deployed_anew = False  # the last `deploy` has made a version
         self._lock = threading.RLock()
         _defined[self.name] = self
 
@@ -165,6 +174,8 @@ class App:
     def deploy(self, *, tags: Mapping[str, str] | None = None) -> int:
         """Deploy the app's functions to the persistent server and return the version.
 
+        Where they are what is deployed already, that is the current version, and no new one is made.
+
         Raises:
             ConnectionFailed: there is no persistent server.
         """
@@ -175,7 +186,9 @@ class App:
         specs = [self._spec_of(function, shipment, run_id="") for function in self.functions.values()]
         ship(session, shipment.blobs)
         params = {"app": self.name, "functions": [asdict(spec) for spec in specs], "tags": dict(tags or {})}
-        return int(session.request("deploy", params)["version"])
+        answer = session.request("deploy", params)
+        self.deployed_anew = not answer.get("unchanged", False)
+        return int(answer["version"])
 
     def undeploy(self) -> None:
         """Remove the deployed app; calls that were accepted are finished."""
@@ -286,7 +299,10 @@ class AppRun(AbstractContextManager["App"], AbstractAsyncContextManager["App"]):
 
     def __enter__(self) -> App:
         block = _running(self._app, self._show_progress, served=self._served)
-        app = block.__enter__()
+        try:
+            app = block.__enter__()
+        except StokerError as error:
+            raise trimmed(error)  # noqa: B904 - its own cause and context stay
         self._stack.append(block)
         return app
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import difflib
 import functools
 import inspect
 import os
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from stoker.client import session as sessions
 from stoker.client.calls import Route
@@ -114,6 +115,13 @@ class Function(Generic[P, R_co]):
         self._signature = CallSignature.of(raw_f, label=self.label)
         if raw_f is not None:
             functools.update_wrapper(self, raw_f)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            near = [] if name.startswith("_") else difflib.get_close_matches(name, dir(Function), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise AttributeError(f"The function {vars(self).get('name', '')!r} has no attribute {name!r}.{hint}")
 
     @classmethod
     def from_name(cls, app: str, name: str) -> Function[..., Any]:

@@ -15,6 +15,7 @@ from contextvars import copy_context
 from typing import Any, Generic, TypeVar
 
 from stoker.client.calls import FAILED_HERE, Pending, Route, Settled, Waiter, error_of, opened
+from stoker.client.frames import add_note, trimmed
 from stoker.client.mailbox import LoopBell
 from stoker.client.notices import Progress
 from stoker.client.outbox import Batch, Flusher
@@ -40,8 +41,8 @@ class MapRun(Waiter):
 
     __slots__ = (
         "_arrived", "_batch", "_bell", "_bytes_sent", "_bytes_settled", "_closed", "_delivered", "_exhausted",
-        "_failed_at", "_input_error", "_inputs", "_open", "_ordered", "_progress", "_queue", "_return_exceptions",
-        "_room", "_route", "_session", "_starved", "_submitted", "_total", "_unshown",
+        "_failed", "_failed_at", "_input_error", "_inputs", "_open", "_ordered", "_progress", "_queue",
+        "_return_exceptions", "_room", "_route", "_session", "_starved", "_submitted", "_total", "_unshown",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +69,7 @@ class MapRun(Waiter):
         self._arrived: dict[int, Settled] = {}
         self._queue: deque[tuple[int, Settled]] = deque()
         self._submitted = self._delivered = self._bytes_sent = self._bytes_settled = 0
+        self._failed: dict[int, str] = {}  # ids of calls whose errors were not read yet
         self._failed_at: int | None = None
         self._input_error: BaseException | None = None
         self._exhausted = self._closed = self._starved = False
@@ -97,8 +99,10 @@ class MapRun(Waiter):
             self._arrived[index] = settled
         else:
             self._queue.append((index, settled))
-        if settled.outcome != Outcome.VALUE and not self._return_exceptions:
-            self._note_failure(index)
+        if settled.outcome != Outcome.VALUE:
+            self._failed[index] = pending.id
+            if not self._return_exceptions:
+                self._note_failure(index)
         if not self._ordered or index == self._delivered:
             self.notify()
         if self._starved and self._has_room():
@@ -195,11 +199,13 @@ class MapRun(Waiter):
         settled = found[1]
         if settled.outcome == Outcome.VALUE:
             return opened(settled, call_id="", label=self._route.label)
-        error = error_of(settled, call_id="", label=self._route.label)
+        call_id = self._failed.pop(found[0], "")
+        error = error_of(settled, call_id=call_id, label=self._route.label)
+        add_note(error, f"It is of input {found[0]} (counted from 0) of {self._route.label}, call {call_id}.")
         if self._return_exceptions and settled.outcome != FAILED_HERE:
             return error
         self.close()
-        raise error
+        raise trimmed(error)
 
     def finished(self) -> bool:
         """Tell whether everything was read; raises what the inputs raised."""

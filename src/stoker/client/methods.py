@@ -11,10 +11,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, I
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar, cast, overload
 
 from stoker.client.call import Call, spawn, spawn_many
-from stoker.client.calls import opened
+from stoker.client.calls import error_of
+from stoker.client.frames import trimmed
 from stoker.client.mailbox import LoopBell, LoopSlot, mailbox
 from stoker.client.map import AsyncMapResults, MapResults, MapRun, length_of, zipped
 from stoker.client.stream import AsyncStreamResults, StreamResults, StreamRun
+from stoker.protocol.payload import decode
+from stoker.types import Outcome
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -57,7 +60,9 @@ class RemoteMethod(_Method[P, R_co]):
         function.check_arguments(args, kwargs)
         session, route = function.route("remote")
         call_id, settled = session.call(route, args, kwargs)
-        return opened(settled, call_id=call_id, label=route.label)
+        if settled.outcome != Outcome.VALUE:
+            raise trimmed(error_of(settled, call_id=call_id, label=route.label))
+        return decode(settled.data)
 
     @overload
     async def aio(self: RemoteMethod[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T: ...
@@ -79,7 +84,9 @@ class RemoteMethod(_Method[P, R_co]):
             raise
         if settled.printed:
             await asyncio.to_thread(session.await_output)
-        return opened(settled, call_id=pending.id, label=route.label)
+        if settled.outcome != Outcome.VALUE:
+            raise trimmed(error_of(settled, call_id=pending.id, label=route.label))
+        return decode(settled.data)
 
 
 class MapMethod(_Method[P, R_co]):
@@ -345,7 +352,11 @@ def _check_inputs(
         if not isinstance(one, (Iterable, AsyncIterable)) and not hasattr(one, "__getitem__"):
             raise TypeError(f"{what} takes iterables, got {type(one).__name__}.")
     if method != "starmap":
-        function.check_count(len(inputs))
+        try:
+            function.check_count(len(inputs))
+        except TypeError as error:
+            hint = f" Inputs that are tuples of arguments go to {function.name}.starmap(…)." if len(inputs) == 1 else ""
+            raise TypeError(f"{error}{hint}") from None
 
 
 def _checked(function: Function[..., Any], inputs: Iterable[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:

@@ -64,6 +64,9 @@ class Retries:
         )
 
 
+LEAST_MEMORY_BYTES = 1 << 20  # less is a unit forgotten
+
+
 class Options(TypedDict, total=False):
     """The options as an editor shows them; `FunctionOptions` says what each means."""
 
@@ -229,7 +232,17 @@ def _cores(value: Any) -> float:
 def _memory(value: Any) -> int | None:
     if value == "auto":
         raise InvalidOption('memory="auto" is not available in this version of Stoker. Write a size, as in "2GiB".')
-    return None if value is None else parse_size(value, option="memory")
+    if value is None:
+        return None
+    size = parse_size(value, option="memory")
+    if size < LEAST_MEMORY_BYTES:
+        number = size if isinstance(value, int) else str(value).rstrip("bBiI ")
+        raise InvalidOption(
+            f'memory={value!r} is {size} bytes, with which no Python starts. Did you mean "{number}MiB"?'
+            if str(number).isdigit()
+            else f"memory={value!r} is {size} bytes, with which no Python starts."
+        )
+    return size
 
 
 def _retries(value: Any) -> RetrySpec:

@@ -37,6 +37,7 @@ class _Flight:
     result: Future[Environment] = field(default_factory=Future)
     halt: Halt = field(default_factory=Halt)
     wishes: list[Wish] = field(default_factory=list)
+    news: str = ""  # what was said of it last
 
 
 class EnvironmentBuilder:
@@ -92,7 +93,7 @@ class EnvironmentBuilder:
             try:
                 if is_mine:
                     return self._fly(recipe, spec, flight, progress)
-                progress("it is being built already, for another worker")
+                progress(flight.news or "begins")
                 return flight.result.result()
             except BuildHalted:
                 if wish.withdrawn or self._closed:
@@ -144,8 +145,13 @@ class EnvironmentBuilder:
 
     def _fly(self, recipe: str, spec: ImageSpec, flight: _Flight, progress: Progress) -> Environment:
         """Build, and tell those who wait in other threads; its errors are theirs too."""
+
+        def tell(line: str) -> None:
+            flight.news = line
+            progress(line)
+
         try:
-            environment = self._build(recipe, spec, flight.halt, progress)
+            environment = self._build(recipe, spec, flight.halt, tell)
         except BaseException as error:
             flight.result.set_exception(error)
             raise

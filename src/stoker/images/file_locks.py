@@ -16,6 +16,7 @@ from pathlib import Path
 
 from stoker.images.halts import Halt
 
+TELL_TRIES = 5  # who holds it for so short a time only looks after the place
 POLL_S = 0.05  # flock cannot be waited for with a check of its holder in between
 
 
@@ -47,9 +48,11 @@ def build_lock(path: Path, *, waiting: Callable[[], None], halt: Halt | None = N
     """
     halt = halt or Halt()
     fd = _take(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if fd is None:
-        waiting()
+    tries = 0
     while fd is None:
+        tries += 1
+        if tries == TELL_TRIES:
+            waiting()
         time.sleep(POLL_S)
         halt.check()
         _end_orphans(path)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+LEAST_PREFIX_CHARS = 4  # of a call's id, to be looked for by its beginning
+PREFIX_ROWS = 10_000  # of the store, the newest, that are looked through for it
+
 
 def function_rows(server: Server, *, app: str) -> list[Row]:
     pools = server.plane.state.pools.values()
@@ -120,6 +123,27 @@ def _stored_row(server: Server, record: CallRecord) -> Row:
         "error": f"{error.type_name}: {error.message}" if error else "",
         "detached": True,
     }
+
+
+async def full_id(server: Server, given: str) -> str:
+    """Return the id of the one call whose id begins so; what is a whole id, or no call's, as it is.
+
+    Raises:
+        InvalidRequest: several do; some are listed.
+    """
+    calls = server.plane.state.calls
+    if given in calls or len(given) < LEAST_PREFIX_CHARS:
+        return given
+    found = {call_id for call_id in list(calls) if call_id.startswith(given)}
+    found |= {record.call.id for record in server.records.newest() if record.call.id.startswith(given)}
+    rows = await asyncio.to_thread(server.store.calls, limit=PREFIX_ROWS)
+    found |= {row.call.id for row in rows if row.call.id.startswith(given)}
+    if given in found or not found:
+        return given
+    if len(found) > 1:
+        listed = ", ".join(sorted(found)[:5]) + (", …" if len(found) > 5 else "")
+        raise InvalidRequest(f"{len(found)} calls have ids that begin with {given!r}: {listed}. Write more of it.")
+    return found.pop()
 
 
 async def call_details(server: Server, call_id: str) -> Row:

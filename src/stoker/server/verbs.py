@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -21,7 +21,7 @@ from stoker.errors import InvalidRequest, NotFound, PermissionDenied, StokerErro
 from stoker.protocol import messages as m
 from stoker.server import once
 from stoker.server.execution import error_info
-from stoker.server.inspection import call_details, call_rows, function_rows, worker_rows
+from stoker.server.inspection import call_details, call_rows, full_id, function_rows, worker_rows
 from stoker.server.link import Link
 from stoker.server.sessions import Session
 from stoker.server.spool import Spool
@@ -123,10 +123,16 @@ class Verbs:
         app = _get(params, "app", str)
         specs = _get(params, "functions", list[FunctionSpec])
         self._check_schedulable(specs)
-        deployment = await self._in_writer(lambda: self._deploy(app, specs, _get(params, "request", str)))
+        request, anew = _get(params, "request", str), _get(params, "anew", bool, False)
+        current = self._server.functions.current.get(app)
+        unchanged = current is not None and not anew and _same(current.functions, specs)
+        if unchanged and current is not None and current.tags.get("request") != request:
+            return {"version": current.version, "functions": [s.name for s in current.functions], "unchanged": True}
+        deployment = await self._in_writer(lambda: self._deploy(app, specs, request))
         if deployment.current:
             self._server.functions.deployed(deployment)
-        return {"version": deployment.version, "functions": [spec.name for spec in deployment.functions]}
+        names = [spec.name for spec in deployment.functions]
+        return {"version": deployment.version, "functions": names}
 
     def _deploy(self, app: str, specs: list[FunctionSpec], request: str) -> Deployment:
         """Make a version, unless this very request has made one before its answer, or the server, was lost."""
@@ -151,7 +157,7 @@ class Verbs:
         if wanted is None:
             versions = ", ".join(str(d.version) for d in history) or "none"
             raise NotFound(f"App {app!r} has no version {version}. It has: {versions}.")
-        return await self.do_deploy(session, {**params, "functions": [*wanted.functions]})
+        return await self.do_deploy(session, {**params, "functions": [*wanted.functions], "anew": True})
 
     async def do_lookup(self, session: Session, params: Params) -> Params:
         app, version = _get(params, "app", str), _get(params, "version", int, 0)
@@ -283,10 +289,12 @@ class Verbs:
         )
 
     async def do_call(self, session: Session, params: Params) -> Params:
-        return await call_details(self._server, _get(params, "id", str))
+        return await call_details(self._server, await full_id(self._server, _get(params, "id", str)))
 
     async def do_cancel(self, session: Session, params: Params) -> Params:
         ids = _get(params, "ids", list[str])
+        if _get(params, "prefixes", bool, False):
+            ids = [await full_id(self._server, call_id) for call_id in ids]
         known, later = self._server.cancel(session, ids, reason="user", force=_get(params, "force", bool, False))
         self._server.flush()
         await self._server.early_cancels.wait()
@@ -297,6 +305,8 @@ class Verbs:
 
     async def do_logs(self, session: Session, params: Params) -> Params:
         wanted = {key: _get(params, key, str) for key in ("call", "app", "function", "worker") if params.get(key)}
+        if "call" in wanted:
+            wanted["call"] = await full_id(self._server, wanted["call"])
         times = {key: _get(params, key, float) for key in ("since", "until") if params.get(key)}
         tail = _get(params, "tail", Count, 1000)
         query: Params = {**wanted, **times, "tail": tail, "functions": self._keys_of(wanted)}
@@ -317,9 +327,10 @@ class Verbs:
         ]
 
     async def do_follow(self, session: Session, params: Params) -> None:
-        session.follows.append(
-            {key: _get(params, key, str) for key in ("call", "app", "function", "worker") if params.get(key)}
-        )
+        wanted = {key: _get(params, key, str) for key in ("call", "app", "function", "worker") if params.get(key)}
+        if "call" in wanted:
+            wanted["call"] = await full_id(self._server, wanted["call"])
+        session.follows.append(wanted)
 
     async def do_flush(self, session: Session, params: Params) -> None:
         """Have all output so far delivered; with ``ended``, that of cancelled calls that still clean up as well."""
@@ -370,6 +381,15 @@ class Verbs:
 
 def _pieces(body: bytes | Spool) -> Iterable[bytes]:
     return body.read() if isinstance(body, Spool) else [body]
+
+
+def _same(deployed: Sequence[FunctionSpec], wanted: Sequence[FunctionSpec]) -> bool:
+    """Tell whether these are the functions that are deployed already, from wherever they are deployed again."""
+
+    def plain(specs: Sequence[FunctionSpec]) -> list[FunctionSpec]:
+        return sorted((replace(spec, version=0, run_id="") for spec in specs), key=lambda spec: spec.name)
+
+    return plain(deployed) == plain(wanted)
 
 
 def _get(params: Params, name: str, kind: Any, default: Any = msgspec.UNSET) -> Any:

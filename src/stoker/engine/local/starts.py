@@ -22,7 +22,7 @@ from stoker.engine.local.log_tails import LogTails
 from stoker.engine.local.processes import Watch, start_time
 from stoker.engine.local.workers import Running, Workers
 from stoker.engine.local.zygotes import KilledWhileLoading, Launch, RunnerProcess, StartRefusal, Zygotes, clean_environ
-from stoker.errors import StokerError, StoreUnavailable
+from stoker.errors import ImageBuildError, StokerError, StoreUnavailable
 from stoker.images.builder import EnvironmentBuilder
 from stoker.images.code_holds import CodeHold
 from stoker.images.environment import Environment, Hold
@@ -131,7 +131,8 @@ class Starter:
         except StoreUnavailable as error:  # of its code: nothing is wrong with the function
             return StartFailed(order.worker, ErrorInfo(type(error).__name__, str(error)), retry=True)
         except StokerError as error:
-            return StartFailed(order.worker, ErrorInfo(type(error).__name__, str(error), fields=error.fields))
+            text = f"{order.function.label}: {error}" if isinstance(error, ImageBuildError) else str(error)
+            return StartFailed(order.worker, ErrorInfo(type(error).__name__, text, fields=error.fields))
         except OSError as error:
             message = f"{order.function.label} could not be started on this machine: {error}."
             return StartFailed(order.worker, ErrorInfo("StartupError", message))

@@ -301,8 +301,9 @@ def _startup_error(label: str, error: ErrorInfo) -> ErrorInfo:
     missing = _MISSING_MODULE.match(error.message) if name == "ModuleNotFoundError" else None
     if missing:
         message += (
-            f". Its environment has no {missing[1]!r}: add it to the image (.pip_install), or, if it is a file of your "
-            "own, put it beside the script or name it with .add_local_python_source."
+            f". Its environment has no {missing[1]!r}: add it to the image (.pip_install), or import it only in "
+            "the functions whose images have it; if it is a file of your own, put it beside the script or name it with "
+            ".add_local_python_source."
         )
     if error.traceback:
         message += f"\n{error.traceback.rstrip()}"

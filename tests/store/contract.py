@@ -299,6 +299,7 @@ class StoreContract:
         older.write(epoch, [accepted(1), accepted(2), settled(2)])
         current = newer.begin_term()
         writes: list[Callable[[], object]] = [
+            lambda: older.prove(epoch),
             lambda: older.write(epoch, [accepted(3)]),
             lambda: older.write(epoch, [settled(1)]),
             lambda: older.expire(epoch, finished_before=9e9),
@@ -317,6 +318,10 @@ class StoreContract:
     def test_a_term_that_never_began_may_not_write(self, store: Store, epoch: int) -> None:
         with pytest.raises(Fenced):
             store.write(epoch + 1, [accepted(1)])
+
+    def test_a_term_that_is_the_current_one_proves_it(self, store: Store, epoch: int) -> None:
+        store.prove(epoch)
+        assert store.last_seq() == 0
 
     def test_what_one_handle_wrote_another_reads(self, opened: StoreOpener) -> None:
         writer, reader = opened(), opened()

@@ -19,6 +19,10 @@ class RowsRefused(StoreError):
     """Something is wrong with the rows themselves: others can be written, and to try these again is of no use."""
 
 
+class StoreUnavailable(StoreError):
+    """The store cannot be reached just now. What was to be written may be there or not; to write it again is safe."""
+
+
 @dataclass(frozen=True, slots=True)
 class AcceptedRow:
     """A detached call as it is accepted. ``seq`` is given by the server, ascending, and orders the queue.
@@ -104,6 +108,13 @@ Write = AcceptedRow | SettledRow | ProgressRow
 
 class Store(Protocol):
     """See the module. Every method may raise `StoreError`; writes may raise `Fenced`."""
+
+    @property
+    def proves_every(self) -> float:
+        """Return after how many seconds without a write the server should `prove`; 0 where nobody else can come."""
+
+    def prove(self, epoch: int) -> None:
+        """Make sure that this term may still write; raise `Fenced` where it may not."""
 
     def begin_term(self) -> int:
         """Start a new epoch, durable, and return it. All stores opened before are fenced from now on."""

@@ -18,8 +18,8 @@ import msgspec
 from stoker.store.base import AcceptedRow, CallRecord, PendingRow, ProgressRow, SettledRow
 from stoker.types import CallState, ErrorInfo
 
-_CODES = {CallState.SUCCEEDED: 1, CallState.FAILED: 2, CallState.CANCELLED: 3, CallState.REFUSED: 4}
-_STATES = {code: state for state, code in _CODES.items()}
+CODES = {CallState.SUCCEEDED: 1, CallState.FAILED: 2, CallState.CANCELLED: 3, CallState.REFUSED: 4}
+_STATES = {code: state for state, code in CODES.items()}
 
 ACCEPT = """
 INSERT INTO calls (seq, id, function, client, priority, created, deadline, parent, tags, payload_blob, payload)
@@ -112,7 +112,7 @@ def newest(function: str, state: CallState | None) -> str:
     """Return the statement for the newest calls of a function, if any, in a state, if any."""
     conditions = ["function = ?"] if function else []
     if state is not None:
-        code = _CODES.get(state, 0)
+        code = CODES.get(state, 0)
         # The second condition is what the partial index says: without it, it is not used.
         conditions.append(f"state = {code}" + (" AND state > 1" if code > 1 else ""))
     where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
@@ -149,11 +149,11 @@ def settle(connection: sqlite3.Connection, rows: Sequence[SettledRow]) -> None:
     connection.executemany(
         SETTLE,
         [
-            (r.finished, r.attempts, _error_text(r.error), r.timeline, r.payload_blob, r.payload, r.seq, r.id)
+            (r.finished, r.attempts, error_text(r.error), r.timeline, r.payload_blob, r.payload, r.seq, r.id)
             for r in rows
         ],
     )
-    connection.executemany(MARK_SETTLED, [(_CODES[r.state], r.seq, r.id) for r in rows])
+    connection.executemany(MARK_SETTLED, [(CODES[r.state], r.seq, r.id) for r in rows])
 
 
 def pending_row(row: tuple[Any, ...]) -> PendingRow:
@@ -182,7 +182,7 @@ def _tags(text: str) -> dict[str, str]:
     return json.loads(text) if text else {}
 
 
-def _error_text(error: ErrorInfo | None) -> str:
+def error_text(error: ErrorInfo | None) -> str:
     return json.dumps(vars(error), separators=(",", ":")) if error else ""
 
 

@@ -27,9 +27,9 @@ class Migration:
 
 
 @cache
-def migrations() -> tuple[Migration, ...]:
-    """Return the steps that this version of Stoker knows, in order."""
-    files = [file for file in resources.files("stoker.store.migrations").iterdir() if file.name.endswith(".sql")]
+def migrations(package: str = "stoker.store.migrations") -> tuple[Migration, ...]:
+    """Return the steps that this version of Stoker knows, in order; each database has a package of them."""
+    files = [file for file in resources.files(package).iterdir() if file.name.endswith(".sql")]
     steps = [
         Migration(int(file.name[:4]), file.name[5 : -len(".sql")], file.read_text(encoding="utf-8")) for file in files
     ]

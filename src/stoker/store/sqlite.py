@@ -33,6 +33,8 @@ class SqliteStore:
         StoreError: the file is damaged, another program's, a newer Stoker's, or not writable. It is left as it is.
     """
 
+    proves_every = 0.0  # the directory's lock keeps others away
+
     def __init__(self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT_S, durable: bool = True) -> None:
         """``durable=False`` survives the death of any process, and not that of the machine: for what ends with it."""
         self._database = Database(path, busy_timeout=busy_timeout, durable=durable)
@@ -43,6 +45,10 @@ class SqliteStore:
                 "UPDATE meta SET value = value + 1 WHERE name = 'epoch' RETURNING value"
             ).fetchone()
             return int(row[0])
+
+    def prove(self, epoch: int) -> None:
+        with self._database.writing(epoch):
+            pass
 
     def write(self, epoch: int, rows: Sequence[Write]) -> None:
         accepted = [row for row in rows if isinstance(row, AcceptedRow)]

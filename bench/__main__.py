@@ -18,6 +18,7 @@ ROWS = (
     "million_map",
     "queued_million",
     "durable_calls",
+    "durable_calls_postgres",
     "idle",
     "gang",
 )

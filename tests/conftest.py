@@ -14,11 +14,15 @@ import tempfile
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import leftovers
 from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from tests.postgres import PostgresServer
 
 GRACE_SECONDS = 30.0  # the longest grace of anything embedded, with room for a busy machine
 _KEPT = ("STOKER_TEST_VENV", "STOKER_TEST_PYTHON", "STOKER_PYTHONS")
@@ -79,6 +83,25 @@ def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     if place.exists():
         _check_nothing_left(place)
         shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Have a PostgreSQL of this run's own, started for the first test that wants it."""
+    from tests.postgres import running  # its driver is for those tests alone
+
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def schema(postgres: PostgresServer) -> Iterator[str]:
+    """Return the name of a schema that no other test has; what is made there is dropped."""
+    from tests.postgres import drop_schema, fresh_schema
+
+    name = fresh_schema()
+    yield name
+    drop_schema(postgres, name)
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ import pytest
 
 from tests.waiting import wait_until
 
+Line = list[str | Path]
+
 START_SECONDS = 60.0
 PASSWORD = "the-owner's p@ss/word"
 _SETTINGS = {
@@ -45,6 +47,7 @@ class PostgresServer:
     programs: Path
     root: Path
     as_user: dict[str, Any]
+    settings: dict[str, str] = field(default_factory=lambda: dict(_SETTINGS))
     port: int = field(default_factory=lambda: _free_port())
     process: subprocess.Popen[bytes] | None = None
 
@@ -55,22 +58,23 @@ class PostgresServer:
         if self.as_user:
             for path in (self.root, word):
                 os.chown(path, self.as_user["user"], self.as_user["group"])
-        line = [self.programs / "initdb", "-D", data, "-U", "owner", "--auth=scram-sha-256", f"--pwfile={word}"]
+        line: Line = [self.programs / "initdb", "-D", data, "-U", "owner", "--auth=scram-sha-256", f"--pwfile={word}"]
         line += ["--encoding=UTF8", "--locale=C", "--no-sync"]
         found = subprocess.run(line, capture_output=True, text=True, check=False, cwd=self.root, **self.as_user)
         assert found.returncode == 0, found.stdout + found.stderr
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
-        options = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        options = [part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")]
         with (self.root / "log").open("ab") as log:
-            line = [self.programs / "postgres", "-D", self.root / "data", "-p", str(self.port)]
+            line: Line = [self.programs / "postgres", "-D", self.root / "data", "-p", str(self.port)]
             self.process = subprocess.Popen(
                 [*line, "-h", "127.0.0.1", "-k", self.root, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self.root,
+                env={"LC_ALL": "C", "PATH": os.environ.get("PATH", "")},  # no test's own: it outlives the first
                 start_new_session=True,
                 **self.as_user,
             )
@@ -100,10 +104,10 @@ class PostgresServer:
 
 
 @contextmanager
-def running() -> Iterator[PostgresServer]:
-    """Have a server of one's own for a block."""
+def running(**settings: str) -> Iterator[PostgresServer]:
+    """Have a server of one's own for a block, with these settings beside those of tests."""
     root = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
-    server = PostgresServer(_programs(root), root, _as_user())
+    server = PostgresServer(_programs(root), root, _as_user(), {**_SETTINGS, **settings})
     try:
         server.make()
         server.start()
@@ -118,6 +122,9 @@ def fresh_schema() -> str:
 
 
 def drop_schema(server: PostgresServer, schema: str) -> None:
+    """Drop a schema, with whatever a test that failed left working on it; a server that does not run is started."""
+    if server.process is None or server.process.poll() is not None:
+        server.start()
     with server.connect() as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'stoker %%' AND pid IN "
@@ -147,7 +154,7 @@ def _programs(root: Path) -> Path:
 
 def _may_run(place: Path) -> bool:
     try:
-        line = [place / "postgres", "--version"]
+        line: Line = [place / "postgres", "--version"]
         return not subprocess.run(line, capture_output=True, check=False, cwd="/", **_as_user()).returncode
     except PermissionError:
         return False

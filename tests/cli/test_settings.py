@@ -102,3 +102,13 @@ def test_the_address_of_blobs_is_checked_and_its_secrets_are_not_shown(
     shown = stoker_command("config", "show").out + stoker_command("config", "show", "--json").out
     assert "do-not-show-this" not in shown
     assert "secret_access_key=***" in shown
+
+
+def test_a_stores_password_is_not_shown(tmp_path: Path, stoker_command: Command) -> None:
+    found = resolve({"store": "postgresql://me:hidden@host/db"}, {}, tmp_path)
+    (item,) = [item for item in found if item.setting.name == "store"]
+    assert item.value == "postgresql://me:hidden@host/db"
+    assert "hidden" not in item.shown + item.said
+    refused = stoker_command("--store", "mysql://me:hidden@host/db", "config", "show")
+    assert refused.status == 2
+    assert "hidden" not in refused.out + refused.err

@@ -23,7 +23,7 @@ from stoker.server.doors import TcpDoor
 from stoker.server.link import Link
 from stoker.server.server import Server
 from stoker.server.serving import open_door
-from stoker.store.base import Deployment, ProgressRow, RowsRefused, Store, Write
+from stoker.store.base import Deployment, ProgressRow, RowsRefused, Store, StoreUnavailable, Write
 from stoker.testing.seams import FakeEngine, MemoryBacking, MemoryBlobStore, MemoryStore
 from stoker.transport.addresses import Address
 from stoker.transport.sockets import FrameSocket, connect_unix, greet
@@ -51,11 +51,15 @@ class GatedStore(MemoryStore):
         self.deploying = threading.Event()
         self.deploying.set()
         self.refusing = ""
+        self.away = 0  # so many writes find that it cannot be reached
         self.poisoned: set[str | bytes] = set()  # ids, and payloads, of rows that are refused whatever else is written
         self.commits: list[list[Write]] = []
 
     def write(self, epoch: int, rows: Sequence[Write]) -> None:
         assert self.gate.wait(PATIENCE_SECONDS)
+        if self.away:
+            self.away -= 1
+            raise StoreUnavailable("it is away")
         if self.refusing:
             raise StoreError(self.refusing)
         if any(

@@ -11,7 +11,7 @@ import pytest
 
 from stoker.errors import StoreError
 from stoker.server.writer import ROWS_MAX, StoreWriter
-from stoker.store.base import AcceptedRow, Write
+from stoker.store.base import AcceptedRow, StoreUnavailable, Write
 from stoker.testing.seams import MemoryStore
 
 from .harness import GatedStore
@@ -188,3 +188,48 @@ async def test_refused_rows_are_found_and_the_others_written_in_order(told: Told
     assert told.failed == [([3], "it is poisoned (rows)"), ([4], "it is poisoned (rows)")]
     assert [token for tokens in told.done for token in tokens] == [1, 2, 5, 6, 7, 8]
     assert [one for commit in told.ids() for one in commit] == [f"c-1.{n}" for n in (1, 2, 5, 6, 7, 8)]
+
+
+async def test_a_store_that_is_away_is_waited_for_and_nothing_is_refused(told: Told) -> None:
+    told.store.away = 3
+    kept: list[str] = []
+
+    def keep() -> None:
+        if not kept:
+            kept.append("once")
+            raise StoreUnavailable("it is away")
+        kept.append("again")
+
+    told.writer.write(1, lambda: rows(1))
+    told.writer.job(keep)
+    told.writer.write(2, lambda: rows(2))
+    await told.drained()
+    assert (told.done, told.failed, told.over) == ([[1], [2]], [], [])
+    assert kept == ["once", "again"]
+    assert told.ids() == [["c-1.1"], ["c-1.2"]]
+
+
+async def test_a_server_that_ends_does_not_wait_for_ever(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stoker.server.writer.LAST_TRIES_S", 0.05)
+    told.store.away = 1 << 30
+    told.writer.write(1, lambda: rows(1))
+    told.writer.job(lambda: told.store.write(told.epoch, rows(2)))
+    await asyncio.to_thread(told.writer.close)
+    assert told.store.pending_count() == 0
+    told.writer = Told().writer  # another one for the fixture to close
+
+
+async def test_an_idle_server_proves_that_the_store_is_its_own(told: Told) -> None:
+    told.writer.close()
+    told.store.proves_every = 0.01
+    overtaken = asyncio.Event()
+    told.writer = StoreWriter(
+        told.store,
+        told.epoch,
+        done=told.done.append,
+        failed=lambda *_: None,
+        over=lambda reason: overtaken.set(),
+    )
+    MemoryStore(told.store.backing).begin_term()
+    await asyncio.wait_for(overtaken.wait(), 10.0)
+    assert told.writer.fenced

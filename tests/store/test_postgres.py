@@ -51,11 +51,13 @@ def test_what_was_written_is_there_after_a_restart(address: Address) -> None:
     store.put_function(epoch, spec())
     made = store.deploy(epoch, "digits", [spec()], now=1.0)
     before = (store.pending(after_seq=0, limit=9), store.calls(), store.functions())
+    identity = store.identity()
     store.close()
     again = PostgresStore(address)
     assert (again.pending(after_seq=0, limit=9), again.calls(), again.functions()) == before
     assert again.deployments() == [made]
     assert again.begin_term() == epoch + 1
+    assert again.identity() == identity
     again.close()
 
 
@@ -65,6 +67,7 @@ def test_two_schemas_of_one_database_share_nothing(address: Address, postgres: P
     first.write(first.begin_term(), [accepted(1)])
     assert second.begin_term() == 1
     assert second.last_seq() == 0
+    assert first.identity() != second.identity()
     first.close()
     second.close()
     drop_schema(postgres, other.schema)

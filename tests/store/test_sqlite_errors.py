@@ -28,6 +28,7 @@ PRIMARY_CODES = re.findall(
 
 VERBS: dict[str, Callable[[Store], Any]] = {
     "begin_term": lambda store: store.begin_term(),
+    "prove": lambda store: store.prove(0),
     "write": lambda store: store.write(0, [accepted(1)]),
     "pending": lambda store: store.pending(after_seq=0, limit=1),
     "last_seq": lambda store: store.last_seq(),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
+from stoker.cli.doctor_store import store_facts
 from stoker.cli.screen import console, escape, show_json
 from stoker.cli.server_requests import ask_local
 from stoker.client.endpoints import configured_endpoint, local_endpoint
@@ -22,7 +24,7 @@ MARKS = {
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Tell what this machine can and cannot do for Stoker, and what follows."""
-    found = [*facts(), *door_facts()]
+    found = [*facts(), *store_facts(os.environ), *door_facts()]
     if as_json:
         show_json([asdict(fact) for fact in found])
         return

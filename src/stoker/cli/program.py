@@ -68,6 +68,7 @@ def prepare(
     blobs: Annotated[
         str | None, typer.Option(help="Where the server keeps blobs: s3://bucket/prefix, gs://… or az://….")
     ] = None,
+    store: Annotated[str | None, typer.Option(help="The server's store: postgresql://… (default: a file).")] = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     flags = {
@@ -77,6 +78,7 @@ def prepare(
         "node_memory": node_memory,
         "result_retention": result_retention,
         "blobs": blobs,
+        "store": store,
     }
     try:
         config.resolved = settings.resolve(flags, os.environ, Path.cwd())

@@ -28,6 +28,7 @@ from stoker.engine.local.processes import with_environment
 from stoker.engine.local.server_leftovers import remove_segments
 from stoker.errors import ConnectionFailed, InvalidOption, InvalidRequest, StokerError
 from stoker.quantities import format_duration, format_size
+from stoker.store.postgres.address import shown
 
 app = typer.Typer(help="The server that stays: it keeps apps, calls and logs.", no_args_is_help=True)
 
@@ -61,21 +62,28 @@ def start(
         str | None,
         typer.Option(help="Where it keeps blobs: s3://bucket/prefix, gs://… or az://…; else on this machine's disk."),
     ] = None,
+    store: Annotated[str | None, typer.Option(help="Keep calls in this database: postgresql://…")] = None,
+    standby: Annotated[bool, typer.Option("--standby", help="Wait until no other server has the store.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start the server in the background and wait until it listens."""
-    given = {"listen": listen, "tls_cert": tls_cert, "tls_key": tls_key, "blobs": blobs}
-    try:
-        settings.export_flags({name: str(value) for name, value in given.items() if value is not None}, os.environ)
-    except InvalidOption as error:
-        raise WrongUsage(str(error)) from None
+    _settle({"listen": listen, "tls_cert": tls_cert, "tls_key": tls_key, "blobs": blobs, "store": store})
+    wanted = os.environ.get("STOKER_STORE", "")
+    if standby and not wanted:
+        raise WrongUsage("--standby is for a store that servers share: name it by --store postgresql://….")
     if local_endpoint() is not None:
-        _say_it_runs(wanted=listen, as_json=as_json)
+        _say_it_runs(listen=listen, store=wanted, as_json=as_json)
         return
     if foreground:
-        os.execve(sys.executable, _command(), _environment())
-    ready = _start(_command())
+        os.execve(sys.executable, _command(standby=standby), _environment())
+    ready = _start(_command(standby=standby))
     log = str(log_file())
+    if holder := ready.get("standby"):
+        if as_json:
+            show_json({"started": True, "pid": ready["pid"], "standby": holder, "log": log})
+        else:
+            say(f"The server waits as a standby (pid {ready['pid']}): {holder} has the store.\n  log     {log}")
+        return
     doors = tcp_doors(ask_local("status")) if os.environ.get("STOKER_LISTEN") else []
     made = ask_local("token_create", name=FIRST_TOKEN) if doors and not ask_local("tokens") else None
     if as_json:
@@ -106,16 +114,22 @@ def lent() -> Iterator[None]:
         _end_rest(force=False)
 
 
-def _say_it_runs(*, wanted: str | None, as_json: bool) -> None:
+def _say_it_runs(*, listen: str | None, store: str, as_json: bool) -> None:
     """Say that a server runs already.
 
     Raises:
         InvalidRequest: it does not listen where this one was to listen.
+        StokerError: it has another store than this one was to have.
     """
     status = ask_local("status")
-    if wanted is not None and not tcp_doors(status):
+    if store and status["store"] != shown(store):
+        raise StokerError(
+            f"A server runs already (pid {status['pid']}), with another store: {status['store']}. Stop it by "
+            "`stoker server stop`, or start the new one with a --home and a --runtime-dir of its own."
+        )
+    if listen is not None and not tcp_doors(status):
         raise InvalidRequest(
-            f"A server runs already (pid {status['pid']}), without a door at {wanted}. Stop it with `stoker server "
+            f"A server runs already (pid {status['pid']}), without a door at {listen}. Stop it with `stoker server "
             "stop` (spawned calls go on with the next start), then start it again."
         )
     if as_json:
@@ -209,6 +223,7 @@ def status(as_json: AsJson = False) -> None:
             **({"used through": elsewhere.path} if elsewhere is not None else {}),
             "up for": format_duration(found["uptime"]),
             "socket": found["socket"],
+            "store": found["store"],
             **_described(tcp_doors(found)),
             **({"log": str(log_file())} if elsewhere is None else {}),
             "blobs": found["blobs"] or "this machine's disk",
@@ -236,8 +251,16 @@ def log_file() -> Path:
     return paths.server_home() / "server.log"
 
 
-def _command() -> list[str]:
-    return [sys.executable, "-P", "-m", "stoker.server", "--persistent"]
+def _settle(flags: dict[str, str | Path | None]) -> None:
+    """Take over settings that were given to this command itself."""
+    try:
+        settings.export_flags({name: str(value) for name, value in flags.items() if value is not None}, os.environ)
+    except InvalidOption as error:
+        raise WrongUsage(str(error)) from None
+
+
+def _command(*, standby: bool = False) -> list[str]:
+    return [sys.executable, "-P", "-m", "stoker.server", "--persistent", *(["--standby"] if standby else [])]
 
 
 def _start(command: list[str]) -> dict[str, Any]:

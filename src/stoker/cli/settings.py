@@ -19,6 +19,8 @@ from stoker.blobs.location import BlobLocation, shown_address
 from stoker.client.endpoints import CA_VARIABLE, FINGERPRINT_VARIABLE
 from stoker.errors import InvalidOption
 from stoker.quantities import parse_duration, parse_size, stated
+from stoker.store.postgres.address import parse
+from stoker.store.postgres.address import shown as shown_url
 from stoker.transport.addresses import SCHEME, parse_address
 from stoker.transport.current import SERVER_VARIABLE
 
@@ -49,14 +51,14 @@ class Resolved:
     source: str
 
     @property
+    def shown(self) -> str:
+        """Return the value as it may be shown."""
+        return self.value if self.source == DEFAULT else self.setting.shown(self.value)
+
+    @property
     def is_directory(self) -> bool:
         """Tell whether it names a directory of the user's choice, to be used or made."""
         return self.source != DEFAULT and self.setting.check is _path
-
-    @property
-    def shown(self) -> str:
-        """The value for people."""
-        return self.value if self.source == DEFAULT else self.setting.shown(self.value)
 
     @property
     def said(self) -> str:
@@ -123,6 +125,13 @@ def _blobs(value: Any, option: str) -> str:
     return value
 
 
+def _store(value: Any, option: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidOption(f"{option} is not a text. Write the URL of a PostgreSQL database.")
+    parse(value, option=option)
+    return value
+
+
 SETTINGS = (
     Setting(
         "home",
@@ -145,6 +154,7 @@ SETTINGS = (
     Setting(
         "result_retention", "STOKER_RESULT_RETENTION", "how long results of spawned calls are kept", "7d", _duration
     ),
+    Setting("store", "STOKER_STORE", "the server's store: postgresql://…", "a file in home", _store, shown=shown_url),
     Setting("server", SERVER_VARIABLE, "the server to use: stoker://HOST:PORT", "the one here", _server),
     Setting("fingerprint", FINGERPRINT_VARIABLE, "of that server's certificate: sha256:…", "none", _fingerprint),
     Setting("ca", CA_VARIABLE, "file of the CA that vouches for that server", "the system's", _path, is_path=True),

@@ -21,6 +21,7 @@ from stoker.engine.local.engine import LocalEngine
 from stoker.errors import InvalidRequest, StokerError
 from stoker.quantities import parse_duration
 from stoker.server.config import ServerConfig
+from stoker.server.storage import VARIABLE, open_store
 from stoker.transport.addresses import parse_address
 
 log = logging.getLogger("stoker.server")
@@ -35,6 +36,8 @@ def main() -> int:
     try:
         config = _config(arguments)
         lock = _lock(config)
+        if config.store:
+            _see_to_the_store(config, arguments)
         engine = LocalEngine(_agent_config(config))
         engine.fork_agent()
         from stoker.server.serving import serve  # what the agent does not need is imported while it starts
@@ -64,11 +67,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--state-dir", type=Path)
     parser.add_argument("--parent-pid", type=int, default=0)
     parser.add_argument("--ready-fd", type=int, default=-1)
+    parser.add_argument("--standby", action="store_true")
     return parser.parse_args()
 
 
 def _config(arguments: argparse.Namespace) -> ServerConfig:
+    store = os.environ.pop(VARIABLE, "")  # may hold a password, which is nothing for what this server starts
     if arguments.embedded:
+        store = ""
         if arguments.run_dir is None:
             raise InvalidRequest("An embedded server needs --run-dir.")
         run_dir = state_dir = arguments.run_dir
@@ -88,6 +94,8 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         retention=parse_duration(
             os.environ.get("STOKER_RESULT_RETENTION", RETENTION_SECONDS), option="STOKER_RESULT_RETENTION"
         ),
+        store=store,
+        standby=arguments.standby,
         listen=parse_address(listen, option="STOKER_LISTEN") if listen else None,
         tls_cert=_path_in("STOKER_TLS_CERT"),
         tls_key=_path_in("STOKER_TLS_KEY"),
@@ -97,6 +105,28 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
 
 def _path_in(variable: str) -> Path | None:
     return Path(value) if (value := os.environ.get(variable)) else None
+
+
+def _see_to_the_store(config: ServerConfig, arguments: argparse.Namespace) -> None:
+    """Make sure of the database before anything is started, and as a standby wait until it is free.
+
+    Who had it before is fenced at once, should it come back. The store is closed again: the agent, which is forked off
+    next, must not hold a connection that says whose turn it is.
+    """
+    waited: list[str] = []
+
+    def waiting(holder: str) -> None:
+        waited.append(holder)
+        log.info("waiting as a standby: %s works on %s", holder, config.store_shown)
+        _tell_ready(arguments.ready_fd, {"pid": os.getpid(), "standby": holder})
+        arguments.ready_fd = -1  # it is closed, and its number may be another file's
+
+    store = open_store(config, standby=waiting if config.standby else None)
+    try:
+        if waited:
+            store.begin_term()
+    finally:
+        store.close()
 
 
 def _agent_config(config: ServerConfig) -> AgentConfig:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stoker.store.postgres.address import shown
 from stoker.transport.addresses import Address
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Where a server works. ``mode``: ``embedded`` · ``persistent``. ``blobs``: an address, empty for the disk."""
+    """Where a server works. ``mode``: ``embedded`` · ``persistent``.
+
+    ``blobs`` is an address, empty for the disk; ``store`` a database's URL, empty for a file.
+    """
 
     mode: str
     run_dir: Path
@@ -21,10 +25,17 @@ class ServerConfig:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     blobs: str = field(default="", repr=False)  # it may hold secrets
+    store: str = field(default="", repr=False)  # it may hold a password
+    standby: bool = False
 
     @property
     def socket(self) -> Path:
         return self.run_dir / "server.sock"
+
+    @property
+    def store_shown(self) -> str:
+        """Return where the store is, as it may be shown."""
+        return shown(self.store) if self.store else str(self.state_dir / "store.db")
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ from stoker.errors import ProtocolError, StokerError
 from stoker.protocol.frames import BODY_MAX_BYTES, GREETING_MAX_BYTES, Buffer, FrameReader
 from stoker.protocol.messages import KIND_OF, KINDS, Hello, Rejected
 from stoker.server import wire
+from stoker.store.base import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,10 @@ class Link(asyncio.Protocol):
         except ProtocolError as error:
             log.warning("closing a connection of %s: %s", self.origin, error)
             self.reject(error)
+        except StoreUnavailable as error:
+            # What was being read stays unanswered: the peer connects again and says it again.
+            log.warning("closing a connection of pid %s: %s", self.pid, error)
+            self.close()
         self._greeter.flush()
 
     @property

@@ -37,11 +37,13 @@ async def restore_pending(server: Server) -> None:
 
 
 async def _restore_pages(server: Server) -> None:
-    after, last = 0, server.store.last_seq()
-    while after < last:
+    after, last = 0, 0
+    while not last or after < last:
         try:
+            last = last or server.store.last_seq()
             rows = await asyncio.to_thread(server.store.pending, after_seq=after, limit=PAGE_ROWS)
             await asyncio.to_thread(server.files.bring, [row.call.payload_blob for row in rows])
+            events = [event for row in rows if row.call.seq <= last and (event := _restored(server, row)) is not None]
         except StoreError as error:
             log.error("calls that were accepted before cannot be read; tried again: %s", error)
             await asyncio.sleep(RETRY_SECONDS)
@@ -49,7 +51,6 @@ async def _restore_pages(server: Server) -> None:
         if not rows:
             return
         after = rows[-1].call.seq
-        events = [event for row in rows if row.call.seq <= last and (event := _restored(server, row)) is not None]
         restored = [(event.id, server.functions.specs[event.function].app) for event in events]
         server.decide(*events, *server.early_cancels.due(restored))
         server.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from stoker.server.blob_owner import claim, store_id
 from stoker.server.config import ServerConfig
 from stoker.server.link import Link
 from stoker.server.server import Server
-from stoker.store.sqlite import SqliteStore
+from stoker.server.storage import open_store
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from stoker.server.doors import TcpDoor
@@ -50,10 +53,11 @@ async def _serve(
         if config.blobs:
             check_blobs(config.blobs)
         blobs = open_blobs(config.blobs)
+        store = open_store(config, standby=_waiting if config.standby else None)
         if config.blobs:
             place = BlobLocation.parse(config.blobs).place
-            claim(blobs, store_id(config.state_dir), place=place, state_dir=config.state_dir)
-        store = SqliteStore(config.state_dir / "store.db", durable=config.mode == "persistent")
+            owner = store.identity() or store_id(config.state_dir)  # a database's: its standby goes on with them
+            claim(blobs, owner, place=place, state_dir=config.state_dir)
         epoch = store.begin_term()
     except StokerError:
         await engine.shut_down(grace=0.0)  # the agent lives already, and would wait for another server
@@ -91,6 +95,10 @@ async def _serve(
     if parent >= 0:
         loop.remove_reader(parent)
         os.close(parent)
+
+
+def _waiting(holder: str) -> None:
+    log.info("waiting again as a standby: %s was faster", holder)
 
 
 def _is_same(path: Path, inode: int) -> bool:

@@ -207,6 +207,7 @@ class Verbs:
             "socket": str(server.config.socket),
             "doors": self._doors(),
             "state_dir": str(server.config.state_dir),
+            "store": server.config.store_shown,
             "blobs": shown_address(server.config.blobs) if server.config.blobs else "",
             "nodes": [
                 {

@@ -2,6 +2,9 @@
 
 Writes are made in the order in which they were put in; the outcome of each comes back to the event loop. A job (a
 payload to be deleted, a function to be kept) takes its place in the same order.
+
+A store that refuses (its disk is full) says so to whoever waits. One that cannot be reached (its database is away) is
+tried again until it can be: meanwhile nothing is acknowledged, and nothing is refused.
 """
 
 from __future__ import annotations
@@ -10,15 +13,21 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from stoker.errors import Fenced, StokerError
-from stoker.store.base import RowsRefused, Store, Write
+from stoker.store.base import RowsRefused, Store, StoreUnavailable, Write
 
 log = logging.getLogger(__name__)
 
 ROWS_MAX = 4096  # of one transaction: bounds how long the first of them waits
+AWAY_FIRST_S = 0.1  # between tries to reach a store that is away, doubled up to
+AWAY_MAX_S = 2.0
+AWAY_SAID_EVERY_S = 30.0  # in the log
+LAST_TRIES_S = 5.0  # of a server that ends, for what it has not written yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,8 @@ class StoreWriter:
         self.fenced = False  # another server has taken over the store
         self._queue: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
+        self._closing = threading.Event()
+        self._give_up_at = 0.0
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -67,7 +78,9 @@ class StoreWriter:
         self._queue.put(work)
 
     def close(self) -> None:
-        """Finish what was put in, and end the thread."""
+        """Finish what was put in, and end the thread. A store that cannot be reached is tried for some seconds more."""
+        self._give_up_at = time.monotonic() + LAST_TRIES_S
+        self._closing.set()
         self._queue.put(None)
         self._thread.join()
 
@@ -80,16 +93,24 @@ class StoreWriter:
 
     def _work(self) -> None:
         while True:
-            item = self._queue.get()
+            item = self._next()
             while isinstance(item, Batch):
                 item = self._write_some(item)
             if item is None:
                 return
             self._do(item)
 
+    def _next(self) -> Batch | Callable[[], None] | None:
+        """Return what comes next; while nothing does, have the store proved to be this term's still."""
+        while True:
+            try:
+                return self._queue.get(timeout=self._store.proves_every or None)
+            except queue.Empty:
+                self._do(partial(self._store.prove, self._epoch))
+
     def _do(self, work: Callable[[], None]) -> None:
         try:
-            work()
+            self._until_reached(work)
         except Fenced as error:
             self.fenced = True
             self._loop.call_soon_threadsafe(self._over, str(error))
@@ -115,7 +136,29 @@ class StoreWriter:
                 idle = True
                 break
         self._commit(group)
-        return self._queue.get() if idle else item
+        return self._next() if idle else item
+
+    def _until_reached(self, work: Callable[[], None]) -> None:
+        """Do something again and again until the store can be reached; all that is done here bears that.
+
+        Raises:
+            StoreUnavailable: the server ends, and the store has not come back.
+        """
+        wait, said = AWAY_FIRST_S, 0.0
+        while True:
+            try:
+                return work()
+            except StoreUnavailable as error:
+                if self._closing.is_set() and time.monotonic() > self._give_up_at:
+                    raise
+                if time.monotonic() > said:
+                    log.warning("the store is waited for, and nothing is acknowledged meanwhile: %s", error)
+                    said = time.monotonic() + AWAY_SAID_EVERY_S
+            if self._closing.is_set():
+                time.sleep(AWAY_FIRST_S)
+            else:
+                self._closing.wait(wait)
+            wait = min(2 * wait, AWAY_MAX_S)
 
     def _commit(self, group: Group) -> None:
         """Write a group; where rows of it are refused, find the batch they are of, so that the others are written."""
@@ -125,7 +168,7 @@ class StoreWriter:
             tokens = [token for token, _ in part if token]
             try:
                 if rows := [row for _, some in part for row in some]:
-                    self._store.write(self._epoch, rows)
+                    self._until_reached(partial(self._store.write, self._epoch, rows))
             except Fenced as error:
                 self.fenced = True
                 self._loop.call_soon_threadsafe(self._over, str(error))

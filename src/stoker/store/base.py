@@ -113,6 +113,9 @@ class Store(Protocol):
     def proves_every(self) -> float:
         """Return after how many seconds without a write the server should `prove`; 0 where nobody else can come."""
 
+    def identity(self) -> str:
+        """Return what tells this store from others, wherever it is reached from; empty for one of its own directory."""
+
     def prove(self, epoch: int) -> None:
         """Make sure that this term may still write; raise `Fenced` where it may not."""
 

@@ -50,6 +50,9 @@ class MemoryStore:
         self.backing = backing or MemoryBacking()
         self._closed = False
 
+    def identity(self) -> str:
+        return ""
+
     def begin_term(self) -> int:
         with self._open() as kept:
             kept.epoch += 1

@@ -39,6 +39,9 @@ class SqliteStore:
         """``durable=False`` survives the death of any process, and not that of the machine: for what ends with it."""
         self._database = Database(path, busy_timeout=busy_timeout, durable=durable)
 
+    def identity(self) -> str:
+        return ""
+
     def begin_term(self) -> int:
         with self._database.writing() as connection:
             row = connection.execute(

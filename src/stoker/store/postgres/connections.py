@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 from psycopg import Connection
+from psycopg.conninfo import make_conninfo
 
 from stoker.errors import Fenced, StoreError
 from stoker.store.base import StoreUnavailable
@@ -84,11 +85,9 @@ def connect(address: Address, *, name: str, **session: str) -> Connection:
     given = dict(address.parameters)
     settings = {"search_path": address.schema, **_SESSION, **session}
     options = " ".join([given.pop("options", ""), *(f"-c {key}={value}" for key, value in settings.items())]).strip()
+    wanted = {**_DEFAULTS, **given, "options": options, "application_name": name, "client_encoding": "UTF8"}
     try:
-        return psycopg.connect(
-            **{**_DEFAULTS, **given, "options": options, "application_name": name, "client_encoding": "UTF8"},
-            autocommit=True,
-        )
+        return psycopg.connect(make_conninfo("", **wanted), autocommit=True)
     except psycopg.ProgrammingError as error:
         raise StoreError(f"{address.shown} cannot be used: {address.without_secrets(str(error).strip())}.") from error
     except psycopg.Error as error:
@@ -132,7 +131,7 @@ class Database:
             StoreUnavailable: nothing was written, or (where the message says so) nobody could tell.
         """
         with self._writing, translated(self.address):
-            connection = self._ready()
+            connection = self._ready(epoch)
             with self._broken_is_closed(connection):
                 number = self._begin(connection, epoch)
             try:
@@ -142,7 +141,7 @@ class Database:
                 raise
             try:
                 with self._broken_is_closed(connection):
-                    connection.execute("COMMIT")
+                    connection.execute("COMMIT", prepare=False)
             except psycopg.Error as error:
                 if not connection.closed or not self._was_written(epoch, number, error):
                     raise
@@ -174,19 +173,29 @@ class Database:
             if self._turn is not None:
                 self._turn.give_up()
 
-    def _ready(self) -> Connection:
+    def _ready(self, epoch: int | None = None) -> Connection:
         """Return the writing connection, made anew if it broke; only while it is this server's turn."""
         if self._closed:
             raise closed(self.address)
         if self._turn is not None:
-            self._turn.prove()
+            try:
+                self._turn.prove()
+            except StoreUnavailable:
+                self._refuse_overtaken(epoch)
+                raise
         if self._writer.closed:
             self._writer = self._open_writer()
         return self._writer
 
+    def _refuse_overtaken(self, epoch: int | None) -> None:
+        """A turn that cannot be taken again may be gone for good: a newer term tells."""
+        (current,) = self.read("SELECT epoch FROM term", ())[0]
+        if epoch is not None and current != epoch:
+            raise self._fenced(epoch, int(current))
+
     def _begin(self, connection: Connection, epoch: int) -> int:
         """Begin a transaction of this term; return the number that the term's row has counted for it."""
-        connection.execute("BEGIN")
+        connection.execute("BEGIN", prepare=False)
         row = connection.execute(FENCE, (epoch,)).fetchone()
         if row is None:
             current = connection.execute("SELECT epoch FROM term").fetchone()

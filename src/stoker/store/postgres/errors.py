@@ -35,6 +35,7 @@ _FORBIDDEN = (
 _REFUSED = "The store {store} refused these rows ({error}); none was kept. This is an error in the server: report it."
 _TOO_BIG = "A row is too big for the store {store} ({error}). Big payloads belong into payload files."
 _DAMAGED = "The database of the store {store} says that it is damaged ({error}). Its own log says more."
+_DISK = "The disk failed under the database of the store {store} ({error}). What was being written was not kept."
 _MISUSED = (
     "The store {store} was used in a way that it does not allow ({error}). This is an error in Stoker: report it."
 )
@@ -59,7 +60,7 @@ _BY_CLASS = {
     "54": _TOO_BIG,
     "55": _BUSY,
     "57": _AWAY,
-    "58": _FULL,
+    "58": _DISK,
     "F0": _DAMAGED,
     "XX": _DAMAGED,
 }

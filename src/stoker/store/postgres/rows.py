@@ -25,12 +25,13 @@ ON CONFLICT (id) DO NOTHING
 """
 
 PROGRESS = b"""
-INSERT INTO progress (seq, failures, losses, not_before)
-SELECT seq, used.failures, used.losses, used.not_before
-FROM unnest(%b::bigint[], %b::integer[], %b::integer[], %b::double precision[])
-    AS used (seq, failures, losses, not_before)
+INSERT INTO progress (seq, failures, losses, not_before, timeline)
+SELECT seq, used.failures, used.losses, used.not_before, used.timeline
+FROM unnest(%b::bigint[], %b::integer[], %b::integer[], %b::double precision[], %b::text[])
+    AS used (seq, failures, losses, not_before, timeline)
 JOIN calls USING (seq) WHERE state = 0
-ON CONFLICT (seq) DO UPDATE SET failures = excluded.failures, losses = excluded.losses, not_before = excluded.not_before
+ON CONFLICT (seq) DO UPDATE SET failures = excluded.failures, losses = excluded.losses,
+    not_before = excluded.not_before, timeline = excluded.timeline
 """
 
 # The first row of a call that is pending counts: what finds none pending settles nothing.
@@ -49,11 +50,12 @@ SELECT seq, finished, attempts, error, timeline, payload_blob, payload FROM sett
 
 PENDING = """
 SELECT c.seq, id, function, client, priority, created, deadline, payload, payload_blob, parent, tags,
-    failures, losses, not_before
+    failures, losses, not_before, timeline
 FROM calls c LEFT JOIN progress p ON p.seq = c.seq
 WHERE state = 0 AND c.seq > %s ORDER BY c.seq LIMIT %s
 """
 PENDING_COUNT = "SELECT count(*) FROM calls WHERE state = 0"
+IDENTITY = "SELECT value FROM meta WHERE name = 'identity'"
 LAST_SEQ = """
 SELECT greatest((SELECT coalesce(max(seq), 0) FROM calls), (SELECT value FROM meta WHERE name = 'last_seq'))
 """
@@ -65,7 +67,7 @@ UNION SELECT payload_blob FROM results WHERE payload_blob <> '' AND payload_blob
 
 _RECORD = """
 SELECT c.seq, id, function, client, priority, created, deadline, {payloads}, c.payload_blob, parent, tags,
-    failures, losses, state, finished, attempts, r.payload_blob, error, timeline, expired
+    failures, losses, state, finished, attempts, r.payload_blob, error, r.timeline, expired
 FROM calls c LEFT JOIN results r ON r.seq = c.seq LEFT JOIN progress p ON p.seq = c.seq
 """
 CALL = _RECORD.format(payloads="c.payload, r.payload") + "WHERE id = %s"
@@ -154,7 +156,7 @@ def accept(connection: Connection, rows: Sequence[AcceptedRow]) -> None:
 
 
 def progress(connection: Connection, rows: Sequence[ProgressRow]) -> None:
-    last = {r.seq: (r.seq, r.failures, r.losses, float(r.not_before)) for r in rows}
+    last = {r.seq: (r.seq, r.failures, r.losses, float(r.not_before), r.timeline) for r in rows}
     _execute(connection, PROGRESS, list(last.values()))
 
 

@@ -67,6 +67,9 @@ class PostgresStore:
             turn.give_up()
             raise
 
+    def identity(self) -> str:
+        return f"postgresql-{self._rows(sql.IDENTITY)[0][0]:x}"
+
     def begin_term(self) -> int:
         with self._database.beginning_a_term() as connection:
             row = connection.execute("UPDATE term SET epoch = epoch + 1, written = 0 RETURNING epoch").fetchone()
@@ -186,14 +189,15 @@ class PostgresStore:
                 return blobs
 
 
-def look(address: Address) -> None:
-    """Make sure that a store can be, or is, at this address; change nothing.
+def look(address: Address) -> str:
+    """Make sure that a store can be, or is, at this address; change nothing. Return which PostgreSQL answers.
 
     Raises:
         StoreError: no connection, another program's tables, a newer Stoker's.
     """
     with translated(address), _connect(address, "stoker") as connection:
         check(connection, address)
+        return f"PostgreSQL {connection.info.parameter_status('server_version')}"
 
 
 def _connect(address: Address, name: str) -> Connection:

@@ -1,11 +1,13 @@
 -- Numbers that belong to the store as a whole. `last_seq`: the greatest seq that was forgotten, so that none is given
--- twice.
+-- twice. `identity`: a number of this store's own, by which it is known to what lies beside it.
 CREATE TABLE meta (
     name text COLLATE "C" PRIMARY KEY,
     value bigint NOT NULL
 );
 
-INSERT INTO meta (name, value) VALUES ('last_seq', 0);
+INSERT INTO meta (name, value) VALUES
+    ('last_seq', 0),
+    ('identity', ('x' || left(md5(gen_random_uuid()::text), 15))::bit(60)::bigint);
 
 -- One row: the current term, and how many transactions it has written. Each transaction begins by counting itself here,
 -- which locks the row: so a newer term waits for it, and a server whose connection broke within a commit can ask

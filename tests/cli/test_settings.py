@@ -41,6 +41,17 @@ def test_a_path_in_a_file_is_relative_to_it(files: tuple[Path, Path], tmp_path: 
     assert _values(tmp_path, {}, {})["home"][0] == str(tmp_path / "project" / "state")
 
 
+def test_a_file_that_is_named_is_not_taken_for_a_directory(tmp_path: Path) -> None:
+    environ = {
+        "XDG_CONFIG_HOME": str(tmp_path),
+        "STOKER_TLS_CERT": "/c.pem",
+        "STOKER_CA": "/a.pem",
+        "STOKER_HOME": "/h",
+    }
+    found = {item.setting.name: item.is_directory for item in resolve({}, environ, tmp_path)}
+    assert [name for name, is_directory in found.items() if is_directory] == ["home"]
+
+
 def test_a_file_above_the_repository_is_not_the_projects(files: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "project" / "inner" / ".git").mkdir()
     assert _values(tmp_path, {}, {})["home"][1] == "default"

@@ -74,6 +74,10 @@ def _path(value: Any, option: str) -> str:
     raise InvalidOption(f"{stated(option, value)} is not a path. Write it as a text.")
 
 
+def _file(value: Any, option: str) -> str:
+    return _path(value, option)
+
+
 def _cores(value: Any, option: str) -> str:
     try:
         cores = float(value)
@@ -157,10 +161,10 @@ SETTINGS = (
     Setting("store", "STOKER_STORE", "the server's store: postgresql://…", "a file in home", _store, shown=shown_url),
     Setting("server", SERVER_VARIABLE, "the server to use: stoker://HOST:PORT", "the one here", _server),
     Setting("fingerprint", FINGERPRINT_VARIABLE, "of that server's certificate: sha256:…", "none", _fingerprint),
-    Setting("ca", CA_VARIABLE, "file of the CA that vouches for that server", "the system's", _path, is_path=True),
+    Setting("ca", CA_VARIABLE, "file of the CA that vouches for that server", "the system's", _file, is_path=True),
     Setting("listen", "STOKER_LISTEN", "where a server here listens for programs with a token", "nowhere", _place),
-    Setting("tls_cert", "STOKER_TLS_CERT", "certificate for that, as PEM", "one of its own", _path, is_path=True),
-    Setting("tls_key", "STOKER_TLS_KEY", "its key, as PEM", "in the same file", _path, is_path=True),
+    Setting("tls_cert", "STOKER_TLS_CERT", "certificate for that, as PEM", "one of its own", _file, is_path=True),
+    Setting("tls_key", "STOKER_TLS_KEY", "its key, as PEM", "in the same file", _file, is_path=True),
     Setting(
         "blobs",
         "STOKER_BLOBS",

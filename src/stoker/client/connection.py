@@ -20,7 +20,7 @@ from stoker.client.calls import OpenCalls, Pending, Sinks, Waiter, frames_of, su
 from stoker.errors import ConnectionFailed, NotFound, PermissionDenied, StokerError, VersionMismatch
 from stoker.protocol.frames import Buffer
 from stoker.protocol.messages import Ack, Cancel, Reply, Request, StreamCredit, Watch, Welcome
-from stoker.transport.segments import SegmentDir
+from stoker.transport.segments import INLINE_MAX_BYTES, SegmentDir
 from stoker.transport.sockets import FrameSocket, connect_unix, greet
 
 ACK_EVERY_FRAMES = 64  # a server keeps at most so many frames for a client that only listens
@@ -211,7 +211,7 @@ class Connection:
         """Send calls of one route, and keep them open until they are settled."""
         with self._lock:
             self.calls.add(pendings)
-            for batch in (pendings,) if len(pendings) == 1 else frames_of(pendings):
+            for batch in (pendings,) if _is_one_frame(pendings) else frames_of(pendings):
                 if self._sendable:
                     message, parts = submit_of(batch, acked=self.seen)
                     self._acked = self.seen
@@ -332,3 +332,8 @@ def _writable(fd: int) -> bool:
     poller = select.poll()
     poller.register(fd, select.POLLOUT)
     return bool(poller.poll(0))
+
+
+def _is_one_frame(pendings: list[Pending]) -> bool:
+    """Tell whether calls that were just made travel together: mostly they do, and need not be looked at one by one."""
+    return len(pendings) == 1 or sum([len(pending.data) for pending in pendings]) <= INLINE_MAX_BYTES

@@ -243,6 +243,7 @@ def test_a_channel_that_was_closed_while_nobody_called_harms_nobody() -> None:
         signal.signal(signal.SIGPIPE, before)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupted_calls_leave_nothing_open() -> None:
     """Whenever the interrupt comes: the calls are forgotten, and later ones go by a channel again."""
     lend(double, 1)

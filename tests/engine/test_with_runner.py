@@ -51,6 +51,7 @@ async def test_workers_greet_the_server_and_end_when_told(own_bench: Bench) -> N
     await server.get(WorkerStarted, worker="w2")
     assert first.how == "fork"
     await until(lambda: {hello.name for hello in server.workers} == {"w1", "w2"}, what="the workers' greetings")
+    await until(lambda: len(server.workers) == 4, what="both greetings of each")
     assert {(hello.role, hello.token) for hello in server.workers if hello.name == "w1"} == {
         ("worker", "token-w1"),
         ("control", "token-w1"),

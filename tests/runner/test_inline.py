@@ -22,8 +22,8 @@ def test_core_of_a_worker(every_python: Stage) -> None:
         def f(x):
             print("got", x)
             if x == "sleep":
-                open("started", "w").close()
                 try:
+                    open("started", "w").close()
                     time.sleep(60)
                 finally:
                     print("cleaned up")

@@ -80,7 +80,10 @@ def test_running_work_is_adopted_and_settled_once(restarted: Restarted) -> None:
         lambda: running.server.plane.state.recovering_until is None, message="all that was expected has reported"
     )
     assert [row["id"] for row in client.ask("workers")] == [restarted.worker]
-    assert sorted(client.ask("workers")[0]["running"]) == ["c-1.1", "c-1.2"]
+    wait_until(
+        lambda: sorted(client.ask("workers")[0]["running"]) == ["c-1.1", "c-1.2"],
+        message="the detached call to be read back",
+    )
     assert [entry["event"] for entry in client.ask("call", id="c-1.1")["timeline"]] == ["queued", "adopted", "running"]
     worker.finish(restarted.attempts)
     assert client.result_of("c-1.1") == (0, b"out c-1.1")

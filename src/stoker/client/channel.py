@@ -263,10 +263,17 @@ class Channels:
     def _connect(self, offer: messages.Channel) -> None:
         try:
             sock = abstract.connect(offer.address)
+        except (ConnectionFailed, PermissionDenied):
+            return  # it was taken back meanwhile; calls go by the server
+        try:
             hello = encode_header(messages.ChannelHello(offer.key))
             sock.sendall(encode_prefix(hello[0], len(hello[1]), 0) + hello[1], socket.MSG_NOSIGNAL)
-        except (ConnectionFailed, PermissionDenied, OSError):
-            return  # it was taken back meanwhile; calls go by the server
+        except OSError:
+            sock.close()
+            return
+        except BaseException:
+            sock.close()
+            raise
         if self._closed or offer.function in self._open:
             sock.close()  # the worker sees that nobody wants it any more
         else:

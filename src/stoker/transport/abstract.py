@@ -39,7 +39,7 @@ def connect(address: str) -> socket.socket:
     except OSError as error:
         sock.close()
         raise ConnectionFailed(f"Nobody answers at {address}: {error}") from error
-    except PermissionDenied:
+    except BaseException:
         sock.close()
         raise
     return sock

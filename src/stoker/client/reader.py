@@ -183,7 +183,7 @@ class Reader:
             link.shutdown()  # Ctrl-C between reading and dispatching: what was read is lost, the server sends it again
             raise
         if self._chores:
-            self._do_chores()
+            self.do_chores()
         return True
 
     def _wait_readable(self, deadline: float | None) -> bool:
@@ -199,7 +199,7 @@ class Reader:
         for fd, _ in found:
             if fd == self._wake_in:
                 self._drain_pipe()
-                self._do_chores()
+                self.do_chores()
             else:
                 readable = True
         return readable
@@ -222,9 +222,14 @@ class Reader:
             self.fail(error)
             return False
 
-    def _do_chores(self) -> None:
-        while self._chores:
-            self._chores.popleft()()
+    def do_chores(self) -> None:
+        """Do what `later` was asked for; at the end of a session nobody may be reading who would."""
+        while True:
+            try:
+                chore = self._chores.popleft()
+            except IndexError:
+                return  # there is none, or another thread was quicker
+            chore()
 
     def _poke(self) -> None:
         if self._closed and threading.current_thread() is not self._closer:

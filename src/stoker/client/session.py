@@ -257,7 +257,7 @@ class Session:
         A server elsewhere does not see this process end, and would wait for it to come back.
         """
         with contextlib.suppress(StokerError, TimeoutError):
-            self.reader.do_chores()  # a stream that was dropped a moment ago is closed before its last words are awaited
+            self.reader.do_chores()  # a stream that was just dropped is closed before its last output is awaited
             self.request("flush", {"ended": True}, timeout=CLEAN_UP_SECONDS + FLUSH_LOGS_SECONDS)
         last_word = "shutdown" if self.embedded else "leave" if self.endpoint.is_remote else ""
         if last_word:

@@ -309,8 +309,9 @@ class Function(Generic[P, R_co]):
         if app is not None and APP_VARIABLE not in os.environ:
             raise NotRunning(
                 f"{self.label} cannot be called remotely: its app is not running. Wrap the call in `with app.run():`, "
-                f"where `app` is your App({app.name!r}), or start the program by `stoker run <file>`, or deploy the "
-                f"app and use stoker.Function.from_name({app.name!r}, {self.name!r}). "
+                f"where `app` is your App({app.name!r}), or put it into a function under `@app.local_entrypoint()`, "
+                f"which `stoker run <file>` calls, or deploy the app and use "
+                f"stoker.Function.from_name({app.name!r}, {self.name!r}). "
                 f"{self.name}.local(…) runs it here."
             )
         return self._look_up(run)

@@ -115,7 +115,7 @@ async def test_lending_is_said_again(node: Node) -> None:
     node.start("w1")
     node.say(m.WorkerStarted("w1", 5, "fork"))
     node.disconnect()
-    (grant,) = node.engine._grants.values()
+    (grant,) = node.engine._node.grants.values()
     node.engine.lend(grant, lent=True)
     node.connect(up=("w1",))
     lends = [one.params for one in node.wire.sent if isinstance(one, m.Request) and one.verb == "lend"]

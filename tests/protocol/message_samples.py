@@ -102,6 +102,7 @@ SAMPLES: tuple[Any, ...] = (
     m.LogsFlushed(5),
     m.Usage(["w7-1"], [1.5], [1 << 20]),
     m.BuildImage(7, 6, IMAGE, "w7-1"),
+    m.Beat(3, 30.0),
     m.ChannelUsed("w7-1.3", ["c-1.1"], [0], [0.5], [1.5], {"0": ERROR}),
     m.ChannelHello("0b"),
     m.ChannelCall("c-1.1"),

@@ -98,12 +98,34 @@ def test_no_token(plain: Running) -> None:
     frames.close()
 
 
-@pytest.mark.parametrize("role", ["worker", "control", "agent", "king"])
-def test_other_roles_do_not_come_over_tcp(plain: Running, role: str) -> None:
+def test_other_roles_do_not_come_over_tcp(plain: Running) -> None:
     frames = connect_tcp(plain.door.address, timeout=PATIENCE_SECONDS)
-    with pytest.raises(PermissionDenied, match=f"over TCP as '{role}'"):
+    with pytest.raises(PermissionDenied, match="over TCP as 'king'"):
+        greet(frames, role="king", name="w1-1", token=plain.token())
+    frames.close()
+
+
+@pytest.mark.parametrize("role", ["worker", "control", "agent", "node"])
+def test_a_programs_token_is_none_of_a_worker_or_node(plain: Running, role: str) -> None:
+    frames = connect_tcp(plain.door.address, timeout=PATIENCE_SECONDS)
+    with pytest.raises(PermissionDenied, match="not one that this server has given to a"):
         greet(frames, role=role, name="w1-1", token=plain.token())
     frames.close()
+
+
+def test_each_token_is_good_for_its_own_name_and_role(plain: Running) -> None:
+    worker, node = plain.server.tokens.token("w1-1"), plain.server.node_tokens.token("n1")
+    for role, name, token in (
+        ("worker", "w1-2", worker),
+        ("agent", "w1-1", worker),
+        ("agent", "n2", node),
+        ("worker", "n1", node),
+        ("client", "n1", node),
+    ):
+        frames = connect_tcp(plain.door.address, timeout=PATIENCE_SECONDS)
+        with pytest.raises(PermissionDenied):
+            greet(frames, role=role, name=name, token=token)
+        frames.close()
 
 
 def test_a_workers_token_is_none_for_tcp(plain: Running) -> None:

@@ -189,6 +189,14 @@ class NodeReported(NamedTuple):
     workers: Sequence[tuple[str, str, Capacity]] = ()
     anew: bool = True
     starting: Sequence[str] = ()
+    address: str = "127.0.0.1"
+
+
+class NodeDraining(NamedTuple):
+    """A node will be taken away: its workers finish what they run, and none is placed there."""
+
+    node: str
+    reason: str
 
 
 class NodeLost(NamedTuple):
@@ -281,6 +289,7 @@ Event = (
     | ChannelUsed
     | RankGathered
     | NodeReported
+    | NodeDraining
     | NodeLost
     | WorkerConnected
     | WorkerDisconnected

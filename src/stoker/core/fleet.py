@@ -411,6 +411,7 @@ def node_reported(st: State, event: e.NodeReported) -> None:
     node = st.nodes.get(event.node)
     if node is None:
         node = st.nodes[event.node] = Node(event.node, event.total, event.free_of_others)
+    node.address = event.address
     node.total, node.free_of_others = event.total, event.free_of_others
     _reconsider(st)
     reported = {worker_id for worker_id, _, _ in event.workers}
@@ -441,10 +442,26 @@ def node_reported(st: State, event: e.NodeReported) -> None:
         st.touch(pool)
 
 
+def node_draining(st: State, event: e.NodeDraining) -> None:
+    """Let the workers of a node go that will be taken away: what they run they finish, what waits goes elsewhere."""
+    node = st.nodes.get(event.node)
+    if node is None or node.draining:
+        return
+    node.draining = True
+    for worker in [w for w in st.workers.values() if w.node == event.node]:
+        if worker.state in {WorkerState.READY, WorkerState.STARTING, WorkerState.AWAY}:
+            drain(st, worker, event.reason)
+    for pool in st.pools.values():
+        st.touch(pool)
+
+
 def node_lost(st: State, event: e.NodeLost) -> None:
+    """A node is past its lease, or dead: what ran there is run elsewhere."""
+    st.nodes.pop(event.node, None)
     for worker in [w for w in st.workers.values() if w.node == event.node]:
         worker_gone(st, e.WorkerGone(worker.id, "unknown", event.reason))
-    st.nodes.pop(event.node, None)
+    st.recovering_nodes.discard(event.node)
+    recovery.node_settled(st)
     _reconsider(st)
 
 

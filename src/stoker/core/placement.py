@@ -43,10 +43,13 @@ class Node:
     free_of_others: Capacity
     held: dict[str, Capacity] = field(default_factory=dict)
     lent: dict[str, float] = field(default_factory=dict)
+    draining: bool = False  # it will be taken away: nothing is placed there
     address: str = "127.0.0.1"  # at which workers of other nodes, and of this one, reach those here
 
     def free(self) -> Capacity:
         """Return what can be granted now. CPUs may be negative while lent ones are taken back."""
+        if self.draining:
+            return NOTHING
         cpus = self.free_of_others.cpus - sum(h.cpus for h in self.held.values()) + sum(self.lent.values())
         return Capacity(cpus, self.free_of_others.memory - sum(h.memory for h in self.held.values()))
 

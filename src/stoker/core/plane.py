@@ -38,6 +38,7 @@ _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
     e.ChannelUsed: channels.used,
     e.RankGathered: gang_attempts.gathered,
     e.NodeReported: fleet.node_reported,
+    e.NodeDraining: fleet.node_draining,
     e.NodeLost: fleet.node_lost,
     e.WorkerConnected: fleet.worker_connected,
     e.WorkerDisconnected: fleet.worker_disconnected,

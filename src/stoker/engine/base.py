@@ -12,6 +12,8 @@ What holds for every implementation (``tests/engine/contract.py`` runs on each):
 - A grant outlives its worker: only `release` gives it back, so the server may start another worker on it.
 - After `NodeLost` none of the node's workers has a further event until the node joins again. `NodeJoined` names those
   that run or start there still; the others, if they have not had it, have their `WorkerDown` or `StartRefused` then.
+- After `NodeGone` nothing is granted there, and what ran there counts as lost. A node that was only cut off may join
+  again, with the workers that it still runs.
 """
 
 from __future__ import annotations
@@ -26,21 +28,28 @@ from stoker.types import ErrorInfo, FunctionSpec, ImageSpec
 
 @dataclass(frozen=True)
 class Bundle:
-    """What one worker needs. ``labels`` must all be among the node's. ``memory`` 0 asks for no bytes of its own."""
+    """What one worker needs. ``labels`` must all be among the node's. ``memory`` 0 asks for no bytes of its own.
+
+    ``node`` is the one it has to be on, if that was decided. ``gpus`` are whole ones, or a fraction of one.
+    """
 
     cpus: float = 1.0
     memory: int = 0
     labels: dict[str, str] = field(default_factory=dict)
+    node: str = ""
+    gpus: float = 0.0
+    resources: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Grant:
-    """A reserved slice of a node, held until `Engine.release`."""
+    """A reserved slice of a node, held until `Engine.release`. ``devices`` are its GPUs, once they are known."""
 
     id: str
     node: str
     cpus: float
     memory: int = 0
+    devices: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ class NodeInfo:
     cpus_free: float
     memory_free: int
     labels: dict[str, str] = field(default_factory=dict)
+    address: str = "127.0.0.1"  # at which workers of other nodes reach those here
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,23 @@ class NodeLost:
     """A node went away; its workers may still run."""
 
     node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class NodeGone:
+    """A node is past its lease, or dead: its workers are lost, and nothing more is placed there."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class NodeDraining:
+    """A node will be taken away in so many seconds: its workers are to be let go, and none is placed there."""
+
+    node: str
+    seconds: float
     reason: str
 
 
@@ -149,7 +176,17 @@ class UsageReported:
 
 
 Event: TypeAlias = (
-    NodeJoined | NodeChanged | NodeLost | WorkerUp | WorkerDown | StartRefused | PhaseChanged | LogLines | UsageReported
+    NodeJoined
+    | NodeChanged
+    | NodeLost
+    | NodeGone
+    | NodeDraining
+    | WorkerUp
+    | WorkerDown
+    | StartRefused
+    | PhaseChanged
+    | LogLines
+    | UsageReported
 )
 """`LogLines` is the message itself: output is passed on, not copied."""
 
@@ -170,6 +207,8 @@ class Engine(Protocol):
     """See the module."""
 
     name: str
+    grows: bool
+    """Whether nodes may be added for what waits: `demand` is called then, and nothing is unschedulable for good."""
 
     def set_listener(self, listener: Listener) -> None:
         """Deliver events to this callback from now on; set once, before `start_up`."""
@@ -206,6 +245,9 @@ class Engine(Protocol):
 
         Taking them back may over-commit the node's cores until those who borrowed them end. Memory is never lent.
         """
+
+    def demand(self, bundles: list[Bundle]) -> None:
+        """Say what waits for room that no node has, in place of what was said before."""
 
     def expected_nodes(self) -> list[str]:
         """Return the nodes that may run workers from before this server, and have not joined yet."""

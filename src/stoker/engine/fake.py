@@ -35,6 +35,7 @@ class FakeEngine:
     """See the module, and `stoker.engine.base.Engine`."""
 
     name = "fake"
+    grows = False
 
     def __init__(self, *, cpus: float = 4.0, memory: int = 4 << 30, automatic: bool = True) -> None:
         self.specs: dict[str, WorkerSpec] = {}
@@ -72,7 +73,8 @@ class FakeEngine:
         node = self._node()
         cpus, memory = sum(b.cpus for b in bundles), sum(b.memory for b in bundles)
         fits = cpus <= node.cpus_free + EPSILON_CPUS and memory <= node.memory_free
-        if not self._there or not fits or any(bundle.labels for bundle in bundles):
+        elsewhere = any(b.labels or b.gpus or b.resources or b.node not in {"", node.node} for b in bundles)
+        if not self._there or not fits or elsewhere:
             return None
         grants = [Grant(f"g{next(self._numbers)}", "fake", b.cpus, b.memory) for b in bundles]
         self._grants.update((grant.id, grant) for grant in grants)
@@ -100,6 +102,9 @@ class FakeEngine:
             self._lent.add(grant.id)
         else:
             self._lent.discard(grant.id)
+
+    def demand(self, bundles: list[Bundle]) -> None:
+        return  # nothing can be added to a fake node
 
     def expected_nodes(self) -> list[str]:
         return []

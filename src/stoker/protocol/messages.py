@@ -458,8 +458,8 @@ class NodeState:
     """An agent's first words after `Hello`, and again when they change: the node, and the workers that run on it.
 
     ``cpus`` and ``memory`` are what the node has; ``cpus_free`` and ``memory_free`` are what other Stoker programs
-    on it leave. ``workers``, ``functions``, ``pids``, ``cpus_held`` and ``memory_held`` are parallel. ``starting`` are
-    the starts on their way: an order that is in neither list was lost, or its answer was.
+    on it leave. ``workers``, ``functions``, ``pids``, ``cpus_held``, ``memory_held`` and ``grants`` are parallel.
+    ``starting`` are the starts on their way: an order that is in neither list was lost, or its answer was.
     """
 
     cpus: float
@@ -473,13 +473,25 @@ class NodeState:
     cpus_held: list[float] = field(default_factory=list)
     memory_held: list[int] = field(default_factory=list)
     starting: list[str] = field(default_factory=list)
+    grants: list[str] = field(default_factory=list)
+
+
+@message
+class Beat:
+    """An agent on another machine lives; the server sends the same back, with the node's lease in seconds.
+
+    An agent that has not had one back for its lease must take it that its workers count as lost.
+    """
+
+    number: int
+    lease: float = 0.0
 
 
 @message
 class StartWorker:
     """Start a worker on its grant: ``cpus`` cores and ``memory`` bytes (0: unlimited). ``token`` is the worker's own.
 
-    An order of a lower ``term`` than the agent has seen is refused.
+    ``devices`` are the GPUs that it sees. An order of a lower ``term`` than the agent has seen is refused.
     """
 
     term: int
@@ -488,6 +500,8 @@ class StartWorker:
     token: str
     cpus: float
     memory: int = 0
+    grant: str = ""
+    devices: list[str] = field(default_factory=list)
 
 
 @message
@@ -632,6 +646,7 @@ KINDS: dict[int, type[Any]] = {
     49: LogsFlushed,
     50: Usage,
     51: BuildImage,
+    52: Beat,
     60: ChannelUsed,
     61: ChannelHello,
     62: ChannelCall,

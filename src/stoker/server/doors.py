@@ -20,12 +20,14 @@ from stoker.server.config import ServerConfig
 from stoker.server.link import Greeter, Link
 from stoker.server.payloads import PayloadFiles
 from stoker.server.remote_link import RemoteLink
+from stoker.server.tokens import NodeTokens, WorkerTokens
 from stoker.transport.addresses import Address, is_loopback
 from stoker.transport.tcp import tune
 
 log = logging.getLogger(__name__)
 
-ROLES = frozenset({"client"})  # that may come over TCP
+NODE_ROLES = frozenset({"agent", "node"})
+WORKER_ROLES = frozenset({"worker", "control"})
 STRANGERS_MAX = 64  # connections whose token was not seen yet; each has `link.GREETING_SECONDS` to show it
 BACKLOG = 256
 _SESSION_NAME = re.compile(r"c-[A-Za-z0-9]{1,64}")
@@ -41,6 +43,8 @@ class TcpDoor:
         *,
         listener: socket.socket,
         tokens: ClientTokens,
+        workers: WorkerTokens,
+        nodes: NodeTokens,
         files: PayloadFiles,
         certificate: Certificate | None,
     ) -> None:
@@ -51,6 +55,8 @@ class TcpDoor:
         self._links = links
         self._listener = listener
         self._tokens = tokens
+        self._workers = workers
+        self._nodes = nodes
         self._strangers: dict[RemoteLink, None] = {}  # the one that came first stands first
         self._known: set[RemoteLink] = set()
         self._server: asyncio.Server | None = None
@@ -93,12 +99,24 @@ class TcpDoor:
             PermissionDenied: it has none that is valid, or comes as somebody who does not come over TCP.
             InvalidRequest: its name is none that a program gives itself.
         """
+        if hello.role in NODE_ROLES:
+            if self._nodes.node_of(hello.token) != hello.name:
+                raise PermissionDenied(f"The token is not that of node {hello.name!r:.80}.")
+            link.holder = f"node:{hello.name}"
+        elif hello.role in WORKER_ROLES:
+            if self._workers.worker_of(hello.token) != hello.name:
+                raise PermissionDenied(f"The token is not that of worker {hello.name!r:.80}.")
+            link.holder = f"worker:{hello.name}"
+        else:
+            link.holder = self._holder_of_session(hello)
+
+    def _holder_of_session(self, hello: Hello) -> str:
         holder = self._tokens.check(hello.token)
-        if hello.role not in ROLES:
+        if hello.role != "client":
             raise PermissionDenied(f"Nobody comes over TCP as {hello.role!r}.")
         if not _SESSION_NAME.fullmatch(hello.name):
             raise InvalidRequest(f"{hello.name!r:.80} is no name of a session.")
-        link.holder = holder.id
+        return holder.id
 
     def came(self, link: RemoteLink) -> None:
         """Somebody knocked. Of too many whose token was not seen yet, the one that has waited longest goes."""

@@ -205,7 +205,9 @@ class Executor:
 
     def _start_all(self, orders: Sequence[c.StartWorker]) -> None:
         """Start workers on grants that there is room for together, or refuse every one."""
-        grants = self._engine.reserve([Bundle(order.capacity.cpus, order.capacity.memory) for order in orders])
+        grants = self._engine.reserve(
+            [Bundle(order.capacity.cpus, order.capacity.memory, node=order.node) for order in orders]
+        )
         if not grants:
             error = ErrorInfo("Overloaded", "The node's capacity is held by other programs just now.")
             self._server.later(*(e.WorkerRefused(order.worker, error, retry=True) for order in orders))

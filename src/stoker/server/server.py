@@ -18,6 +18,7 @@ from stoker.core import events as e
 from stoker.core.calls import Payload, Segment
 from stoker.core.placement import Capacity
 from stoker.core.plane import CallPlane
+from stoker.core.unmet import unmet
 from stoker.engine import base as engine_base
 from stoker.engine.base import Engine
 from stoker.errors import NotFound, PermissionDenied, ProtocolError, StokerError, VersionMismatch
@@ -36,7 +37,7 @@ from stoker.server.payloads import PayloadFiles
 from stoker.server.records import Records
 from stoker.server.sessions import ClientPeer, Session
 from stoker.server.spool import Spool
-from stoker.server.tokens import WorkerTokens
+from stoker.server.tokens import NodeTokens, WorkerTokens, kept_secret
 from stoker.server.verbs import Verbs
 from stoker.server.watching import Watches
 from stoker.server.workers import ControlPeer, WorkerLinks, WorkerPeer
@@ -54,6 +55,7 @@ POOL_BYTES = 256 << 20  # of deleted segments: writing over them is three times 
 POOL_SECONDS = 5.0  # without big payloads, after which their memory goes back to the system
 LAST_WORDS_SECONDS = 0.2  # for the socket of a worker that has ended to be read to its end
 NODE_LEASE_SECONDS = 30.0  # how long a restarted server waits for a node's report before it leases anything
+DEMAND_SECONDS = 1.0  # how soon an engine that can grow is told what waits for room
 RETENTION_SWEEP_SECONDS = 600.0
 KNOWN_MAX = 1000  # calls that a greeting names: more big inputs than a map has open; the rest is sent again
 
@@ -81,9 +83,10 @@ class Server:
         self.started = time.time()
         now = self.loop.time()
         self.wall_offset = wall_offset(now)
-        self.plane = CallPlane(prefix=f"w{self.epoch}-", now=now)
+        self.plane = CallPlane(prefix=f"w{self.epoch}-", elastic=self.engine.grows, now=now)
         self.client_processes = ClientProcesses(self.client_ended)
-        self.tokens = WorkerTokens.kept_in(self.config.state_dir / "worker.secret")
+        secret = kept_secret(self.config.state_dir / "worker.secret")
+        self.tokens, self.node_tokens = WorkerTokens(secret), NodeTokens(secret)
         self.client_tokens = ClientTokens(self.config.state_dir / "tokens.json")
         self.door: TcpDoor | None = None
         self.files = PayloadFiles(
@@ -402,11 +405,22 @@ class Server:
             return [self._node_joined(event)]
         if isinstance(event, engine_base.NodeChanged):
             return [
-                e.NodeReported(event.node.node, *self._sizes(event.node), self._running_on(event.node.node), anew=False)
+                e.NodeReported(
+                    event.node.node,
+                    *self._sizes(event.node),
+                    self._running_on(event.node.node),
+                    anew=False,
+                    address=event.node.address,
+                )
             ]
         if isinstance(event, engine_base.NodeLost):
             log.warning("node %s is away: %s", event.node, event.reason)
             return []
+        if isinstance(event, engine_base.NodeGone):
+            return self._node_gone(event)
+        if isinstance(event, engine_base.NodeDraining):
+            log.warning("node %s is taken away in %.0f s: %s", event.node, event.seconds, event.reason)
+            return [e.NodeDraining(event.node, event.reason)]
         if isinstance(event, engine_base.WorkerUp):
             self.pids[event.worker] = (event.pid, event.how)
             return [e.WorkerProgress(event.worker, "started")]
@@ -429,7 +443,19 @@ class Server:
             self.pids.setdefault(running.worker, (running.pid, ""))
             capacity = Capacity(running.grant.cpus, running.grant.memory)
             workers.append((running.worker, running.function, capacity))
-        return e.NodeReported(event.node.node, *self._sizes(event.node), workers, starting=event.starting)
+        node = event.node
+        return e.NodeReported(node.node, *self._sizes(node), workers, starting=event.starting, address=node.address)
+
+    def _node_gone(self, event: engine_base.NodeGone) -> list[e.Event]:
+        """What ran there counts as lost. Should the node come back, its workers come with it, as new ones."""
+        log.warning("node %s is gone: %s", event.node, event.reason)
+        for worker in [w.id for w in self.plane.state.workers.values() if w.node == event.node]:
+            links = self._links.get(worker)
+            for link in (links.leases, links.control) if links is not None else ():
+                if link is not None:
+                    link.close()  # should it live, it connects again, and is asked what it has
+            self._worker_ended(worker)
+        return [e.NodeLost(event.node, event.reason)]
 
     def _sizes(self, node: engine_base.NodeInfo) -> tuple[Capacity, Capacity]:
         """Return what a node has, and what other programs leave of it: the engine tells what is left by us as well."""
@@ -543,7 +569,19 @@ class Server:
             self.run(kept_sweeps.sweep(self, self.files.kept), name="sweep copies of payloads")
         self.run(restart.expire_results(self, every=self._sweep_seconds), name="expire results")
         await self.engine.start_up()
+        if self.engine.grows:
+            self.run(self._tell_demand(), name="demand for room")
         self.flush()
+
+    async def _tell_demand(self) -> None:
+        """Have the engine see what waits for room, so that nodes are added for it."""
+        said: list[Capacity] = []
+        while True:
+            wanted = unmet(self.plane.state)
+            if wanted != said:
+                said = wanted
+                self.engine.demand([engine_base.Bundle(room.cpus, room.memory) for room in wanted])
+            await asyncio.sleep(DEMAND_SECONDS)
 
     def _retire_unclaimed(self) -> None:
         self.functions.retire_unclaimed()

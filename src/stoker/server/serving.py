@@ -140,6 +140,8 @@ async def open_door(config: ServerConfig, server: Server) -> TcpDoor | None:
             server.links,
             listener=listener,
             tokens=server.client_tokens,
+            workers=server.tokens,
+            nodes=server.node_tokens,
             files=server.files,
             certificate=certificate_for(config, listener),
         )

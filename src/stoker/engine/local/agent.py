@@ -27,10 +27,17 @@ from stoker import paths
 from stoker.blobs.base import BlobStore
 from stoker.engine.local import adoption, processes, usage
 from stoker.engine.local.capacity import CapacityBusy, CapacityLedger
-from stoker.engine.local.config import BLOBS_VARIABLE, STOP_GRACE_SECONDS, AgentConfig
+from stoker.engine.local.config import (
+    BLOBS_VARIABLE,
+    FINGERPRINT_VARIABLE,
+    STOP_GRACE_SECONDS,
+    TOKEN_VARIABLE,
+    AgentConfig,
+)
+from stoker.engine.local.lease import Lease
 from stoker.engine.local.ledger import Ledger
 from stoker.engine.local.limits import choose_limits
-from stoker.engine.local.link import ServerLink
+from stoker.engine.local.link import ServerLink, place_of
 from stoker.engine.local.log_files import last_lines, log_path, prune
 from stoker.engine.local.log_tails import LogTails
 from stoker.engine.local.node import NodeSize, node_labels, node_size
@@ -45,6 +52,7 @@ from stoker.images import code_holds
 from stoker.images.builder import EnvironmentBuilder
 from stoker.images.worker_path import ensure_worker_path
 from stoker.protocol.messages import (
+    Beat,
     BuildImage,
     FlushLogs,
     LogsFlushed,
@@ -64,6 +72,7 @@ TICK_SECONDS = 1.0  # how soon other programs' use of the node is noticed; costs
 HOUSEKEEPING_SECONDS = 30.0  # idle zygotes, orphans, old logs
 SWEEP_SECONDS = 6 * 3600.0  # old unpacked source; the first time when the agent has started
 SAID_MAX = 256  # reports that may be lost with a connection; said twice they mean nothing
+OWNER_FD = 3  # the pipe whose other end is held by whoever wants to be outlived by no agent
 EXIT_SECOND_AGENT = 0  # another agent of this run is there and serves: not a failure
 log = logging.getLogger("stoker.agent")
 
@@ -76,10 +85,13 @@ class Agent:
         self._home = paths.home()
         self._ledger = Ledger(config.ledger)
         self._size = node_size()
-        self._capacity = CapacityLedger(paths.runtime() / "capacity.json", run=config.marker, size=self._size)
+        ledger = config.capacity or paths.runtime() / "capacity.json"
+        self._capacity = CapacityLedger(ledger, run=config.marker, size=self._size)
+        self._lease = Lease(now=time.monotonic())
         self._link = ServerLink(
-            config.server_socket,
+            place_of(config),
             node=config.node,
+            token=config.token,
             patience=config.patience,
             term=lambda: self._ledger.state.term,
             peer=self,
@@ -125,6 +137,7 @@ class Agent:
             BuildImage: self._on_build,
             FlushLogs: self._on_flush,
             Request: self._on_request,
+            Beat: self._on_beat,
         }
 
     async def run(self) -> None:
@@ -138,8 +151,25 @@ class Agent:
             self._background(self._stand_by(), name="standby")
         self._background(self._serve(), name="server link")
         self._background(self._tick(), name="agent tick")
+        if self._config.until_stdin_closes:
+            await self._watch_stdin()
         await self._stop.wait()
         await self._shut_down()
+
+    async def _watch_stdin(self) -> None:
+        """End when whoever started this agent does: the kernel closes its end of the pipe, however it ended."""
+        reader = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(OWNER_FD, "rb")
+        )
+
+        async def until_closed() -> None:
+            while await reader.read(1024):
+                continue
+            log.warning("whoever started this agent has ended: ending everything")
+            self._stop.set()
+
+        self._background(until_closed(), name="owner's pipe")
 
     async def _stand_by(self) -> None:
         """Have a process ready for a program's first function, for a while."""
@@ -219,6 +249,19 @@ class Agent:
             self._on_lend(request)
         else:
             self._background(self._answer(request), name=f"request {request.verb}")
+
+    def _on_beat(self, beat: Beat) -> None:
+        self._lease.heard(beat, now=time.monotonic())
+
+    def _beat(self, now: float) -> None:
+        """Tell a server on another machine that this node lives; past the lease, end what must not run twice."""
+        if self._link.connected and (beat := self._lease.due(now=now)) is not None:
+            self._link.send(beat)
+        if self._lease.is_over(now=now):
+            for running in self._workers.running:
+                if running.entry.is_exclusive:
+                    why = f"its node was cut off from the server for {self._lease.seconds:.0f} s"
+                    self._workers.stop(running.entry.worker, grace=0.0, reason=why)
 
     def _on_stop_request(self, request: Request) -> None:
         if not self._obeys(int(request.params.get("term", 0))):
@@ -327,6 +370,7 @@ class Agent:
             cpus_held=[entry.cpus for entry in entries],
             memory_held=[entry.memory for entry in entries],
             starting=self._starter.on_their_way,
+            grants=[entry.grant for entry in entries],
         )
 
     # What happens by itself
@@ -337,6 +381,8 @@ class Agent:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
             try:
+                if self._config.is_remote:
+                    self._beat(now)
                 self._note_lends()
                 if self._look_at_capacity():
                     self._link.send(self._node_state())
@@ -483,27 +529,37 @@ def _detach(config: AgentConfig) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+    kept = 3
+    if config.until_stdin_closes:
+        os.dup2(0, OWNER_FD, inheritable=False)
+        kept = OWNER_FD + 1
     null = os.open(os.devnull, os.O_RDWR)
     out = os.open(config.state_dir / "agent.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(null, 0)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(kept, os.sysconf("SC_OPEN_MAX"))
     os.chdir("/")
 
 
 def _parse(arguments: list[str]) -> AgentConfig:
     parser = argparse.ArgumentParser(prog="stoker-agent", description="The node agent of Stoker's local engine.")
-    for name in ("run-dir", "state-dir", "server-socket"):
+    for name in ("run-dir", "state-dir"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    server = parser.add_mutually_exclusive_group(required=True)
+    server.add_argument("--server-socket", type=Path, default=Path())
+    server.add_argument("--server", default="", help="stoker://HOST:PORT of a server on another machine")
+    parser.add_argument("--until-stdin-closes", action="store_true")
     parser.add_argument("--mode", choices=["embedded", "persistent"], default="embedded")
     parser.add_argument("--grace", type=float, default=0.0)
     parser.add_argument("--node", default="local")
     parser.add_argument("--limits", choices=["auto", "cgroup2", "cgroup1", "watch"], default="auto")
     parser.add_argument("--runner", default="")
     given = parser.parse_args(arguments)
-    blobs = os.environ.get(BLOBS_VARIABLE, "") if given.mode == "persistent" else ""
-    return AgentConfig(**vars(given), blobs=blobs)
+    blobs = os.environ.get(BLOBS_VARIABLE, "") if given.mode == "persistent" and not given.server else ""
+    # Not handed on to what this agent starts.
+    token, fingerprint = os.environ.pop(TOKEN_VARIABLE, ""), os.environ.pop(FINGERPRINT_VARIABLE, "")
+    return AgentConfig(**vars(given), blobs=blobs, token=token, fingerprint=fingerprint)
 
 
 if __name__ == "__main__":

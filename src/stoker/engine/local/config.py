@@ -10,6 +10,8 @@ EMBEDDED_GRACE_SECONDS = 10.0  # without a server, the program that owned everyt
 PERSISTENT_GRACE_SECONDS = 600.0  # a server may be upgraded meanwhile; what runs goes on running
 STOP_GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL where nobody said otherwise
 BLOBS_VARIABLE = "STOKER_BLOBS"  # never an argument: addresses may hold secrets, and command lines are public
+TOKEN_VARIABLE = "STOKER_AGENT_TOKEN"  # never arguments, as above
+FINGERPRINT_VARIABLE = "STOKER_FINGERPRINT"
 RUN_MARKER = "STOKER_RUN"  # in the environment of all that an agent starts: whose it is
 WORKER_MARKER = "STOKER_WORKER"  # in the environment of a worker and all that it starts
 
@@ -24,19 +26,33 @@ class AgentConfig:
 
     run_dir: Path
     state_dir: Path
-    server_socket: Path
+    server_socket: Path = Path()
     mode: str = "embedded"
     grace: float = 0.0
     node: str = "local"
     limits: str = "auto"
     labels: dict[str, str] = field(default_factory=dict)
     blobs: str = field(default="", repr=False)  # the address of the blob store; empty for this machine's disk
+    server: str = ""  # stoker://HOST:PORT of a server on another machine; empty: server_socket
+    fingerprint: str = ""  # of that server's certificate; empty: this machine's authorities
+    token: str = field(default="", repr=False)
+    until_stdin_closes: bool = False
     runner: str = ""  # a directory with a runner to use in place of Stoker's own; tests do
 
     @property
     def patience(self) -> float:
         """Seconds without a server after which the agent ends everything."""
         return self.grace or (EMBEDDED_GRACE_SECONDS if self.mode == "embedded" else PERSISTENT_GRACE_SECONDS)
+
+    @property
+    def is_remote(self) -> bool:
+        """Tell whether the server is on another machine, so that nothing is shared with it but a connection."""
+        return bool(self.server)
+
+    @property
+    def capacity(self) -> Path | None:
+        """Where this node's capacity is accounted; None for the ledger that all programs of this user share."""
+        return self.run_dir / "capacity.json" if self.is_remote else None
 
     @property
     def marker(self) -> str:

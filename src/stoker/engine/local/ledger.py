@@ -30,6 +30,8 @@ class WorkerEntry:
     began: float
     environment: str = ""  # its directory, empty for the caller's own
     code: list[str] = field(default_factory=list)  # names of the unpacked source that it runs from
+    grant: str = ""
+    is_exclusive: bool = False  # a rank of a gang, or a holder of devices: it must not run twice
 
     @property
     def alive(self) -> bool:

@@ -7,15 +7,21 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from stoker._version import __version__
+from stoker.engine.local.config import FINGERPRINT_VARIABLE, AgentConfig
 from stoker.errors import ConnectionFailed, StokerError, from_wire
 from stoker.protocol.frames import FrameReader, encode_prefix
 from stoker.protocol.messages import Hello, Rejected, Welcome
 from stoker.protocol.structure import decode_header, encode_header
+from stoker.transport.addresses import Address, is_loopback, parse_address
+from stoker.transport.tcp import tune
+from stoker.transport.tls import parse_fingerprint
 
+CONNECT_SECONDS = 10.0  # for the network, and again for TLS
 RETRY_FIRST_SECONDS = 0.02
 RETRY_LAST_SECONDS = 0.5
 READ_BYTES = 256 << 10
@@ -33,16 +39,85 @@ class Peer(Protocol):
     def on_disconnected(self) -> None: ...
 
 
+class Place(Protocol):
+    """Where the server is."""
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect.
+
+        Raises:
+            OSError: nobody listens there.
+            StokerError: it is not the server that is trusted.
+        """
+
+
+@dataclass(frozen=True)
+class SocketPlace:
+    """A server on this machine."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(str(self.path))
+
+
+@dataclass(frozen=True)
+class TcpPlace:
+    """A server elsewhere: with TLS, but on loopback, where a fingerprint asks for it."""
+
+    address: Address
+    fingerprint: str = ""
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        from stoker.transport.tls import Trust
+
+        trust = Trust(self.fingerprint)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            reader, writer = await asyncio.open_connection(*self.address)
+        tune(writer.get_extra_info("socket"))
+        if self.fingerprint or not is_loopback(writer.get_extra_info("peername")[0]):
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await writer.start_tls(trust.context(), server_hostname=self.address.host)
+                trust.check(writer.get_extra_info("ssl_object").getpeercert(True), where=str(self.address))
+            except BaseException:
+                writer.transport.abort()
+                raise
+        return reader, writer
+
+
+def place_of(config: AgentConfig) -> Place:
+    """Return where the server of an agent is.
+
+    Raises:
+        InvalidOption: its address is none.
+    """
+    if not config.is_remote:
+        return SocketPlace(config.server_socket)
+    fingerprint = parse_fingerprint(config.fingerprint, option=FINGERPRINT_VARIABLE) if config.fingerprint else ""
+    return TcpPlace(parse_address(config.server, option="--server"), fingerprint)
+
+
 class ServerLink:
     """See the module."""
 
-    def __init__(self, path: Path, *, node: str, patience: float, term: Callable[[], int], peer: Peer) -> None:
+    def __init__(
+        self, place: Place, *, node: str, token: str, patience: float, term: Callable[[], int], peer: Peer
+    ) -> None:
         """``term`` tells the highest term that was obeyed: a server of a lower one is left at once."""
-        self._path = path
+        self._place = place
+        self._token = token
         self._node = node
         self._patience = patience
         self._term = term
         self._peer = peer
+        self._refused = ""
         self._writer: asyncio.StreamWriter | None = None
 
     @property
@@ -77,18 +152,19 @@ class ServerLink:
                 await self._serve()
                 lost_at, delay = time.monotonic(), RETRY_FIRST_SECONDS
             except (OSError, StokerError) as error:
-                log.debug("no server at %s: %s", self._path, error)
+                self._tell_why(error)
             await asyncio.sleep(delay)
             delay = min(RETRY_LAST_SECONDS, delay * 1.5)
 
     async def _serve(self) -> None:
         """Serve one connection to its end. Raises when there was no connection, or no welcome."""
-        reader, writer = await asyncio.open_unix_connection(str(self._path))
+        reader, writer = await self._place.connect()
         try:
             frames = FrameReader()
             messages = await self._greet(reader, writer, frames)
             welcome = messages.pop(0)
             self._writer = writer
+            self._refused = ""
             self._peer.on_connected(welcome)
             for message in messages:
                 self._peer.on_message(message)
@@ -99,10 +175,17 @@ class ServerLink:
                 self._peer.on_disconnected()
             writer.close()
 
+    def _tell_why(self, error: Exception) -> None:
+        """Write down why there is no connection: once for each reason."""
+        reason = str(error)
+        if reason != self._refused:
+            self._refused = reason
+            log.log(logging.WARNING if self._token else logging.DEBUG, "no server at %s: %s", self._place, reason)
+
     async def _greet(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, frames: FrameReader
     ) -> list[Any]:
-        hello = Hello("agent", self._node, __version__, pid=os.getpid(), term=self._term())
+        hello = Hello("agent", self._node, __version__, token=self._token, pid=os.getpid(), term=self._term())
         kind, header = encode_header(hello)
         writer.write(encode_prefix(kind, len(header), 0) + header)
         messages: list[Any] = []

@@ -32,6 +32,7 @@ from stoker.protocol.messages import Phase, StartFailed, StartWorker, WorkerStar
 from stoker.protocol.zygotes import THREAD_VARIABLES, Fork, ZygoteConfig
 from stoker.types import ErrorInfo
 
+DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
 FORK_TRIES = 5  # a zygote may be killed while it loads, or between being found and being asked
 Send = Callable[[Any], None]
 
@@ -162,7 +163,7 @@ class Starter:
             log=str(log),
             cpus=order.cpus,
             cgroups=group.joins(),
-            env={RUN_MARKER: stock.config.marker, WORKER_MARKER: order.worker},
+            env={RUN_MARKER: stock.config.marker, WORKER_MARKER: order.worker, **_seen(order.devices)},
         )
         how, pid, parent = await self._make_process(attempt, launch, fork, log)
         attempt.lap("fork" if parent else "fresh")
@@ -300,6 +301,8 @@ class Starter:
             began=header.began,
             environment=hold.environment.directory,
             code=names_of(order.function.code),
+            grant=order.grant,
+            is_exclusive=order.function.options.gang is not None or bool(order.devices),
         )
 
         def gone() -> None:
@@ -312,6 +315,11 @@ class Starter:
             pass  # it stays reserved in our own name
         stock.workers.add(Running(entry, group, Watch(pid), parent, on_gone=gone))
         self._send(WorkerStarted(order.worker, pid, how, attempt.seconds))
+
+
+def _seen(devices: list[str]) -> dict[str, str]:
+    """Return what has a worker see its own GPUs, and no others."""
+    return {DEVICES_VARIABLE: ",".join(devices)} if devices else {}
 
 
 def _later(order: StartWorker, why: str) -> StartFailed:

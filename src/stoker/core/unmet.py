@@ -1,0 +1,28 @@
+"""What waits for room that no node has: an engine that can grow is told."""
+
+from __future__ import annotations
+
+from stoker.core import gangs
+from stoker.core.autoscaler import desired_workers
+from stoker.core.placement import Capacity
+from stoker.core.state import State
+
+ROOMS_MAX = 100  # what more is wanted is asked for as these come
+
+
+def unmet(st: State) -> list[Capacity]:
+    """Return what each worker would hold that pools want and cannot have now, at most `ROOMS_MAX` of them."""
+    rooms: list[Capacity] = []
+    for pool in st.pools.values():
+        if not len(pool.queue) or st.now < pool.start_after or st.recovering_until is not None:
+            continue
+        demand = pool.demand(st.now)
+        options = gangs.in_gangs(pool.options)
+        wanted = desired_workers(demand, options)
+        if options.max_workers is not None:
+            wanted = min(wanted, options.max_workers)
+        missing = max(0, wanted - demand.workers - demand.starting)
+        rooms += [pool.needs] * min(missing * pool.least, ROOMS_MAX - len(rooms))
+        if len(rooms) >= ROOMS_MAX:
+            break
+    return rooms

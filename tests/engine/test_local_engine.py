@@ -31,6 +31,9 @@ class Link:
     def flush(self) -> None:
         return
 
+    def close(self) -> None:
+        return
+
 
 def connect(server: FakeServer, engine: LocalEngine) -> None:
     """Have the server hand the agent's connection to the engine."""

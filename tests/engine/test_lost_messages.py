@@ -30,6 +30,9 @@ class Wire:
     def flush(self) -> None:
         return
 
+    def close(self) -> None:
+        return
+
 
 class Node:
     """An engine whose agent is the test."""

@@ -202,6 +202,9 @@ class AgentLink(Protocol):
     def flush(self) -> None:
         """Write what was sent."""
 
+    def close(self) -> None:
+        """Close the connection."""
+
 
 class Engine(Protocol):
     """See the module."""
@@ -212,6 +215,9 @@ class Engine(Protocol):
 
     def set_listener(self, listener: Listener) -> None:
         """Deliver events to this callback from now on; set once, before `start_up`."""
+
+    def open_to_agents(self, address: str, fingerprint: str, token: Callable[[str], str]) -> None:
+        """Say where agents on other machines reach this server, and make tokens for nodes; before `start_up`."""
 
     async def start_up(self) -> None:
         """Bring the nodes up; each joins with an event of its own."""

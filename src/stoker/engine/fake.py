@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 from stoker.engine.base import (
@@ -51,6 +52,9 @@ class FakeEngine:
 
     def set_listener(self, listener: Listener) -> None:
         self._listener = listener
+
+    def open_to_agents(self, address: str, fingerprint: str, token: Callable[[str], str]) -> None:
+        return  # there are none
 
     async def start_up(self) -> None:
         self._there = True

@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,9 @@ class LocalEngine:
                 "What an earlier server has started still runs, with blobs in another place than this server's. Start "
                 "it with the same --blobs as before, or end it all with `stoker server stop` first."
             )
+
+    def open_to_agents(self, address: str, fingerprint: str, token: Callable[[str], str]) -> None:
+        return  # there are none
 
     async def start_up(self) -> None:
         self._keeper = asyncio.create_task(self._keep_agent(), name="agent keeper")

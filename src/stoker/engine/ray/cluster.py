@@ -127,6 +127,10 @@ ClusterListener: TypeAlias = Callable[[ClusterEvent], None]
 class Cluster(Protocol):
     """See the module."""
 
+    @property
+    def address(self) -> str:
+        """Where the nodes reach this machine; known once `start_up` has returned."""
+
     def set_listener(self, listener: ClusterListener) -> None:
         """Deliver events to this callback from now on; set once, before `start_up`."""
 

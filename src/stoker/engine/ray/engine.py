@@ -1,0 +1,582 @@
+"""The Ray engine, on the server's side: nodes and room come from a cluster, workers from an agent on each node.
+
+It speaks `Engine` for many nodes. What speaks Ray is behind `Cluster`, in a process of its own. The agents connect to
+the server's TCP door, and the server hands their connections over, as with the local engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from stoker.engine.agent_node import EPSILON_CPUS, AgentNode, refused
+from stoker.engine.base import (
+    AgentLink,
+    Bundle,
+    Event,
+    Grant,
+    Listener,
+    NodeChanged,
+    NodeDraining,
+    NodeGone,
+    NodeInfo,
+    WorkerSpec,
+)
+from stoker.engine.ray import cluster as c
+from stoker.engine.ray.groups import Group, Groups
+from stoker.engine.ray.merging import merged
+from stoker.errors import ConnectionFailed, StokerError
+from stoker.protocol import messages as m
+from stoker.types import ImageSpec
+
+RESERVE_SECONDS = 10.0  # for the cluster to give the room that it said was free
+AGENT_GRACE_SECONDS = 600.0  # without a server; it may be upgraded meanwhile, what runs goes on running
+RESTART_FIRST_SECONDS = 0.5
+RESTART_LAST_SECONDS = 30.0
+WATCH_SECONDS = 1.0
+STOP_SLACK_SECONDS = 10.0  # past the grace of workers, for agents to say that all has ended
+NODES_FILE = "ray-nodes.json"
+log = logging.getLogger("stoker.engine")
+
+
+@dataclass
+class RayNode:
+    """One node: as the cluster sees it, and as its agent does."""
+
+    agent: AgentNode
+    seen: c.ClusterNode | None = None
+    state: m.NodeState | None = None  # the first of this connection, until the node has joined
+    told: NodeInfo | None = None  # what the core knows of it; None while it has not joined
+    heard_at: float = 0.0
+    drains: bool = False
+    delay: float = RESTART_FIRST_SECONDS
+    problem: str = ""
+    restart: asyncio.TimerHandle | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A start that waits for its room."""
+
+    node: str
+    grant: Grant
+    spec: WorkerSpec
+
+
+@dataclass
+class Door:
+    """Where agents reach the server, and what they show there."""
+
+    address: str
+    fingerprint: str
+    token: Callable[[str], str] = field(repr=False)
+
+
+class RayEngine:
+    """See the module, and `stoker.engine.base.Engine`."""
+
+    name = "ray"
+    grows = True
+
+    def __init__(self, cluster: c.Cluster, *, state_dir: Path, lease: float) -> None:
+        """``lease``: seconds for which nothing may be heard of a node before its workers count as lost."""
+        self._cluster = cluster
+        self._lease = lease
+        self._kept = state_dir / NODES_FILE
+        self._expected = set(_read(self._kept))
+        self._door = Door("", "", lambda node: "")
+        self._listener: Listener = lambda event: None
+        self._nodes: dict[str, RayNode] = {}
+        self._groups = Groups()
+        self._left: set[str] = set()  # groups of an earlier server, until it is known whose they are
+        self._waiting: dict[str, Waiting] = {}
+        self._links: dict[AgentLink, RayNode] = {}
+        self._run = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
+        self._watching: asyncio.Task[None] | None = None
+        self._is_ending = False
+        self._lost = ""
+
+    def set_listener(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def open_to_agents(self, address: str, fingerprint: str, token: Callable[[str], str]) -> None:
+        self._door = Door(address, fingerprint, token)
+
+    async def start_up(self) -> None:
+        self._cluster.set_listener(self._on_cluster)
+        await self._cluster.start_up()
+        self._watching = asyncio.create_task(self._watch(), name="nodes")
+
+    async def shut_down(self, *, grace: float = 5.0) -> None:
+        await self._stop_watching()
+        stops = [self._stop_agent(node, grace) for node in self._nodes.values() if node.agent.link is not None]
+        await asyncio.gather(*stops)
+        await self._cluster.shut_down()
+        for node in self._nodes.values():
+            self._lose_all(node, "stopped", "the server stopped")
+            node.told = None
+        self._kept.unlink(missing_ok=True)
+
+    async def _stop_agent(self, node: RayNode, grace: float) -> None:
+        try:
+            stopping = node.agent.ask("stop", {"term": node.agent.term, "grace": grace})
+            await asyncio.wait_for(stopping, grace + STOP_SLACK_SECONDS)
+        except (StokerError, TimeoutError) as error:
+            log.warning("the agent of node %s did not say that it has ended everything: %r", node.agent.node, error)
+
+    async def abandon(self) -> None:
+        await self._stop_watching()
+        await self._cluster.abandon()
+
+    async def _stop_watching(self) -> None:
+        self._is_ending = True
+        for node in self._nodes.values():
+            if node.restart is not None:
+                node.restart.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+
+    # Agents
+
+    def attach(self, link: AgentLink, hello: m.Hello, *, term: int) -> None:
+        node = self._node(hello.name)
+        if node.agent.link is not None:
+            self._links.pop(node.agent.link, None)
+        node.agent.attach(link, term=term)
+        node.state, node.heard_at, node.delay, node.problem = None, self._now(), RESTART_FIRST_SECONDS, ""
+        self._links[link] = node
+        self._keep_nodes()
+
+    def detach(self, link: AgentLink) -> None:
+        node = self._links.pop(link, None)
+        if node is not None:
+            node.state = None
+            node.agent.detach(link)
+
+    def deliver(self, link: AgentLink, message: Any) -> bool:
+        node = self._links.get(link)
+        if node is None:
+            return True  # of a connection that another one has replaced
+        node.heard_at = self._now()
+        if isinstance(message, m.Beat):
+            node.agent.send(m.Beat(message.number, self._lease))
+            return True
+        if not isinstance(message, m.NodeState):
+            return node.agent.deliver(message)
+        if node.agent.state is None:
+            node.state = message
+            self._join(node)
+        return True
+
+    def _join(self, node: RayNode) -> None:
+        """Have a node join whose agent has reported, once the cluster has named it too."""
+        state, node.state = node.state, None
+        if state is None or node.seen is None:
+            node.state = state
+            return
+        node.agent.joined(state, lambda: self._told(node), new_grant=f"{self._run}-a")
+        self._expected.discard(node.agent.node)
+        self._regain(node)
+        if node.seen.draining:
+            self._tell_draining(node)
+        self._advance()
+        self._give_up_leftovers()
+
+    def _told(self, node: RayNode) -> NodeInfo:
+        node.told = self._info(node)
+        return node.told
+
+    def _regain(self, node: RayNode) -> None:
+        """Hold the room of what runs there: after a restart its groups are still there, after a cut they may not be."""
+        for grant in node.agent.grant_of.values():
+            node.agent.grants[grant.id] = grant
+            name = grant.id.rpartition(".")[0]
+            if self._groups.of(grant.id) is None and name:
+                known = self._groups.get(name)
+                room = c.Room(grant.cpus, grant.memory, float(len(grant.devices)), node=node.agent.node)
+                if known is not None:
+                    known.rooms.append(room)
+                    known.grants.append(grant.id)
+                    self._groups.add(known)
+                else:
+                    self._groups.add(Group(name, [room], [grant.id], is_ready=True))
+                    if name not in self._left:
+                        self._cluster.reserve(name, [room], patience=RESERVE_SECONDS)
+                self._left.discard(name)
+
+    def _give_up_leftovers(self) -> None:
+        if not self._expected and self._left:
+            for name in self._left:
+                self._cluster.release(name)
+            self._left.clear()
+
+    # Room
+
+    def nodes(self) -> list[NodeInfo]:
+        return [self._info(node) for node in self._nodes.values() if node.told is not None]
+
+    def expected_nodes(self) -> list[str]:
+        return sorted(self._expected)
+
+    def reserve(self, bundles: list[Bundle]) -> list[Grant] | None:
+        if self._lost:
+            return None
+        name = f"{self._run}-{next(self._numbers)}"
+        infos = {info.node: info for info in self.nodes()}
+        taken: dict[str, list[c.Room]] = {}
+        grants, rooms, held = [], [], []
+        for index, bundle in enumerate(bundles):
+            node = self._fitting(bundle, infos, taken)
+            if node is None:
+                return None
+            grant = Grant(f"{name}.{index}", node.agent.node, bundle.cpus, bundle.memory)
+            room = c.Room(bundle.cpus, bundle.memory, bundle.gpus, bundle.resources, node.agent.node)
+            if self._fits_beside(node, [*taken.get(room.node, []), room]):
+                rooms.append(room)
+                held.append(grant.id)
+            taken.setdefault(room.node, []).append(room)
+            grants.append(grant)
+        for grant in grants:
+            self._nodes[grant.node].agent.grants[grant.id] = grant
+        if rooms:
+            self._groups.add(Group(name, rooms, held))
+            self._cluster.reserve(name, rooms, patience=RESERVE_SECONDS)
+        return grants
+
+    def _fitting(self, bundle: Bundle, infos: dict[str, NodeInfo], taken: dict[str, list[c.Room]]) -> RayNode | None:
+        """Return the node for a bundle: the one it names, else the one with the least room left over."""
+        best: tuple[float, str] | None = None
+        for info in infos.values():
+            if bundle.node not in {"", info.node} or not bundle.labels.items() <= info.labels.items():
+                continue
+            here = taken.get(info.node, [])
+            left = info.cpus_free - sum(room.cpus for room in here) - bundle.cpus
+            memory = info.memory_free - sum(room.memory for room in here) - bundle.memory
+            others = self._has_devices(self._nodes[info.node], [*here, _room(bundle)])
+            if left >= -EPSILON_CPUS and memory >= 0 and others and (best is None or (left, info.node) < best):
+                best = (left, info.node)
+        return self._nodes[best[1]] if best is not None else None
+
+    def _has_devices(self, node: RayNode, rooms: list[c.Room]) -> bool:
+        if node.seen is None or node.seen.draining:
+            return False
+        if not any(room.gpus or room.resources for room in rooms):
+            return True
+        free = self._groups.free(node.seen, now=self._now())
+        names = {name for room in rooms for name in room.resources}
+        wanted = {name: sum(room.resources.get(name, 0.0) for room in rooms) for name in names}
+        if any(free.resources.get(name, 0.0) + EPSILON_CPUS < amount for name, amount in wanted.items()):
+            return False
+        return sum(room.gpus for room in rooms) <= free.gpus + EPSILON_CPUS
+
+    def _fits_beside(self, node: RayNode, rooms: list[c.Room]) -> bool:
+        """Tell whether the cluster has this room beside our groups; else it is in them: cores that are lent."""
+        assert node.seen is not None
+        free = self._groups.free(node.seen, now=self._now())
+        return sum(room.cpus for room in rooms) <= free.cpus + EPSILON_CPUS
+
+    def release(self, grant: Grant) -> None:
+        node = self._nodes.get(grant.node)
+        if node is None or node.agent.grants.pop(grant.id, None) is None:
+            return
+        group = self._groups.give_back(grant.id, now=self._now())
+        if group is not None:
+            self._cluster.release(group.name)
+
+    def lend(self, grant: Grant, *, lent: bool) -> None:
+        node = self._nodes.get(grant.node)
+        if node is not None:
+            node.agent.lend(grant, lent=lent)
+
+    def demand(self, bundles: list[Bundle]) -> None:
+        self._cluster.demand([_room(bundle) for bundle in bundles])
+
+    # Workers
+
+    def start(self, grant: Grant, spec: WorkerSpec) -> None:
+        self._waiting[spec.worker] = Waiting(grant.node, grant, spec)
+        asyncio.get_running_loop().call_soon(self._advance)
+
+    def stop(self, worker: str, *, grace: float, reason: str = "") -> None:
+        waiting = self._waiting.pop(worker, None)
+        if waiting is not None:
+            self._refuse(waiting, reason or "it was called off")
+            return
+        for node in self._nodes.values():
+            node.agent.stop(worker, grace=grace, reason=reason)
+
+    def _advance(self) -> None:
+        """Order the starts whose room is there."""
+        for worker, waiting in list(self._waiting.items()):
+            node, group = self._nodes.get(waiting.node), self._groups.of(waiting.grant.id)
+            if group is not None and group.failure:
+                del self._waiting[worker]
+                self._refuse(waiting, f"The cluster has no room for it just now: {group.failure}")
+            elif node is None or node.agent.state is None:
+                del self._waiting[worker]
+                self._refuse(waiting, "The node's agent is away.")
+            elif group is None or group.is_ready:
+                del self._waiting[worker]
+                grant = waiting.grant
+                if group is not None and (devices := group.devices.get(grant.id)):
+                    grant = node.agent.grants[grant.id] = replace(grant, devices=devices)
+                node.agent.send(node.agent.start(grant, waiting.spec))
+
+    def _refuse(self, waiting: Waiting, why: str) -> None:
+        agent = self._node(waiting.node).agent
+        agent.starting.add(waiting.spec.worker)
+        asyncio.get_running_loop().call_soon(agent.on_start_failed, refused(waiting.spec.worker, why))
+
+    # Questions
+
+    async def flush_logs(self) -> None:
+        await asyncio.gather(*(node.exchange(m.FlushLogs(node.number())) for node in self._connected()))
+
+    async def build(self, image: ImageSpec, *, worker: str = "") -> dict[str, Any]:
+        nodes = self._connected()
+        built = await asyncio.gather(*(n.exchange(m.BuildImage(n.term, n.number(), image, worker)) for n in nodes))
+        result: dict[str, Any] = built[0]
+        return result
+
+    async def ask(self, verb: str, params: dict[str, Any] | None = None) -> Any:
+        nodes = self._connected()
+        answers = await asyncio.gather(*(node.ask(verb, params) for node in nodes), return_exceptions=True)
+        return merged(verb, {node.node: answer for node, answer in zip(nodes, answers, strict=True)}, params or {})
+
+    def _connected(self) -> list[AgentNode]:
+        nodes = [node.agent for node in self._nodes.values() if node.agent.state is not None]
+        if not nodes:
+            problems = [f"{name}: {node.problem}" for name, node in self._nodes.items() if node.problem]
+            why = f" {self._lost}" if self._lost else f" {'; '.join(problems)}" if problems else ""
+            raise ConnectionFailed(f"No node of the Ray cluster has an agent that answers.{why}")
+        return nodes
+
+    # What the cluster tells
+
+    def _on_cluster(self, event: c.ClusterEvent) -> None:
+        match event:
+            case c.NodesSeen():
+                self._on_nodes(event.nodes)
+            case c.Reserved():
+                self._on_reserved(event)
+            case c.ReserveFailed():
+                self._on_reserve_failed(event)
+            case c.AgentEnded():
+                self._on_agent_ended(event)
+            case c.ClusterLost():
+                self._lost = f"The Ray cluster does not answer: {event.reason}"
+                log.warning("%s; what runs, runs on", self._lost)
+            case c.ClusterBack():
+                self._on_back(event.groups)
+
+    def _on_nodes(self, nodes: list[c.ClusterNode]) -> None:
+        there = {one.id for one in nodes}
+        for one in nodes:
+            node = self._node(one.id)
+            is_new = node.seen is None
+            is_mended = node.seen is not None and bool(node.seen.problem) and not one.problem
+            node.seen = one
+            if is_new or is_mended:
+                self._start_agent(node)
+                self._join(node)
+            elif one.draining:
+                self._tell_draining(node)
+        for name in [name for name, node in self._nodes.items() if name not in there]:
+            self._die(self._nodes.pop(name))
+        for name in self._expected - there:
+            self._expected.discard(name)
+            self._tell(NodeGone(name, "it is not in the cluster any more"))
+        self._give_up_leftovers()
+        self._tell_changes()
+
+    def _on_reserved(self, event: c.Reserved) -> None:
+        group = self._groups.get(event.group)
+        if group is not None:
+            group.is_ready = True
+            group.devices = dict(zip(group.grants, event.devices, strict=False))
+            self._advance()
+
+    def _on_reserve_failed(self, event: c.ReserveFailed) -> None:
+        group = self._groups.get(event.group)
+        if group is None:
+            return
+        group.failure = event.reason
+        self._advance()
+        if group.is_ready:
+            log.warning("the room of %s was not had again: %s", event.group, event.reason)
+        self._groups.drop(group, now=self._now())
+        self._tell_changes()
+
+    def _on_agent_ended(self, event: c.AgentEnded) -> None:
+        node = self._nodes.get(event.node)
+        if node is None or self._is_ending:
+            return
+        node.problem = event.reason
+        log.warning("the agent of node %s ended: %s", event.node, event.reason)
+        if node.agent.link is not None:
+            self.detach(node.agent.link)
+        self._lose_all(node, "unknown", f"the agent of node {event.node} ended: {event.reason}")
+        delay, node.delay = node.delay, min(RESTART_LAST_SECONDS, node.delay * 2)
+        node.restart = asyncio.get_running_loop().call_later(delay, self._start_agent, node)
+
+    def _on_back(self, groups: list[str]) -> None:
+        self._lost = ""
+        ours = set(self._groups.names())
+        self._left = set(groups) - ours
+        for name in ours - set(groups):
+            group = self._groups.get(name)
+            if group is not None and group.is_ready:
+                log.warning("the cluster has lost the room of %s: asked for again", name)
+                self._cluster.reserve(name, group.rooms, patience=RESERVE_SECONDS)
+
+    def _start_agent(self, node: RayNode) -> None:
+        node.restart = None
+        if node.seen is None or self._is_ending:
+            return
+        if node.seen.problem:
+            node.problem = node.seen.problem
+            log.warning("no agent can run on node %s: %s", node.agent.node, node.problem)
+            return
+        self._cluster.start_agent(
+            c.AgentOrder(
+                node=node.agent.node,
+                server=self._door.address,
+                token=self._door.token(node.agent.node),
+                fingerprint=self._door.fingerprint,
+                grace=AGENT_GRACE_SECONDS,
+                cpus=node.seen.cpus,
+                memory=node.seen.memory,
+            )
+        )
+
+    def _tell_draining(self, node: RayNode) -> None:
+        if not node.drains and node.told is not None and node.seen is not None:
+            node.drains = True
+            seconds = max(0.0, node.seen.draining - time.time())
+            self._tell(NodeDraining(node.agent.node, seconds, "the Ray cluster takes its node away"))
+
+    def _die(self, node: RayNode) -> None:
+        """A node is not in the cluster any more: all that ran there has ended with it."""
+        if node.restart is not None:
+            node.restart.cancel()
+        if node.agent.link is not None:
+            self._links.pop(node.agent.link, None)
+            node.agent.link.close()
+            node.agent.detach(node.agent.link)
+        self._lose_all(node, "unknown", f"its node {node.agent.node} died")
+        if node.told is not None:
+            self._tell(NodeGone(node.agent.node, "it died, or left the Ray cluster"))
+        self._keep_nodes()
+
+    def _lose_all(self, node: RayNode, cause: str, detail: str) -> None:
+        for worker in list(node.agent.up):
+            node.agent.end(worker, cause, detail)
+        for waiting in [one for one in self._waiting.values() if one.node == node.agent.node]:
+            del self._waiting[waiting.spec.worker]
+            node.agent.starting.add(waiting.spec.worker)
+        for worker in list(node.agent.starting):
+            node.agent.on_start_failed(refused(worker, f"It was not started: {detail}."))
+
+    # What happens by itself
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for node in list(self._nodes.values()):
+                if node.told is not None and self._now() - node.heard_at > self._lease:
+                    self._lose(node)
+                self._settle_debts(node)
+            self._tell_changes()
+
+    def _settle_debts(self, node: RayNode) -> None:
+        """Ask for room for what runs on borrowed cores, once they are free: their lender may have ended."""
+        if self._lost or node.seen is None:
+            return
+        for grant in node.agent.grants.values():
+            if self._groups.of(grant.id) is not None:
+                continue
+            room = c.Room(grant.cpus, grant.memory, node=grant.node)
+            if self._fits_beside(node, [room]):
+                name = f"{self._run}-{next(self._numbers)}"
+                self._groups.add(Group(name, [room], [grant.id], is_ready=True))
+                self._cluster.reserve(name, [room], patience=RESERVE_SECONDS)
+
+    def _lose(self, node: RayNode) -> None:
+        """Give up on a node that was silent for its lease. It may come back, with what runs there still."""
+        node.told = None
+        node.drains = False
+        for waiting in [one for one in self._waiting.values() if one.node == node.agent.node]:
+            del self._waiting[waiting.spec.worker]
+            self._refuse(waiting, "Its node does not answer.")
+        if node.agent.link is not None:
+            link = node.agent.link
+            self.detach(link)
+            link.close()
+        self._tell(NodeGone(node.agent.node, f"nothing was heard of it for {self._lease:.0f} s"))
+
+    def _tell_changes(self) -> None:
+        for node in list(self._nodes.values()):
+            if node.told is not None and (info := self._info(node)) != node.told:
+                node.told = info
+                self._tell(NodeChanged(info))
+
+    def _info(self, node: RayNode) -> NodeInfo:
+        assert node.seen is not None
+        held, now = node.agent.held(), self._now()
+        free = self._groups.free(node.seen, now=now)
+        # Our groups hold room of which lent cores can be granted again; borrowed grants have no group of their own.
+        reserved = self._groups.reserved(node.agent.node)
+        labels = node.agent.state.labels if node.agent.state is not None else {}
+        return NodeInfo(
+            node=node.agent.node,
+            cpus=node.seen.cpus,
+            memory=node.seen.memory,
+            cpus_free=free.cpus + reserved - held.cpus,
+            memory_free=free.memory,
+            labels={**labels, **node.seen.labels},
+            address=node.seen.address,
+        )
+
+    def _node(self, name: str) -> RayNode:
+        node = self._nodes.get(name)
+        if node is None:
+            node = self._nodes[name] = RayNode(AgentNode(name, tell=self._tell))
+        return node
+
+    def _keep_nodes(self) -> None:
+        """Write down where workers may run, for the next server to wait for."""
+        names = sorted(node.agent.node for node in self._nodes.values() if node.agent.link is not None)
+        draft = self._kept.with_suffix(".partial")
+        try:
+            draft.write_text(json.dumps(sorted({*names, *self._expected})))
+            draft.replace(self._kept)
+        except OSError as error:  # the next server waits for nobody then: what runs twice is settled once
+            log.error("%s could not be written: %s", self._kept, error)
+
+    def _tell(self, event: Event) -> None:
+        self._listener(event)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _room(bundle: Bundle) -> c.Room:
+    return c.Room(bundle.cpus, bundle.memory, bundle.gpus, bundle.resources, bundle.node)
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        return [str(name) for name in json.loads(path.read_text())]
+    except (OSError, ValueError):
+        return []

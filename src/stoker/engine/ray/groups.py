@@ -1,0 +1,115 @@
+"""The books of what this server holds of a cluster: groups of rooms, and what is free beside them.
+
+A grant is given at once, from these books; the cluster confirms its group a moment later, or refuses it, when other
+work on it was faster. What the cluster says is free is a little old: what was asked for or given back since is known
+here, and counted in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from stoker.engine.ray.cluster import ClusterNode, Room
+
+STALE_SECONDS = 3.0  # for which the cluster may still count as taken what was given back
+
+
+@dataclass
+class Group:
+    """Rooms that were asked for together, for these grants in their order. It is given back when all of them are."""
+
+    name: str
+    rooms: list[Room]
+    grants: list[str]
+    is_ready: bool = False
+    failure: str = ""
+    devices: dict[str, list[str]] = field(default_factory=dict)  # by grant
+
+
+@dataclass(frozen=True)
+class Free:
+    """What is left of a node: as the cluster sees it, and with the cores that are lent."""
+
+    cpus: float
+    memory: int
+    gpus: float
+    resources: dict[str, float]
+
+
+class Groups:
+    """See the module. Times are the loop's."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, Group] = {}
+        self._of_grant: dict[str, Group] = {}
+        self._returned: deque[tuple[float, Room]] = deque()
+
+    def add(self, group: Group) -> None:
+        self._groups[group.name] = group
+        for grant in group.grants:
+            self._of_grant[grant] = group
+
+    def get(self, name: str) -> Group | None:
+        return self._groups.get(name)
+
+    def of(self, grant: str) -> Group | None:
+        """Return the group of a grant; None for one on borrowed cores."""
+        return self._of_grant.get(grant)
+
+    def names(self) -> list[str]:
+        return list(self._groups)
+
+    def give_back(self, grant: str, *, now: float) -> Group | None:
+        """Note that a grant is held no more; return its group if that was the last one."""
+        group = self._of_grant.pop(grant, None)
+        if group is None:
+            return None
+        group.grants.remove(grant)
+        if group.grants:
+            return None
+        self.drop(group, now=now)
+        return group
+
+    def drop(self, group: Group, *, now: float) -> None:
+        """Forget a group that is given back, or was never had."""
+        self._groups.pop(group.name, None)
+        for grant in group.grants:
+            self._of_grant.pop(grant, None)
+        if not group.failure:
+            self._returned.extend((now + STALE_SECONDS, room) for room in group.rooms)
+
+    def free(self, node: ClusterNode, *, now: float) -> Free:
+        """Return what others and our groups leave of a node."""
+        while self._returned and self._returned[0][0] <= now:
+            self._returned.popleft()
+        ours = [room for group in self._groups.values() for room in group.rooms if room.node == node.id]
+        stale = [room for _, room in self._returned if room.node == node.id]
+
+        def left(total: float, free: float, held: float, returned: float) -> float:
+            others = max(0.0, total - free - held - returned)
+            return total - others - held
+
+        names = {name for room in ours for name in room.resources} | set(node.resources)
+        return Free(
+            cpus=left(node.cpus, node.cpus_free, _sum(ours, "cpus"), _sum(stale, "cpus")),
+            memory=int(left(node.memory, node.memory_free, _sum(ours, "memory"), _sum(stale, "memory"))),
+            gpus=left(node.gpus, node.gpus_free, _sum(ours, "gpus"), _sum(stale, "gpus")),
+            resources={
+                name: left(
+                    node.resources.get(name, 0.0),
+                    node.resources_free.get(name, 0.0),
+                    sum(room.resources.get(name, 0.0) for room in ours),
+                    sum(room.resources.get(name, 0.0) for room in stale),
+                )
+                for name in names
+            },
+        )
+
+    def reserved(self, node: str) -> float:
+        """Return the cores that our groups hold on a node."""
+        return _sum([r for group in self._groups.values() for r in group.rooms if r.node == node], "cpus")
+
+
+def _sum(rooms: list[Room], name: str) -> float:
+    return float(sum(getattr(room, name) for room in rooms))

@@ -132,11 +132,58 @@ class OptionsSpec:
 
 @dataclass(frozen=True)
 class LocalPython:
-    """The caller's own environment, for `Image.local()`: checked by ``fingerprint`` at each start of a worker."""
+    """The caller's own environment, for `Image.local()`: checked by ``fingerprint`` at each start of a worker.
+
+    ``frozen`` is the digest of its description, a `FrozenPython`, from which a node that does not have it builds it;
+    empty where no node could need it.
+    """
 
     executable: str
     sys_path: list[str]
     fingerprint: str
+    frozen: str = ""
+
+
+@dataclass(frozen=True)
+class FrozenDistribution:
+    """One installed distribution, and where a node gets it from.
+
+    That is ``wheel``, the digest of a blob with its files as they were (``compiled`` if some are machine code); else
+    ``url``, an archive or a commit; else an index, in this version. ``problem`` says why it cannot travel.
+    """
+
+    name: str
+    version: str
+    url: str = ""
+    wheel: str = ""
+    compiled: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class FrozenPython:
+    """What is installed in an environment. ``platform`` is where its compiled files run: ``linux-x86_64-glibc``."""
+
+    python: str
+    platform: str
+    distributions: list[FrozenDistribution] = field(default_factory=list)
+
+    def to_bytes(self) -> bytes:
+        """Return the blob; equal descriptions give equal bytes."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> FrozenPython:
+        """Read a blob back.
+
+        Raises:
+            ValueError: it is no such description.
+        """
+        try:
+            read = json.loads(data)
+            return cls(**{**read, "distributions": [FrozenDistribution(**item) for item in read["distributions"]]})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"no description of an environment: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -146,7 +193,7 @@ class ImageStep:
     ``kind`` and ``args``: ``pip_install`` {requirements, index_url, extra_index_url, find_links} · ``requirements``
     {text, name} · ``uv_sync`` {pyproject, lock, name} · ``env`` {vars} · ``run_commands`` {commands} · ``run_function``
     {module, qualname, bundle, by_value, name} · ``add_local`` {blob, target, name} · ``add_python`` {blob, name} ·
-    ``apt_install`` {packages}.
+    ``apt_install`` {packages}. The node's own: ``frozen`` {digest}, in place of a `LocalPython` that it does not have.
     """
 
     kind: str

@@ -49,6 +49,7 @@ class Collecting:
     def __init__(self, blobs: DictBlobs, script: Path | None = None) -> None:
         self.blobs = blobs
         self.script = script
+        self.freezes = False
 
     def add_blob(self, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()

@@ -182,7 +182,7 @@ class App:
         if not self.functions:
             raise InvalidRequest(f"The app {self.name!r} has no functions to deploy.")
         session = sessions.require_persistent()
-        shipment = Shipment(self._include_source)
+        shipment = Shipment(self._include_source, session.freezes)
         specs = [self._spec_of(function, shipment, run_id="") for function in self.functions.values()]
         ship(session, shipment.blobs)
         params = {"app": self.name, "functions": [asdict(spec) for spec in specs], "tags": dict(tags or {})}
@@ -236,7 +236,8 @@ class App:
         with self._lock:
             if self.current_run is None:
                 session = sessions.current()
-                run = Run(session, stamped_id("run-"), served, shipment=Shipment(self._include_source))
+                shipment = Shipment(self._include_source, session.freezes)
+                run = Run(session, stamped_id("run-"), served, shipment=shipment)
                 self._register(run, list(self.functions.values()))
                 self.current_run = run
             self.current_run.holders += 1
@@ -265,7 +266,7 @@ class App:
     def _move(self, run: Run, session: Session) -> None:
         """Go on with another session: this is a forked child, or the server was gone for good."""
         handles, run.handles, run.keys = run.handles, [], {}
-        run.session, run.shipment = session, Shipment(self._include_source)
+        run.session, run.shipment = session, Shipment(self._include_source, session.freezes)
         self._register(run, handles)
 
     def _spec_of(self, function: Function[..., Any], shipment: Shipment, *, run_id: str) -> FunctionSpec:

@@ -11,6 +11,7 @@ import hashlib
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +23,7 @@ from stoker.errors import InvalidRequest
 MAX_BUNDLE_BYTES = 100_000_000
 LARGEST_SHOWN = 5
 
+_EXTENSIONS = tuple(EXTENSION_SUFFIXES)
 _Stamp = tuple[int, int]
 _scanned: dict[Path, tuple[_Stamp, Imports]] = {}
 _packed: dict[tuple[tuple[str, str, _Stamp], ...], tuple[str, bytes]] = {}
@@ -87,6 +89,23 @@ def module_files(name: str) -> list[tuple[str, Path]]:
             "Installed packages go into an image by pip_install()."
         )
     return [(inner, path) for inner, path, ignored in _files(top) if not ignored]
+
+
+def whole_files(tops: Iterable[TopLevel]) -> dict[str, Path]:
+    """Return the files of modules and packages by import path, without those that they import from elsewhere.
+
+    What ``.gitignore`` excludes stays out, but for what they need to run: Python files that they import by name, and
+    extension modules built in place.
+    """
+    found: dict[str, Path] = {}
+    ignored: dict[str, Path] = {}
+    for name, path, is_ignored in (file for top in tops for file in _files(top)):
+        (ignored if is_ignored else found).setdefault(name, path)
+    words = {word for name, path in found.items() if name.endswith(".py") for word in _imports(path).words}
+    for name, path in ignored.items():
+        if name.endswith(_EXTENSIONS) or (name.endswith(".py") and path.stem in words):
+            found.setdefault(name, path)
+    return found
 
 
 def _entry(entry: ModuleType | str | Path | None) -> tuple[str, list[TopLevel]]:

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +33,10 @@ _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 
 
 class Collector(Protocol):
-    """Gathers what a recipe needs besides itself."""
+    """Gathers what a recipe needs besides itself. ``freezes``: a node may have to build the caller's environment."""
+
+    @property
+    def freezes(self) -> bool: ...
 
     def add_blob(self, data: bytes) -> str:
         """Take bytes to be shipped; their SHA-256 as hex."""
@@ -217,7 +220,7 @@ class Image:
             InvalidRequest: a file went away since it was declared, or is too large to ship.
         """
         steps = [_resolve(step, collector) for step in self._steps]
-        return ImageSpec(self._python, local_python() if self._is_local else None, steps)
+        return ImageSpec(self._python, _local_spec(collector) if self._is_local else None, steps)
 
     def __repr__(self) -> str:
         start = "Image.local()" if self._is_local else f"Image.python({self._python!r})"
@@ -252,6 +255,15 @@ def local_python() -> LocalPython:
     search = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 - "" is the working directory
     search = [entry for entry in dict.fromkeys(search) if os.path.exists(entry)]  # noqa: PTH110
     return LocalPython(sys.executable, search, fingerprint(sys.executable, search))
+
+
+def _local_spec(collector: Collector) -> LocalPython:
+    local = local_python()
+    if not collector.freezes:
+        return local
+    from stoker.client.freezing import freeze  # reads metadata: most programs never need it
+
+    return replace(local, frozen=freeze(local.sys_path, collector.add_blob))
 
 
 def _resolve(step: _Step, collector: Collector) -> ImageStep:

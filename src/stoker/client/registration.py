@@ -24,6 +24,7 @@ class Shipment:
     """Gathers what the specs of one app name: the `Collector` of its images."""
 
     include_source: bool = True
+    freezes: bool = False
     blobs: dict[str, bytes] = field(default_factory=dict)
     _bundles: dict[str, Bundle] = field(default_factory=dict)
     _images: dict[Any, ImageSpec] = field(default_factory=dict)

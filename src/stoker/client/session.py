@@ -63,6 +63,12 @@ class Session:
         return isinstance(self.endpoint, EmbeddedServer)
 
     @property
+    def freezes(self) -> bool:
+        """Tell whether workers may be started where this program's own environment is not."""
+        welcome = self.connection.welcome
+        return welcome is not None and welcome.freeze
+
+    @property
     def usable(self) -> bool:
         """Tell whether this is still this process's session."""
         return _session is self and self.reader.failure is None

@@ -6,11 +6,14 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stoker.blobs.base import BlobStore
+from stoker.errors import InterpreterNotFound
+from stoker.images import frozen as frozen_images
+from stoker.images.command import Finished
 from stoker.images.environment import LOCK_FILE, RECIPE, Environment, make_ready
 from stoker.images.file_locks import BuildLock
 from stoker.images.interpreters import Interpreter
@@ -19,7 +22,7 @@ from stoker.images.recipe import Packages, environment_key, packages_of, variabl
 from stoker.images.resolver import build_error, resolve
 from stoker.images.steps import StepRunner, check_apt
 from stoker.images.uv_tool import Uv
-from stoker.types import ImageSpec, LocalPython
+from stoker.types import FrozenPython, ImageSpec, LocalPython
 
 FILES_VARIABLE = "STOKER_FILES"  # where the function finds what add_local_* copied
 _CALLS_PIP = re.compile(r"\bpip\d?\b")
@@ -37,6 +40,7 @@ class Build:
     uv: Uv
     lock: BuildLock
     progress: Callable[[str], None]
+    node: str = "this node"
 
     def on_local(self, local: LocalPython) -> Environment:
         """Build what goes on top of the caller's own environment: files and sources."""
@@ -65,7 +69,35 @@ class Build:
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
-        draft = Environment(
+        return self._finish(self._draft(key, directory, interpreter), directory)
+
+    def on_frozen(self, digest: str, find: Callable[[], Interpreter]) -> Environment:
+        """Build the caller's own environment anew, from its description.
+
+        Raises:
+            InterpreterNotFound: this node lacks its minor version of Python.
+            ImageBuildError: something in it cannot be had here; nothing usable is left.
+        """
+        self._check_system()
+        frozen = frozen_images.read_frozen(self.blobs, digest, node=self.node)
+        try:
+            interpreter = find()
+        except InterpreterNotFound as error:
+            raise InterpreterNotFound(f"Image.local() is the caller's own environment. {error}") from error
+        self.progress(f"building the caller's own environment anew, for Python {interpreter.version}")
+        locked = frozen_images.lock_of(frozen)
+        key = environment_key(self.recipe, locked, f"{interpreter.version} {interpreter.path}")
+        directory = self._fresh(key)
+        try:
+            self._make_venv(interpreter, directory)
+            self._install_frozen(frozen, locked, interpreter, directory)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return self._finish(self._draft(key, directory, interpreter), directory)
+
+    def _draft(self, key: str, directory: Path, interpreter: Interpreter) -> Environment:
+        return Environment(
             key=key,
             directory=str(directory),
             python=str(directory / "bin" / "python"),
@@ -73,7 +105,6 @@ class Build:
             created=time.time(),
             recipe=self.recipe,
         )
-        return self._finish(draft, directory)
 
     def _check_system(self) -> None:
         for step in self.spec.steps:
@@ -131,6 +162,25 @@ class Build:
         options.unlink()
         if done.returncode != 0:
             raise build_error("Its packages could not be installed", done.output, packages.wanted, interpreter)
+
+    def _install_frozen(self, frozen: FrozenPython, locked: str, interpreter: Interpreter, directory: Path) -> None:
+        (directory / LOCK_FILE).write_text(locked, encoding="utf-8")
+        wheels = frozen_images.put_wheels(frozen, self.blobs, directory)
+        count = len(frozen.distributions)
+        if not count:
+            return
+
+        def install(wanted: Sequence[str], *more: str) -> Finished:
+            target = ("pip", "install", "--no-deps", "--python", str(directory / "bin" / "python"))
+            return self.uv.run(*target, *more, *wanted, cwd=directory, lock=self.lock, progress=self.progress)
+
+        self.progress(f"installing {count} package{'s' * (count != 1)}")
+        done = install(wheels, "--compile-bytecode", "-r", LOCK_FILE)
+        if done.returncode != 0:
+            raise frozen_images.failure(
+                frozen, done, look=lambda wanted: install(wanted, "--dry-run"), node=self.node, interpreter=interpreter
+            )
+        shutil.rmtree(directory / frozen_images.WHEELS, ignore_errors=True)
 
     def _finish(self, draft: Environment, directory: Path) -> Environment:
         """Run the remaining steps and make the environment usable."""

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stoker.blobs.base import BlobStore
-from stoker.errors import NotFound
+from stoker.errors import ImageBuildError, NotFound
 from stoker.images.build import Build
 from stoker.images.environment import Environment, Hold, read_environment
 from stoker.images.file_locks import build_lock
+from stoker.images.frozen import frozen_digest, thawed
 from stoker.images.halts import BuildHalted, Halt, Wish
-from stoker.images.interpreters import Interpreters
+from stoker.images.interpreters import Interpreters, shown_node
 from stoker.images.local import check_local, local_environment
 from stoker.images.recipe import recipe_id
 from stoker.images.steps import check_apt
@@ -44,7 +45,8 @@ class EnvironmentBuilder:
     """Turns recipes into environments below ``root``.
 
     Safe to use from several threads and processes at once: one builds, the others wait and get the same result.
-    ``home`` (``root``'s parent, unless given) has the unpacked bundles and the worker path.
+    ``home`` (``root``'s parent, unless given) has the unpacked bundles and the worker path. ``node`` is the id by which
+    errors call this machine.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class EnvironmentBuilder:
         uv: Uv | None = None,
         interpreters: Interpreters | None = None,
         home: Path | None = None,
+        node: str = "",
     ) -> None:
         self._root = root
         self._blobs = blobs
         self._uv = uv or Uv()
         self._home = home or root.parent
-        self.interpreters = interpreters or Interpreters(root / "interpreters.json")
+        self._node = shown_node(node)
+        self.interpreters = interpreters or Interpreters(root / "interpreters.json", node=self._node)
         self._flights: dict[str, _Flight] = {}
         self._flights_lock = threading.Lock()
         self._closed = ""
@@ -77,13 +81,12 @@ class EnvironmentBuilder:
             InterpreterNotFound: the node has no such Python.
             NotFound: a blob of the recipe is not in the blob store.
         """
-        if spec.local is not None:
-            check_local(spec.local)
-            if not any(step.kind in _ON_DISK for step in spec.steps):
-                for step in spec.steps:
-                    if step.kind == "apt_install":
-                        check_apt(step.args["packages"])
-                return local_environment(spec, spec.local)
+        spec = self._own_or_frozen(spec)
+        if spec.local is not None and not any(step.kind in _ON_DISK for step in spec.steps):
+            for step in spec.steps:
+                if step.kind == "apt_install":
+                    check_apt(step.args["packages"])
+            return local_environment(spec, spec.local)
         recipe = recipe_id(spec)
         if (ready := self._ready(recipe)) is not None:
             return ready
@@ -99,6 +102,18 @@ class EnvironmentBuilder:
                 if wish.withdrawn or self._closed:
                     raise
                 # Those before us gave it up just before we came: it is built anew.
+
+    def _own_or_frozen(self, spec: ImageSpec) -> ImageSpec:
+        """Return the recipe itself, or where it is the caller's environment and that is not here, how to build it."""
+        if spec.local is None:
+            return spec
+        try:
+            check_local(spec.local, node=self._node)
+        except ImageBuildError:
+            if not spec.local.frozen:
+                raise
+            return thawed(spec)
+        return spec
 
     def close(self, reason: str) -> None:
         """End every build that runs, and begin none any more."""
@@ -169,7 +184,9 @@ class EnvironmentBuilder:
         with build_lock(self._root / "guards" / f"{recipe}.build", waiting=waiting, halt=halt) as lock:
             if (ready := self._ready(recipe)) is not None:
                 return ready
-            build = Build(recipe, spec, self._root, self._home, self._blobs, self._uv, lock, progress)
+            build = Build(recipe, spec, self._root, self._home, self._blobs, self._uv, lock, progress, self._node)
             if spec.local is not None:
                 return build.on_local(spec.local)
+            if digest := frozen_digest(spec):
+                return build.on_frozen(digest, lambda: self.interpreters.find(spec.python))
             return build.on_interpreter(self.interpreters.find(spec.python))

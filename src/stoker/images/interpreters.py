@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -41,10 +42,14 @@ class Interpreter:
 
 
 class Interpreters:
-    """The interpreters that can be found, newest first. ``cache`` is a file of this object's own."""
+    """The interpreters that can be found, newest first.
 
-    def __init__(self, cache: Path, *, environ: Mapping[str, str] | None = None) -> None:
+    ``cache`` is a file of this object's own; ``node`` is what errors call the machine.
+    """
+
+    def __init__(self, cache: Path, *, environ: Mapping[str, str] | None = None, node: str = "this node") -> None:
         self._cache = cache
+        self._node = node
         self._environ = os.environ if environ is None else environ
 
     def all(self) -> list[Interpreter]:
@@ -76,17 +81,19 @@ class Interpreters:
         if "/" in version:
             if found := _ask(version):
                 return Interpreter(found, version, "named by the image")
-            raise InterpreterNotFound(f"{version} is no Python from 3.{OLDEST_MINOR} on. {self._listed()}")
+            raise InterpreterNotFound(
+                f"{version} is no Python from 3.{OLDEST_MINOR} on, on {self._node}. {self._listed()}"
+            )
         for interpreter in self.all():
             if interpreter.version == version or interpreter.version.startswith(version + "."):
                 return interpreter
-        raise InterpreterNotFound(f"There is no Python {version} on this node. {self._listed()}")
+        raise InterpreterNotFound(f"There is no Python {version} on {self._node}. {self._listed()}")
 
     def _listed(self) -> str:
         found = "".join(f"\n  {item.version:9} {item.path}" for item in self.all())
         advice = (
             "Ask for one of these, install it (`uv python install`, pyenv, conda or the system's packages), or name "
-            "its path in STOKER_PYTHONS."
+            "its path in STOKER_PYTHONS there."
         )
         return f"{advice} There are:{found or ' none'}"
 
@@ -102,6 +109,12 @@ class Interpreters:
         draft = self._cache.with_name(f".{self._cache.name}.{os.getpid()}")
         draft.write_text(json.dumps(known, indent=1))
         draft.replace(self._cache)
+
+
+def shown_node(node: str) -> str:
+    """Return how errors call a node: by its id, where it is not the only one, and the host's name."""
+    host = platform.node() or "unnamed"
+    return f"this node ({host})" if node in {"", "local", host} else f"node {node} ({host})"
 
 
 def _candidates(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -24,8 +24,11 @@ def local_environment(spec: ImageSpec, local: LocalPython) -> Environment:
     )
 
 
-def check_local(local: LocalPython) -> None:
+def check_local(local: LocalPython, *, node: str = "this node") -> None:
     """Check that the caller's environment is here, and what it was when the image was declared.
+
+    One that is frozen is to be here in full: another machine may have the same interpreter, but not what the search
+    path names beside it.
 
     Raises:
         InterpreterNotFound: this node does not have it.
@@ -33,9 +36,13 @@ def check_local(local: LocalPython) -> None:
     """
     if not os.access(local.executable, os.X_OK):
         raise InterpreterNotFound(
-            f"The image is the caller's own environment ({local.executable}), which this node does not have. "
-            "Declare one that can be built anywhere: Image.python().pip_install(…)."
+            f"The image is the caller's own environment ({local.executable}), which {node} does not have, and it was "
+            "declared when no other machine was there. Start the program again (a deployed app: deploy it again), or "
+            "declare an image that can be built anywhere: Image.python().pip_install(…)."
         )
+    missing = [entry for entry in local.sys_path if local.frozen and not os.path.exists(entry)]  # noqa: PTH110
+    if missing:
+        raise ImageBuildError(f"The caller's own environment is not on {node} in full: {missing[0]} is not there.")
     if fingerprint(local.executable, local.sys_path) != local.fingerprint:
         raise ImageBuildError(
             f"The environment of {local.executable} changed since the image was declared: a package was installed, "

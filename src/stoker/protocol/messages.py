@@ -90,7 +90,7 @@ class Welcome:
 
     ``server`` names this server's state; it stays the same over restarts, while ``term`` rises. ``connection``
     counts those of this session. ``known`` are attached calls with big inputs of a client that came back over TCP: it
-    need not send them again.
+    need not send them again. ``freeze``: workers may be started where the client's own environment is not.
     """
 
     version: str
@@ -101,6 +101,7 @@ class Welcome:
     grace: float = 60.0  # seconds for which the server keeps what a client that went away is owed
     connection: int = 0
     known: list[str] = field(default_factory=list)
+    freeze: bool = False
 
 
 @message

@@ -205,6 +205,7 @@ class Server:
             grace=self.plane.state.limits.client_grace,
             connection=client.connection if client is not None else 0,
             known=self._known_to(client) if client is not None else [],
+            freeze=client is not None and (remote or self.plane.state.elastic),
         )
 
     def _agent(self, link: Link, hello: m.Hello) -> Peer:

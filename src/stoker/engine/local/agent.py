@@ -106,7 +106,7 @@ class Agent:
         self._limits = choose_limits(config.tag, mode=config.limits)
         self._workers = Workers(self._ledger, report=self._on_worker_gone)
         self._zygotes = Zygotes(memory=self._size.memory)
-        self._builder = EnvironmentBuilder(paths.environments(), blobs, home=self._home)
+        self._builder = EnvironmentBuilder(paths.environments(), blobs, home=self._home, node=config.node)
         self._stock = Stock(
             config=config,
             home=self._home,

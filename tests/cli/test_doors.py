@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 
 from stoker.client import session as sessions
 from stoker.client.endpoints import connection_file
+from stoker.images.worker_path import ensure_worker_path
+from tests.images.callers_venv import make_venv
 
 from .conftest import Command
 
@@ -69,6 +73,58 @@ def test_from_the_start_to_the_end(started: dict[str, Any], stoker_command: Comm
     assert stoker_command("server", "disconnect", "--json").json == {"disconnected": False}
     sessions.close()
     assert "used through" not in stoker_command("server", "status").out
+
+
+MOVES_AWAY = """
+import os, sys
+import stoker
+
+app = stoker.App("moved")
+
+@app.function
+def where(name):
+    from importlib import import_module
+    from importlib.metadata import version
+    lab = import_module(name)
+    return lab.VERSION, version("their.tables"), lab.__file__, sys.prefix
+
+if __name__ == "__main__":
+    with app.run():
+        os.rename(sys.argv[1], sys.argv[1] + "-gone")
+        print(*where.remote("their_lab"), sep="\\n")
+"""
+
+
+def test_a_program_whose_environment_the_server_does_not_have(
+    own_home: Path, runtime_dir: Path, tmp_path: Path, stoker_command: Command
+) -> None:
+    venv = make_venv(tmp_path / "theirs", sys.executable)
+    script = tmp_path / "program" / "moved.py"
+    script.parent.mkdir()
+    script.write_text(MOVES_AWAY)
+    try:
+        started = stoker_command("server", "start", "--listen", "127.0.0.1:0", "--json").json
+        os.environ.pop("STOKER_LISTEN", None)
+        variables = {
+            "STOKER_SERVER": "stoker://" + started["doors"][0]["address"].rpartition("/")[2],
+            "STOKER_TOKEN": started["token"],
+            "PYTHONPATH": str(ensure_worker_path(tmp_path)),
+        }
+        done = subprocess.run(
+            [venv.python, str(script), str(venv.root)],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    finally:
+        assert stoker_command("server", "stop").status == 0
+    assert done.returncode == 0, done.stderr
+    lab, tables, file, prefix = done.stdout.split()
+    assert (lab, tables) == ("0.3.dev1", "1.2")
+    assert prefix.startswith(str(own_home / "environments"))
+    assert file.startswith(prefix)
 
 
 def test_a_server_that_runs_without_the_door(own_home: Path, stoker_command: Command) -> None:

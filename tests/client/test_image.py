@@ -15,6 +15,8 @@ from stoker.types import CodeRef
 
 
 class Gathered:
+    freezes = False
+
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
 

@@ -34,7 +34,7 @@ ERROR = ErrorInfo(
 GANG = GangSpec(2, 4)
 IMAGE = ImageSpec(
     "3.11",
-    LocalPython("/usr/bin/python3", ["/a", "/b"], "f00d"),
+    LocalPython("/usr/bin/python3", ["/a", "/b"], "f00d", "beef"),
     [ImageStep("pip_install", {"requirements": ["numpy>=2"]})],
 )
 SPEC = FunctionSpec(
@@ -61,7 +61,7 @@ SEAT = GangSeat("g7-1", 1, ["127.0.0.1:40001", "127.0.0.1:40000"], ["n1", "n1"])
 
 SAMPLES: tuple[Any, ...] = (
     m.Hello("client", "c-1", "0.1.0", "token", 42, "3.11.7", 3, 2, 17),
-    m.Welcome("0.1.0", "server", 7, "/dev/shm/s", "/var/spill", 60.0, 3, ["c-1.1"]),
+    m.Welcome("0.1.0", "server", 7, "/dev/shm/s", "/var/spill", 60.0, 3, ["c-1.1"], True),
     m.Rejected("VersionMismatch", "other", {"path": "x"}),
     m.Part(7),
     m.Submit("key", ["c-1.1", "c-1.2"], [3, 0], {"1": ["c-1.2", 70000]}, "map", True, 2.5, -1, "c-0.9", 4, "w7-1.3"),

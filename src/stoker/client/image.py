@@ -70,7 +70,8 @@ class Image:
     def local(cls) -> Image:
         """Use the caller's own environment, as it is.
 
-        It cannot be changed from here: only `env`, `add_local_*` and `apt_install` go on top of it.
+        It cannot be changed from here: only `env`, `add_local_*` and `apt_install` go on top of it. A node that does
+        not have it builds it anew, from what is installed in it now.
         """
         return cls(_caller_python(), True)
 

@@ -107,7 +107,7 @@ def failure(frozen: FrozenPython, first: Finished, *, look: Install, node: str, 
         missing += [left.pop(item.name) for item in blamed]
         done = look([requirement_of(item) for item in left.values()])
     words = "\n".join(f"  {line}" for line in first.output.strip().splitlines())
-    named = "".join(f"\n  {item.name} {item.version}{' from ' + item.url if item.url else ''}" for item in missing)
+    named = "".join(f"\n  {item.url or f'{item.name} {item.version}'}" for item in missing)
     about = f" These cannot be had there for Python {interpreter.version}:{named}" if missing else ""
     return ImageBuildError(f"{_cannot(frozen, node)}{about}\nuv says:\n{words}{_instead(frozen)}", log=first.output)
 

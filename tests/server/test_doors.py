@@ -78,6 +78,7 @@ def test_a_program_with_a_token_is_let_in(door: Running) -> None:
     client = door.remote(trust=trust_of(door))
     assert client.welcome is not None
     assert (client.welcome.segments, client.welcome.spill) == ("", "")
+    assert client.welcome.freeze
     facts = client.ask("status")["doors"]
     assert [fact["kind"] for fact in facts] == ["unix", "tcp"]
     assert facts[1]["connections"] == 1

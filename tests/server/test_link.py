@@ -145,6 +145,11 @@ def test_a_welcome_says_where_payloads_are(running: Running) -> None:
     assert welcome is not None
     assert (welcome.segments, welcome.spill) == (str(running.config.segments), str(running.config.spill))
     assert (welcome.server, welcome.term) == ("run", 1)
+    assert not welcome.freeze
+    running.server.plane.state.elastic = True  # nodes on other machines may come
+    again = running.client("c-2").welcome
+    assert again is not None
+    assert again.freeze
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -96,9 +96,12 @@ def put_wheels(frozen: FrozenPython, blobs: BlobStore, directory: Path) -> list[
     return names
 
 
-def failure(frozen: FrozenPython, first: Finished, *, look: Install, node: str, interpreter: Interpreter) -> Exception:
-    """Return the error for an installation that failed. ``look`` asks uv for some of the requirements again, so that
-    all that cannot be had are named, not only the first.
+def failure(
+    frozen: FrozenPython, first: Finished, *, look: Install, node: str, interpreter: Interpreter
+) -> ImageBuildError:
+    """Return the error for an installation that failed.
+
+    ``look`` asks uv for the other requirements again, so that all that cannot be had are named, not only the first.
     """
     left = {item.name: item for item in frozen.distributions if not item.wheel}
     missing: list[FrozenDistribution] = []

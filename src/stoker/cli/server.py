@@ -63,11 +63,20 @@ def start(
         typer.Option(help="Where it keeps blobs: s3://bucket/prefix, gs://… or az://…; else on this machine's disk."),
     ] = None,
     store: Annotated[str | None, typer.Option(help="Keep calls in this database: postgresql://…")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Where it runs workers: local (this machine), ray (a Ray cluster).")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="The Ray cluster: auto, or HOST:PORT of its head. Goes with --engine ray.")
+    ] = None,
     standby: Annotated[bool, typer.Option("--standby", help="Wait until no other server has the store.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start the server in the background and wait until it listens."""
+    if ray_address is not None and engine != "ray" and os.environ.get("STOKER_ENGINE") != "ray":
+        raise WrongUsage("--ray-address goes with --engine ray.")
     _settle({"listen": listen, "tls_cert": tls_cert, "tls_key": tls_key, "blobs": blobs, "store": store})
+    _settle({"engine": engine, "ray_address": ray_address})
     wanted = os.environ.get("STOKER_STORE", "")
     if standby and not wanted:
         raise WrongUsage("--standby is for a store that servers share: name it by --store postgresql://….")

@@ -27,6 +27,7 @@ from stoker.transport.current import SERVER_VARIABLE
 PROJECT_FILE = "stoker.toml"
 USER_FILE = "config.toml"
 DEFAULT = "default"
+ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,22 @@ def _blobs(value: Any, option: str) -> str:
     return value
 
 
+def _engine(value: Any, option: str) -> str:
+    if value not in ENGINES:
+        raise InvalidOption(f"{stated(option, value)} is no engine. There are: {', '.join(ENGINES)}.")
+    return str(value)
+
+
+def _ray_address(value: Any, option: str) -> str:
+    if not isinstance(value, str) or not value or value.startswith("ray://"):
+        raise InvalidOption(
+            f"{stated(option, value)} is no address of a Ray cluster. Write `auto` for the one that this machine is a "
+            "node of, or HOST:PORT of its head (6379 if it was started without a port). A ray:// address is for "
+            "clients that are no node; the server has to run on one."
+        )
+    return value
+
+
 def _store(value: Any, option: str) -> str:
     if not isinstance(value, str):
         raise InvalidOption(f"{option} is not a text. Write the URL of a PostgreSQL database.")
@@ -159,6 +176,9 @@ SETTINGS = (
         "result_retention", "STOKER_RESULT_RETENTION", "how long results of spawned calls are kept", "7d", _duration
     ),
     Setting("store", "STOKER_STORE", "the server's store: postgresql://…", "a file in home", _store, shown=shown_url),
+    Setting("engine", "STOKER_ENGINE", "where the server that stays runs workers: local, ray", "local", _engine),
+    Setting("ray_address", "STOKER_RAY_ADDRESS", "the Ray cluster: auto, HOST:PORT", "auto", _ray_address),
+    Setting("node_lease", "STOKER_NODE_LEASE", "silence after which a node's workers count as lost", "30s", _duration),
     Setting("server", SERVER_VARIABLE, "the server to use: stoker://HOST:PORT", "the one here", _server),
     Setting("fingerprint", FINGERPRINT_VARIABLE, "of that server's certificate: sha256:…", "none", _fingerprint),
     Setting("ca", CA_VARIABLE, "file of the CA that vouches for that server", "the system's", _file, is_path=True),

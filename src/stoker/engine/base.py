@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from stoker.protocol.messages import Hello, LogLines
+from stoker.transport.addresses import Address
 from stoker.types import ErrorInfo, FunctionSpec, ImageSpec
 
 
@@ -216,7 +217,7 @@ class Engine(Protocol):
     def set_listener(self, listener: Listener) -> None:
         """Deliver events to this callback from now on; set once, before `start_up`."""
 
-    def open_to_agents(self, address: str, fingerprint: str, token: Callable[[str], str]) -> None:
+    def open_to_agents(self, address: Address, fingerprint: str, token: Callable[[str], str]) -> None:
         """Say where agents on other machines reach this server, and make tokens for nodes; before `start_up`."""
 
     async def start_up(self) -> None:

@@ -27,6 +27,7 @@ from stoker.engine.base import (
 )
 from stoker.errors import ConnectionFailed, InvalidRequest
 from stoker.protocol.messages import Hello
+from stoker.transport.addresses import Address
 from stoker.types import ErrorInfo, ImageSpec
 
 EPSILON_CPUS = 1e-6
@@ -53,7 +54,7 @@ class FakeEngine:
     def set_listener(self, listener: Listener) -> None:
         self._listener = listener
 
-    def open_to_agents(self, address: str, fingerprint: str, token: Callable[[str], str]) -> None:
+    def open_to_agents(self, address: Address, fingerprint: str, token: Callable[[str], str]) -> None:
         return  # there are none
 
     async def start_up(self) -> None:

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from stoker import paths
+from stoker.engine.base import Engine
 from stoker.engine.local.config import BLOBS_VARIABLE, AgentConfig
 from stoker.engine.local.engine import LocalEngine
 from stoker.errors import InvalidRequest, StokerError
@@ -26,6 +27,8 @@ from stoker.transport.addresses import parse_address
 
 log = logging.getLogger("stoker.server")
 
+RAY_LISTEN = "0.0.0.0:7411"
+NODE_LEASE_SECONDS = 30.0
 RETENTION_SECONDS = 7 * 86400.0  # for which a detached call's result is kept
 
 
@@ -38,8 +41,7 @@ def main() -> int:
         lock = _lock(config)
         if config.store:
             _see_to_the_store(config, arguments)
-        engine = LocalEngine(_agent_config(config))
-        engine.fork_agent()
+        engine = _engine(config)
         from stoker.server.serving import serve  # what the agent does not need is imported while it starts
 
         serve(
@@ -86,6 +88,8 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         segments = paths.server_segments(run_dir, state_dir)
     stays = not (arguments.embedded or arguments.parent_pid)  # what ends with a program is for that alone
     listen = os.environ.get("STOKER_LISTEN", "") if stays else ""
+    if stays and not listen and os.environ.get("STOKER_ENGINE") == "ray":
+        listen = RAY_LISTEN  # agents have to come in somewhere
     return ServerConfig(
         mode="embedded" if arguments.embedded else "persistent",
         run_dir=paths.private_dir(run_dir.resolve()),
@@ -100,7 +104,25 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         tls_cert=_path_in("STOKER_TLS_CERT"),
         tls_key=_path_in("STOKER_TLS_KEY"),
         blobs="" if arguments.embedded else os.environ.get(BLOBS_VARIABLE, ""),
+        engine=os.environ.get("STOKER_ENGINE", "local") if stays else "local",
+        ray_address=os.environ.get("STOKER_RAY_ADDRESS", "auto"),
+        node_lease=parse_duration(os.environ.get("STOKER_NODE_LEASE", NODE_LEASE_SECONDS), option="STOKER_NODE_LEASE"),
     )
+
+
+def _engine(config: ServerConfig) -> Engine:
+    """Return the engine that is asked for; the local one's agent is on its way then."""
+    if config.engine == "ray":
+        from stoker.engine.ray.engine import RayEngine
+        from stoker.engine.ray.owner import owner_of
+        from stoker.engine.ray.ray_cluster import RayCluster
+
+        owner = owner_of(config.state_dir)
+        cluster = RayCluster(address=config.ray_address, owner=owner, state_dir=config.state_dir)
+        return RayEngine(cluster, state_dir=config.state_dir, lease=config.node_lease)
+    engine = LocalEngine(_agent_config(config))
+    engine.fork_agent()
+    return engine
 
 
 def _path_in(variable: str) -> Path | None:

@@ -27,6 +27,9 @@ class ServerConfig:
     blobs: str = field(default="", repr=False)  # it may hold secrets
     store: str = field(default="", repr=False)  # it may hold a password
     standby: bool = False
+    engine: str = "local"  # local · ray
+    ray_address: str = "auto"
+    node_lease: float = 30.0  # seconds of silence after which a node's workers count as lost
 
     @property
     def socket(self) -> Path:

@@ -15,7 +15,7 @@ import uvloop
 
 from stoker.blobs.location import BlobLocation
 from stoker.blobs.opening import check_blobs, open_blobs
-from stoker.engine.local.engine import LocalEngine
+from stoker.engine.base import Engine
 from stoker.errors import StokerError
 from stoker.server.blob_owner import claim, store_id
 from stoker.server.config import ServerConfig
@@ -32,9 +32,7 @@ BACKLOG = 1024
 GC_THRESHOLD = (50_000, 20, 100)  # what makes cycles here (tracebacks, closed connections) is rare
 
 
-def serve(
-    config: ServerConfig, engine: LocalEngine, *, parent_pid: int, ready: Callable[[dict[str, object]], None]
-) -> None:
+def serve(config: ServerConfig, engine: Engine, *, parent_pid: int, ready: Callable[[dict[str, object]], None]) -> None:
     """Run a server until it is told to stop. ``ready`` is called once it listens.
 
     Raises:
@@ -47,7 +45,7 @@ def serve(
 
 
 async def _serve(
-    config: ServerConfig, engine: LocalEngine, parent_pid: int, ready: Callable[[dict[str, object]], None]
+    config: ServerConfig, engine: Engine, parent_pid: int, ready: Callable[[dict[str, object]], None]
 ) -> None:
     try:
         if config.blobs:
@@ -76,12 +74,20 @@ async def _serve(
     parent = _watch_parent(parent_pid, server)
     try:
         server.door = await open_door(config, server)  # first: it fails more often, and leaves no file behind
+        if server.door is not None:
+            engine.open_to_agents(server.door.address, server.door.fingerprint, server.node_tokens.token)
         listener = await _listen(config.socket, server)
     except StokerError:
         await server.end()  # the agent with it, as above
         raise
     bound = config.socket.stat().st_ino
-    await server.begin()
+    try:
+        await server.begin()
+    except StokerError:
+        listener.close()
+        config.socket.unlink(missing_ok=True)
+        await server.end()
+        raise
     ready({"socket": str(config.socket), "pid": os.getpid()})
     await server.stopping.wait()
     listener.close()

@@ -22,6 +22,7 @@ from stoker.engine.base import (
 from stoker.engine.ray import cluster as c
 from stoker.engine.ray import engine as ray_engine
 from stoker.engine.ray.engine import RayEngine
+from stoker.transport.addresses import Address
 from stoker.types import CodeRef, FunctionSpec, ImageSpec
 from tests.engine.contract import EngineContract
 from tests.engine.ray.fake_cluster import GIB, FakeCluster, machine
@@ -51,7 +52,7 @@ async def engine_on(cluster: FakeCluster, events: list[Event], state_dir: Path, 
     engine = RayEngine(cluster, state_dir=state_dir, lease=lease)
     cluster.engine = engine
     engine.set_listener(events.append)
-    engine.open_to_agents("stoker://127.0.0.1:7", "", lambda node: f"token of {node}")
+    engine.open_to_agents(Address("0.0.0.0", 7), "", lambda node: f"token of {node}")
     await engine.start_up()
     return engine
 

@@ -34,6 +34,7 @@ from stoker.engine.local.ledger import Ledger
 from stoker.engine.local.processes import Watch, start_time
 from stoker.errors import ConnectionFailed, Fenced, InvalidRequest
 from stoker.protocol import messages as m
+from stoker.transport.addresses import Address
 from stoker.types import ImageSpec
 
 RESTART_FIRST_SECONDS = 0.1
@@ -77,7 +78,7 @@ class LocalEngine:
                 "it with the same --blobs as before, or end it all with `stoker server stop` first."
             )
 
-    def open_to_agents(self, address: str, fingerprint: str, token: Callable[[str], str]) -> None:
+    def open_to_agents(self, address: Address, fingerprint: str, token: Callable[[str], str]) -> None:
         return  # there are none
 
     async def start_up(self) -> None:

@@ -35,6 +35,7 @@ from stoker.engine.ray.groups import Group, Groups
 from stoker.engine.ray.merging import merged
 from stoker.errors import ConnectionFailed, StokerError
 from stoker.protocol import messages as m
+from stoker.transport.addresses import Address
 from stoker.types import ImageSpec
 
 RESERVE_SECONDS = 10.0  # for the cluster to give the room that it said was free
@@ -43,6 +44,7 @@ RESTART_FIRST_SECONDS = 0.5
 RESTART_LAST_SECONDS = 30.0
 WATCH_SECONDS = 1.0
 STOP_SLACK_SECONDS = 10.0  # past the grace of workers, for agents to say that all has ended
+ANYWHERE = frozenset({"0.0.0.0", "::"})
 NODES_FILE = "ray-nodes.json"
 log = logging.getLogger("stoker.engine")
 
@@ -75,7 +77,7 @@ class Waiting:
 class Door:
     """Where agents reach the server, and what they show there."""
 
-    address: str
+    address: Address
     fingerprint: str
     token: Callable[[str], str] = field(repr=False)
 
@@ -92,7 +94,7 @@ class RayEngine:
         self._lease = lease
         self._kept = state_dir / NODES_FILE
         self._expected = set(_read(self._kept))
-        self._door = Door("", "", lambda node: "")
+        self._door = Door(Address("", 0), "", lambda node: "")
         self._listener: Listener = lambda event: None
         self._nodes: dict[str, RayNode] = {}
         self._groups = Groups()
@@ -108,7 +110,7 @@ class RayEngine:
     def set_listener(self, listener: Listener) -> None:
         self._listener = listener
 
-    def open_to_agents(self, address: str, fingerprint: str, token: Callable[[str], str]) -> None:
+    def open_to_agents(self, address: Address, fingerprint: str, token: Callable[[str], str]) -> None:
         self._door = Door(address, fingerprint, token)
 
     async def start_up(self) -> None:
@@ -450,7 +452,7 @@ class RayEngine:
         self._cluster.start_agent(
             c.AgentOrder(
                 node=node.agent.node,
-                server=self._door.address,
+                server=str(self._reachable()),
                 token=self._door.token(node.agent.node),
                 fingerprint=self._door.fingerprint,
                 grace=AGENT_GRACE_SECONDS,
@@ -458,6 +460,11 @@ class RayEngine:
                 memory=node.seen.memory,
             )
         )
+
+    def _reachable(self) -> Address:
+        """Return where nodes reach the door: one at every address of this machine, at that which the cluster knows."""
+        address = self._door.address
+        return Address(self._cluster.address, address.port) if address.host in ANYWHERE else address
 
     def _tell_draining(self, node: RayNode) -> None:
         if not node.drains and node.told is not None and node.seen is not None:

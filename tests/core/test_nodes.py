@@ -22,9 +22,9 @@ def two_nodes(*, elastic: bool = False) -> World:
     return world
 
 
-def busy(world: World, count: int = 4, **options: object) -> str:
+def busy(world: World, count: int = 4) -> str:
     """Have this many workers, each with a call; two fit on a node."""
-    key = world.declare(spec(**options))
+    key = world.declare(spec())
     world.submit([f"c{i}" for i in range(count)], key=key)
     world.connect_all()
     return key

@@ -80,6 +80,7 @@ SAMPLES: tuple[Any, ...] = (
     m.Reply(4, {"keys": {}}, ERROR),
     m.AskChannel("key"),
     m.Channel("key", "w7-1.3", "stoker-0a", "0b"),
+    m.PutSegment("r-w7-1-3", [5], 9),
     m.Lease(["c-1.1"], [1], [3], {}, [64], 8, SEAT),
     m.Held(["c-1.1"], [1], True, SEAT),
     m.CancelAttempts(["c-1.1"], [1], 10.0, "user"),

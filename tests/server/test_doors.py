@@ -129,9 +129,10 @@ def test_each_token_is_good_for_its_own_name_and_role(plain: Running) -> None:
         frames.close()
 
 
-def test_a_workers_token_is_none_for_tcp(plain: Running) -> None:
-    with pytest.raises(PermissionDenied, match="does not know the token"):
-        plain.remote(token=plain.server.tokens.token("w1-1"))
+def test_a_workers_token_is_good_for_its_own_client(plain: Running) -> None:
+    plain.remote(token=plain.server.tokens.token("w1-1"))
+    (session,) = plain.server.sessions.values()
+    assert (session.owner, session.is_remote, session.files) == ("w1-1", True, None)
 
 
 @pytest.mark.parametrize("name", ["", "c-1/../x", "r-1", "c-" + "x" * 65])

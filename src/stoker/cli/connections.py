@@ -12,7 +12,6 @@ from stoker.cli.screen import say, show_json
 from stoker.cli.server_requests import TIMEOUT_SECONDS
 from stoker.client.endpoints import (
     CA_VARIABLE,
-    FINGERPRINT_VARIABLE,
     SavedConnection,
     connection_file,
     forget_connection,
@@ -21,7 +20,7 @@ from stoker.client.endpoints import (
 from stoker.client.session import Session
 from stoker.errors import InvalidRequest
 from stoker.transport.addresses import parse_address
-from stoker.transport.current import SERVER_VARIABLE, TOKEN_VARIABLE
+from stoker.transport.current import FINGERPRINT_VARIABLE, SERVER_VARIABLE, TOKEN_VARIABLE
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

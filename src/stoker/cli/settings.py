@@ -16,13 +16,13 @@ from typing import Any
 import tomllib
 
 from stoker.blobs.location import BlobLocation, shown_address
-from stoker.client.endpoints import CA_VARIABLE, FINGERPRINT_VARIABLE
+from stoker.client.endpoints import CA_VARIABLE
 from stoker.errors import InvalidOption
 from stoker.quantities import parse_duration, parse_size, stated
 from stoker.store.postgres.address import parse
 from stoker.store.postgres.address import shown as shown_url
 from stoker.transport.addresses import SCHEME, parse_address
-from stoker.transport.current import SERVER_VARIABLE
+from stoker.transport.current import FINGERPRINT_VARIABLE, SERVER_VARIABLE
 
 PROJECT_FILE = "stoker.toml"
 USER_FILE = "config.toml"

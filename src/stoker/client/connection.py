@@ -20,6 +20,7 @@ from stoker.client.calls import OpenCalls, Pending, Sinks, Waiter, frames_of, su
 from stoker.errors import ConnectionFailed, NotFound, PermissionDenied, StokerError, VersionMismatch
 from stoker.protocol.frames import Buffer
 from stoker.protocol.messages import Ack, Cancel, Reply, Request, StreamCredit, Watch, Welcome
+from stoker.transport.current import worker_identity
 from stoker.transport.segments import INLINE_MAX_BYTES, SegmentDir
 from stoker.transport.sockets import FrameSocket, connect_unix, greet
 
@@ -102,6 +103,7 @@ class Connection:
         self.link: FrameSocket | None = None
         self.welcome: Welcome | None = None
         self.segments: SegmentDir | None = None
+        self.readable: SegmentDir | None = None  # where segments lie that the server names
         self.generation = 0
         self.seen = 0  # the newest `Results.seq` that was dealt with
         self._acked = 0
@@ -138,6 +140,7 @@ class Connection:
             restarted = self.welcome is not None and self.welcome.term != welcome.term
             self.link, self.welcome = link, welcome
             self.segments = SegmentDir(welcome.segments, spill=welcome.spill or None) if welcome.segments else None
+            self.readable = self.segments or _of_this_node()
             self.seen = self._acked = self._unacked_bytes = 0
             self.generation += 1
             self._lost_at = None
@@ -318,6 +321,16 @@ class Connection:
                 continue
             if not _is_there(self.segments, pending.segment):
                 self.segments.write(pending.segment, pending.encoded.parts)
+
+
+def _of_this_node() -> SegmentDir | None:
+    """Return where a worker's agent brings payloads to, if its server is on another machine."""
+    identity = worker_identity()
+    if identity is None or not identity.segments:
+        return None
+    from stoker.transport.node_segments import NodeSegments
+
+    return NodeSegments(identity.segments, identity.payload_socket)
 
 
 def _is_there(segments: SegmentDir, name: str) -> bool:

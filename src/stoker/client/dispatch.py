@@ -67,7 +67,7 @@ class Dispatcher:
     def _map_segments(self, segments: Segments, parts: list[Any], ids: list[str]) -> dict[int, ErrorInfo]:
         """Put mappings in their places; return why there are none, by place: that is its call's error only."""
         gone: dict[int, ErrorInfo] = {}
-        directory = self._connection.segments
+        directory = self._connection.readable
         if directory is None:
             raise ProtocolError("The server sent a segment to a client without a segment directory.")
         for key, (name, size) in segments.items():

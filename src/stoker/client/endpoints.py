@@ -20,10 +20,9 @@ from stoker import paths
 from stoker.client.connection import Endpoint, SocketEndpoint
 from stoker.errors import InvalidOption, StokerError
 from stoker.transport.addresses import SCHEME, Address, parse_address
-from stoker.transport.current import SERVER_VARIABLE, TOKEN_VARIABLE
+from stoker.transport.current import FINGERPRINT_VARIABLE, SERVER_VARIABLE, TOKEN_VARIABLE
 from stoker.transport.sockets import FrameSocket
 
-FINGERPRINT_VARIABLE = "STOKER_FINGERPRINT"
 CA_VARIABLE = "STOKER_CA"
 VARIABLES = (SERVER_VARIABLE, TOKEN_VARIABLE, FINGERPRINT_VARIABLE, CA_VARIABLE)
 

@@ -51,7 +51,7 @@ def _lendable(st: State, pool: Pool) -> Worker | None:
         return None
     if any(len(other.queue) for other in st.pools.values()):
         return None
-    idle = [worker for worker in pool.workers.values() if worker.idle]
+    idle = [worker for worker in pool.workers.values() if worker.idle and not worker.is_remote]
     return max(idle, key=lambda worker: worker.idle_since, default=None)
 
 

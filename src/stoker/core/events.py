@@ -209,12 +209,13 @@ class NodeLost(NamedTuple):
 class WorkerConnected(NamedTuple):
     """A worker's lease socket is open. ``held`` are the attempts that it has and has not reported.
 
-    ``seat`` is the place in a gang that it had last.
+    ``seat`` is the place in a gang that it had last. ``is_remote``: only the server reaches it.
     """
 
     worker: str
     held: Sequence[tuple[str, int]] = ()
     seat: GangSeat | None = None
+    is_remote: bool = False
 
 
 class WorkerDisconnected(NamedTuple):

@@ -260,6 +260,7 @@ def worker_connected(st: State, event: e.WorkerConnected) -> None:
         pool.bad_starts, pool.refusal = 0, ""
     if worker.state in {WorkerState.STARTING, WorkerState.AWAY}:
         worker.state = WorkerState.READY
+    worker.is_remote = event.is_remote
     worker.idle_since = worker.head_since = st.now
     worker.revoking = False  # what was asked on the old connection may not have been heard
     if worker.pool.options.gang is not None:

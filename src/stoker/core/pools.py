@@ -120,6 +120,7 @@ class Worker:
         "head_since",
         "id",
         "idle_since",
+        "is_remote",
         "leased",
         "node",
         "ordered",
@@ -138,6 +139,7 @@ class Worker:
         self.pool = pool
         self.node = node
         self.capacity = capacity
+        self.is_remote = False  # only the server reaches it
         self.state = WorkerState.STARTING
         self.phase = "placed"
         self.ordered = now

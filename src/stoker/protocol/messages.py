@@ -250,6 +250,18 @@ class PutBlob:
 
 
 @message
+class PutSegment:
+    """The body is a payload segment, which a worker on another machine names in what it sends next.
+
+    ``seq`` is that of the `Results` which will name it, 0 for items of a stream.
+    """
+
+    name: str
+    sizes: list[int]
+    seq: int = 0
+
+
+@message
 class Request:
     """Everything that is not on the hot path: a verb and its parameters. Answered by `Reply`."""
 
@@ -625,6 +637,7 @@ KINDS: dict[int, type[Any]] = {
     23: Reply,
     24: AskChannel,
     25: Channel,
+    26: PutSegment,
     30: Lease,
     31: Held,
     32: CancelAttempts,

@@ -57,7 +57,9 @@ class ZygoteConfig:
     (`Image.local()`); ``bundle_dir`` goes before it, Stoker's own directory after it. ``by_value_file`` holds the blob
     of ``code.by_value``. ``env`` is the image's and the function's. ``thread_env`` has those of `THREAD_VARIABLES` that
     the agent itself was started with: workers get them back. ``grace`` is how long a worker waits for a server that
-    went away. ``fresh`` makes this process the worker itself.
+    went away. ``server`` is ``stoker://HOST:PORT`` of a server on another machine (``server_socket`` is empty then) and
+    ``fingerprint`` its certificate's; big payloads of this node lie in ``segments`` then, and its agent brings those
+    that it is asked for at ``payload_socket``. ``fresh`` makes this process the worker itself.
     """
 
     app: str
@@ -79,6 +81,10 @@ class ZygoteConfig:
     workdir: str = ""
     cwd: str = ""
     grace: float = 10.0
+    server: str = ""
+    fingerprint: str = ""
+    segments: str = ""
+    payload_socket: str = ""
     fresh: Fork | None = None
 
     @property

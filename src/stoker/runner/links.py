@@ -12,9 +12,11 @@ from collections.abc import Callable
 
 from stoker.errors import StokerError
 from stoker.protocol.messages import Held, Welcome
+from stoker.protocol.zygotes import ZygoteConfig
 from stoker.runner.attempts import Desk
 from stoker.runner.config import RECONNECT_SECONDS
 from stoker.runner.outbox import EncodedFrame, Outbox
+from stoker.transport.current import FINGERPRINT_VARIABLE, SERVER_VARIABLE
 from stoker.transport.segments import SegmentDir
 from stoker.transport.sockets import FrameSocket, connect_unix, greet
 
@@ -28,14 +30,14 @@ class Abandoned(Exception):
 class Links:
     """See the module. ``number`` counts connections; the loops compare it with the one they read from."""
 
-    def __init__(self, path: str, *, worker: str, token: str, grace: float, desk: Desk, outbox: Outbox) -> None:
+    def __init__(self, config: ZygoteConfig, *, worker: str, token: str, desk: Desk, outbox: Outbox) -> None:
         self.lease: FrameSocket | None = None
         self.control: FrameSocket | None = None
         self.number = 0
-        self._path = path
+        self._config = config
         self._worker = worker
         self._token = token
-        self._grace = grace
+        self._grace = config.grace
         self._desk = desk
         self._outbox = outbox
         self._broken = 0
@@ -74,7 +76,8 @@ class Links:
         except (StokerError, OSError):
             lease.close()
             raise
-        self._outbox.segments = SegmentDir(welcome.segments, spill=welcome.spill or None) if welcome.segments else None
+        self._outbox.segments = self._segments(welcome)
+        self._outbox.sends_segments = bool(self._config.server)
         number = self.number + 1
         ids, attempts = self._desk.reconnect(number)
         try:
@@ -89,7 +92,7 @@ class Links:
         self.number = number
 
     def _open(self, role: str) -> tuple[FrameSocket, Welcome]:
-        link = connect_unix(self._path, timeout=GREETING_SECONDS)
+        link = self._dial()
         try:
             version = sys.version.partition(" ")[0]
             welcome = greet(link, role=role, name=self._worker, token=self._token, python=version)
@@ -98,6 +101,28 @@ class Links:
             raise
         link.settimeout(None)
         return link, welcome
+
+    def _dial(self) -> FrameSocket:
+        config = self._config
+        if not config.server:
+            return connect_unix(config.server_socket, timeout=GREETING_SECONDS)
+        from stoker.transport.addresses import parse_address  # with `ssl`: only who uses the network needs them
+        from stoker.transport.tcp import connect_tcp
+
+        trust = None
+        if config.fingerprint:
+            from stoker.transport.tls import Trust, parse_fingerprint
+
+            trust = Trust(parse_fingerprint(config.fingerprint, option=FINGERPRINT_VARIABLE))
+        return connect_tcp(parse_address(config.server, option=SERVER_VARIABLE), trust, timeout=GREETING_SECONDS)
+
+    def _segments(self, welcome: Welcome) -> SegmentDir | None:
+        """Return where big payloads lie: the server's directory, or this node's where that is another machine's."""
+        if self._config.server:
+            from stoker.transport.node_segments import NodeSegments
+
+            return NodeSegments(self._config.segments, self._config.payload_socket)
+        return SegmentDir(welcome.segments, spill=welcome.spill or None) if welcome.segments else None
 
     def _give_up(self) -> None:
         if self.lease is not None:

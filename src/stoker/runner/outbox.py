@@ -10,10 +10,10 @@ import time
 from collections import deque
 from typing import Any, NamedTuple, TypeAlias
 
-from stoker.errors import ConnectionFailed, StokerError
+from stoker.errors import ConnectionFailed, NotFound, StokerError
 from stoker.protocol.encoded import Buffer, Encoded
 from stoker.protocol.frames import encode_prefix
-from stoker.protocol.messages import Items, Results
+from stoker.protocol.messages import Items, PutSegment, Results
 from stoker.protocol.structure import encode_header
 from stoker.runner.attempts import Attempt, Desk, Key
 from stoker.runner.config import BATCH_MAX
@@ -32,11 +32,16 @@ class EncodedFrame(NamedTuple):
 
     head: bytes
     parts: list[Buffer]
+    segments: list[str] = []  # named in it  # noqa: RUF012 - never changed
+    seq: int = 0
 
     @classmethod
     def of(cls, message: Any, parts: list[Buffer]) -> EncodedFrame:
         kind, header = encode_header(message)
-        return cls(encode_prefix(kind, len(header), sum(map(len, parts))) + header, parts)
+        found = getattr(message, "segments", None)
+        segments = [str(name) for name, _ in found.values()] if found else []
+        head = encode_prefix(kind, len(header), sum(map(len, parts))) + header
+        return cls(head, parts, segments, getattr(message, "seq", 0))
 
 
 class Columns:
@@ -121,11 +126,13 @@ class Stream:
     def has_room(self) -> bool:
         return self.next < self.upto
 
-    def credit(self, upto: int) -> None:
-        """Take more credit; what the reader has had, going by its window, need not be sent again."""
+    def credit(self, upto: int) -> list[EncodedFrame]:
+        """Take more credit; return what the reader has had, going by its window: it need not be sent again."""
         self.upto = max(self.upto, upto)
+        done = []
         while self.sent and self.sent[0].end <= self.upto - self.window:
-            self.sent.popleft()
+            done.append(self.sent.popleft().frame)
+        return done
 
 
 class Outbox:
@@ -133,6 +140,7 @@ class Outbox:
 
     def __init__(self, desk: Desk, worker: str) -> None:
         self.segments: SegmentDir | None = None
+        self.sends_segments = False  # the server is on another machine: it has our segments by being sent them
         self.sent = 0  # frames of results, for tests and for people
         self._desk = desk
         self._worker = worker
@@ -231,9 +239,12 @@ class Outbox:
     def acknowledged(self, seq: int) -> None:
         """Forget results up to this number."""
         while self._unacknowledged and self._unacknowledged[0].seq <= seq:
-            keys = self._unacknowledged.popleft().keys
-            for key in keys if self._streams else ():
-                self._streams.pop(key, None)
+            done = self._unacknowledged.popleft()
+            self._let_go(done.frame)
+            for key in done.keys if self._streams else ():
+                stream = self._streams.pop(key, None)
+                for item in stream.sent if stream is not None else ():
+                    self._let_go(item.frame)
 
     @property
     def is_empty(self) -> bool:
@@ -259,7 +270,8 @@ class Outbox:
         """Give a call's streams more credit; return them."""
         found = [stream for stream in list(self._streams.values()) if stream.attempt.id == call_id]
         for stream in found:
-            stream.credit(upto)
+            for frame in stream.credit(upto):
+                self._let_go(frame)
         return found
 
     def add_item(self, stream: Stream, payload: Payload, now: float) -> None:
@@ -306,21 +318,38 @@ class Outbox:
         with self._sending:
             self._link = None
             for frame in hello:
-                link.send_frame(*frame)
+                self._send_on(link, frame)
             for stream in list(self._streams.values()):
                 for item in list(stream.sent):
-                    link.send_frame(*item.frame)
+                    self._send_on(link, item.frame)
             for sent in list(self._unacknowledged):
-                link.send_frame(*sent.frame)
+                self._send_on(link, sent.frame)
             self._link = link
 
     def _send(self, frame: EncodedFrame) -> None:
         self.sent += 1
         if self._link is not None:
             try:
-                self._link.send_frame(frame.head, frame.parts)
+                self._send_on(self._link, frame)
             except (ConnectionFailed, TimeoutError):
                 self._link = None  # the control thread brings another, and sends it all again
+
+    def _send_on(self, link: FrameSocket, frame: EncodedFrame) -> None:
+        """Send a frame, after the segments that it names where the server cannot open them."""
+        if self.sends_segments and self.segments is not None:
+            for name in frame.segments:
+                try:
+                    view = self.segments.local(name)
+                except NotFound:
+                    continue  # the server finds that it has no such payload: the attempt counts as lost
+                link.send(PutSegment(name, [len(view)], frame.seq), [view])
+        link.send_frame(frame.head, frame.parts)
+
+    def _let_go(self, frame: EncodedFrame) -> None:
+        """Remove the segments of a frame that the server has; on its own machine they are its own."""
+        if self.sends_segments and self.segments is not None:
+            for name in frame.segments:
+                self.segments.delete(name)
 
 
 def unsendable(error: StokerError) -> ErrorInfo:

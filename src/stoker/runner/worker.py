@@ -59,10 +59,9 @@ class Worker:
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pid = os.getpid()
         self._links = Links(
-            config.server_socket,
+            config,
             worker=order.worker,
             token=order.token,
-            grace=config.grace,
             desk=self.desk,
             outbox=self.outbox,
         )
@@ -78,10 +77,18 @@ class Worker:
 
     def run(self) -> NoReturn:
         """Work until drained, recycled or stopped, and end the process."""
+        config = self.config
         identity = WorkerIdentity(
-            self.order.worker, self.config.app, self.config.name, self.config.function, self.config.run_id
+            self.order.worker,
+            config.app,
+            config.name,
+            config.function,
+            config.run_id,
+            config.segments,
+            config.payload_socket,
         )
-        become_worker(identity, server=self.config.server_socket, token=self.order.token)
+        server = config.server or config.server_socket
+        become_worker(identity, server=server, token=self.order.token, fingerprint=config.fingerprint)
         os.register_at_fork(after_in_child=self._after_user_fork)
         self.output.notify_partial(self.control.want)
         self._loop.prepare()

@@ -27,6 +27,7 @@ from stoker.transport.tcp import tune
 log = logging.getLogger(__name__)
 
 NODE_ROLES = frozenset({"agent", "node"})
+WORKER_HOLDER = "worker:"  # begins the holder of a link that a worker opened
 WORKER_ROLES = frozenset({"worker", "control"})
 STRANGERS_MAX = 64  # connections whose token was not seen yet; each has `link.GREETING_SECONDS` to show it
 BACKLOG = 256
@@ -106,17 +107,24 @@ class TcpDoor:
         elif hello.role in WORKER_ROLES:
             if self._workers.worker_of(hello.token) != hello.name:
                 raise PermissionDenied(f"The token is not that of worker {hello.name!r:.80}.")
-            link.holder = f"worker:{hello.name}"
+            link.holder = f"{WORKER_HOLDER}{hello.name}"
         else:
             link.holder = self._holder_of_session(hello)
 
     def _holder_of_session(self, hello: Hello) -> str:
-        holder = self._tokens.check(hello.token)
+        holder = self._owner(hello.token) or self._tokens.check(hello.token).id
         if hello.role != "client":
             raise PermissionDenied(f"Nobody comes over TCP as {hello.role!r}.")
         if not _SESSION_NAME.fullmatch(hello.name):
             raise InvalidRequest(f"{hello.name!r:.80} is no name of a session.")
-        return holder.id
+        return holder
+
+    def _owner(self, token: str) -> str:
+        """Return who comes with a worker's token: that worker's own client; empty for other tokens."""
+        try:
+            return f"{WORKER_HOLDER}{self._workers.worker_of(token)}"
+        except PermissionDenied:
+            return ""
 
     def came(self, link: RemoteLink) -> None:
         """Somebody knocked. Of too many whose token was not seen yet, the one that has waited longest goes."""

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from stoker.errors import PermissionDenied, StokerError
+from stoker.errors import PermissionDenied, ProtocolError, StokerError
 from stoker.protocol import messages as m
 from stoker.protocol.frames import Buffer
 from stoker.protocol.parts import pieces
@@ -136,6 +136,8 @@ class RemoteLink(Link):
 
     def _frame(self, message: Any, body: memoryview) -> None:
         if self._peer is not None and isinstance(message, m.Part):
+            if not hasattr(self._peer, "received_in_parts"):
+                raise ProtocolError("Nothing big is sent on this connection.")
             if self._spool is None:
                 self._spool = Spool(self._door.files, self._name, size=message.size)
             self._spool.add(message.size, body)

@@ -194,8 +194,8 @@ class Server:
             raise PermissionDenied(f"There is no role {hello.role!r}.")
         return roles[hello.role](link, hello)
 
-    def _welcome(self, client: Session | None = None) -> m.Welcome:
-        remote = client is not None and client.files is not None
+    def _welcome(self, link: Link, client: Session | None = None) -> m.Welcome:
+        remote = link.is_remote
         return m.Welcome(
             version=__version__,
             server=self.config.name,
@@ -211,19 +211,19 @@ class Server:
     def _agent(self, link: Link, hello: m.Hello) -> Peer:
         if link.uid not in {-1, os.getuid()}:
             raise PermissionDenied("An agent runs as the server's own user.")
-        link.send(self._welcome())
+        link.send(self._welcome(link))
         return AgentPeer(self, link, hello)
 
     def _worker(self, link: Link, hello: m.Hello) -> Peer:
         links = self._links_of(hello)
-        link.send(self._welcome())
+        link.send(self._welcome(link))
         link.held_back = False
         links.leases = link
         return WorkerPeer(self, links, link)
 
     def _control(self, link: Link, hello: m.Hello) -> Peer:
         links = self._links_of(hello)
-        link.send(self._welcome())
+        link.send(self._welcome(link))
         links.control = link
         while links.waiting:
             link.send(links.waiting.popleft())
@@ -241,11 +241,12 @@ class Server:
     def _client(self, link: Link, hello: m.Hello) -> Peer:
         if not hello.token and link.uid not in {-1, os.getuid()}:
             raise PermissionDenied("This server serves its own user only.")
-        owner = self.tokens.worker_of(hello.token) if hello.token and not link.is_remote else ""
+        owner = self._owner_of(link, hello)
         session = self.sessions.get(hello.name)
         if session is None:
-            files = self.files if link.is_remote else None
-            session = self.sessions[hello.name] = Session(hello.name, owner, link.holder, files)
+            # A worker elsewhere opens segments too, once its agent has brought them.
+            files = self.files if link.is_remote and not owner else None
+            session = self.sessions[hello.name] = Session(hello.name, owner, link.holder, link.is_remote, files)
             if hello.term or self.now() < self._resubmissions_end:
                 # It may have been here before: in an earlier term, or until it was away for so long as to be forgotten.
                 session.resubmits_until = self.now() + self.plane.state.limits.client_grace
@@ -260,14 +261,20 @@ class Server:
         if hello.connection == session.connection:
             peer.acknowledged(hello.seen)
         session.connection += 1
-        link.send(self._welcome(session))
+        link.send(self._welcome(link, session))
         session.resend()
         self.decide(e.ClientCame(session.name))
         return peer
 
+    def _owner_of(self, link: Link, hello: m.Hello) -> str:
+        """Return the worker whose client this is; empty for a program's."""
+        if link.is_remote:
+            return link.holder.removeprefix("worker:") if link.holder.startswith("worker:") else ""
+        return self.tokens.worker_of(hello.token) if hello.token else ""
+
     def _known_to(self, session: Session) -> list[str]:
         """Return attached calls that a client over TCP need not send again: big ones, and those that have ended."""
-        if session.files is None:
+        if not session.is_remote:
             return []
         calls = self.plane.state.by_client.get(session.name, {}).values()
         big = [call.id for call in calls if isinstance(call.payload, Segment)]

@@ -46,6 +46,7 @@ class Session:
     name: str
     owner: str = ""
     holder: str = ""  # the id of the token with which it came over TCP
+    is_remote: bool = False  # it came over TCP: what it sends lies in frames
     files: PayloadFiles | None = None  # set for one that cannot open segments: it is sent what lies in them
     parent: str = ""  # the call of its worker for which it asked last: its output goes where that one's goes
     link: Link | None = None
@@ -167,7 +168,7 @@ class ClientPeer:
         session, ids = self._session, message.ids
         if len(set(ids)) != len(ids) or len(ids) != len(message.sizes):
             raise ProtocolError("The ids and sizes of a Submit do not belong together.")
-        if session.files is not None and message.segments:
+        if session.is_remote and message.segments:
             raise ProtocolError("A client over TCP shares no segments with the server: its payloads come in frames.")
         self._take(message, payloads.unpack(message.sizes, message.segments, body))
 
@@ -197,7 +198,7 @@ class ClientPeer:
             session.parent = message.parent
         if message.detached and session.resubmits_until > server.now():
             ids, fresh = server.not_accepted_before(session, ids, loads)
-            if session.files is not None:  # files of this submission only; a local client's are those of the first
+            if session.is_remote:  # files of this submission only; a local client's are those of the first
                 server.discard([load for load in loads if isinstance(load, Segment) and load not in fresh])
             loads = fresh
         if len(session.outbox) and any(call_id in session.outbox for call_id in ids):
@@ -252,7 +253,7 @@ class ClientPeer:
         self._server.answer(self._session, self._link, message)
 
     def _ask_channel(self, message: m.AskChannel, body: memoryview) -> None:
-        if self._session.files is not None:
+        if self._session.is_remote:
             self._link.send(m.Channel(message.function))  # a worker's socket is on its own machine
             return
         self._server.decide(e.ChannelAsked(self._session.name, message.function))

@@ -20,6 +20,7 @@ from stoker.errors import ProtocolError, StokerError
 from stoker.protocol.frames import PART_BYTES, PARTED_MAX_BYTES
 from stoker.protocol.parts import check_part
 from stoker.server.payloads import PayloadFiles
+from stoker.transport.segments import checked
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -69,6 +70,19 @@ class Spool:
         """Make it a payload, whose file is the call's from now on."""
         self._kept = True
         return Segment(self._name, self.size)
+
+    def keep_as(self, name: str) -> Segment:
+        """Make it the payload of this name, which is none that is there."""
+        target = self._path.with_name(checked(name))
+        self._path.rename(target)
+        self._kept = True
+        return Segment(name, self.size)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def read(self) -> Iterator[bytes]:
         """Yield its bytes."""

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from stoker.core import events as e
 from stoker.core.calls import Call, Payload, Result, Segment
 from stoker.core.commands import PersistSettled
-from stoker.errors import ProtocolError
+from stoker.errors import ProtocolError, StokerError
 from stoker.protocol import messages as m
 from stoker.server import payloads
+from stoker.server.execution import error_info
 from stoker.server.link import Link
+from stoker.server.spool import Spool
 from stoker.types import GangSeat, Outcome
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class WorkerLinks:
     told: int = 0  # the last one that the worker was told is
     owed: dict[int, set[int]] = field(default_factory=dict)  # Results.seq → store writes that must come first
     heard: int = 0  # the last Results.seq received
+    unkept: dict[str, StokerError] = field(default_factory=dict)  # payloads that came and found no room
 
     def lease(self, calls: Sequence[Call], *, seat: GangSeat | None = None) -> None:
         if self.leases is None:
@@ -88,13 +91,34 @@ class WorkerPeer:
         elif isinstance(message, m.Held):
             _check_columns(message)
             held = list(zip(message.ids, message.attempts, strict=True))
-            self._server.decide(e.WorkerConnected(self._worker, held, message.gang))
+            self._server.decide(e.WorkerConnected(self._worker, held, message.gang, self._link.is_remote))
+        elif isinstance(message, m.PutSegment) and self._link.is_remote and message.sizes == [len(body)]:
+            with Spool(self._server.files, self._worker, size=len(body)) as spool:
+                spool.add(len(body), body)
+                self._put_segment(message, spool)
         elif isinstance(message, m.ChannelClosed):
             _check_columns(message)
             event = e.ChannelClosed(self._worker, message.channel, message.ids, message.attempts, message.answered)
             self._server.decide(event)
         else:
             raise ProtocolError(f"A worker does not send {type(message).__name__} on its lease socket.")
+
+    def received_in_parts(self, message: Any, spool: Spool) -> None:
+        """Take a big payload, which the worker will name next."""
+        with spool:
+            if not isinstance(message, m.PutSegment) or message.sizes != [spool.size]:
+                raise ProtocolError(f"A body of {spool.size} bytes in parts does not belong to this message.")
+            self._put_segment(message, spool)
+
+    def _put_segment(self, message: m.PutSegment, spool: Spool) -> None:
+        """Keep a payload under the name that its worker gave it, unless it was sent again and is here."""
+        name = message.name
+        if not name.startswith(f"r-{self._worker}-") or not name[len(f"r-{self._worker}-") :].isdigit():
+            raise ProtocolError(f"{name!r:.80} is no name of a payload of worker {self._worker}.")
+        if spool.failure is not None:
+            self._links.unkept[name] = spool.failure
+        elif not 0 < message.seq <= self._links.heard and not self._server.files.has(Segment(name, spool.size)):
+            spool.keep_as(name)
 
     def _results(self, message: m.Results, body: memoryview) -> None:
         loads = payloads.unpack(message.sizes, message.segments, body)
@@ -109,7 +133,7 @@ class WorkerPeer:
         if message.segments:
             # One whose file is gone could be neither stored nor opened: the attempt counts as lost.
             gone = {i for i, load in enumerate(loads) if isinstance(load, Segment) and not server.files.has(load)}
-            results = [Result(Outcome.CANCELLED) if i in gone else result for i, result in enumerate(results)]
+            results = [self._gone(loads[i]) if i in gone else result for i, result in enumerate(results)]
         if message.segments and server.epoch > 1:
             # Sent again after a restart; of calls that were settled before it, the store names these very files.
             settled = server.settled_before(message.ids)
@@ -125,6 +149,11 @@ class WorkerPeer:
             server.owe(links, message.seq, tokens)
         links.settle()
         server.execute(commands)
+
+    def _gone(self, load: Payload) -> Result:
+        """Return how an attempt ended whose payload is not here: by the reason that it was not kept, or as lost."""
+        unkept = self._links.unkept.pop(load.name, None) if isinstance(load, Segment) else None
+        return Result(Outcome.CANCELLED) if unkept is None else Result(Outcome.UNSENDABLE, error=error_info(unkept))
 
     def closed(self) -> None:
         if self._links.leases is self._link:

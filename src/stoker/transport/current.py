@@ -16,6 +16,7 @@ from stoker.types import GangSeat
 
 SERVER_VARIABLE = "STOKER_SERVER"  # where calls go: in a worker a Unix socket, elsewhere also stoker://HOST:PORT
 TOKEN_VARIABLE = "STOKER_TOKEN"
+FINGERPRINT_VARIABLE = "STOKER_FINGERPRINT"
 APP_VARIABLE = "STOKER_APP"
 RUN_ID_VARIABLE = "STOKER_RUN_ID"
 
@@ -45,6 +46,8 @@ class WorkerIdentity:
     name: str
     function: str
     run_id: str = ""
+    segments: str = ""  # where big payloads of this node lie, if the server is on another machine
+    payload_socket: str = ""  # where they are asked for
 
 
 _call: ContextVar[CurrentCall | None] = ContextVar("stoker_current_call", default=None)
@@ -90,11 +93,13 @@ def enter_only_call(call: CurrentCall | None) -> None:
     _only_call = call
 
 
-def become_worker(identity: WorkerIdentity, *, server: str, token: str) -> None:
+def become_worker(identity: WorkerIdentity, *, server: str, token: str, fingerprint: str = "") -> None:
     """Make this process a worker: nested calls go to its server with its own token."""
     global _identity
     _identity = identity
     os.environ[SERVER_VARIABLE] = server
     os.environ[TOKEN_VARIABLE] = token
+    if fingerprint:
+        os.environ[FINGERPRINT_VARIABLE] = fingerprint
     os.environ[APP_VARIABLE] = identity.app
     os.environ[RUN_ID_VARIABLE] = identity.run_id

@@ -96,6 +96,14 @@ class SegmentDir:
             "Free space there, or send less at a time."
         )
 
+    def local(self, name: str) -> memoryview:
+        """Map a segment that this process wrote, to be read only.
+
+        Raises:
+            NotFound: it is gone.
+        """
+        return SegmentDir.map(self, name, writable_private=False)
+
     def map(self, name: str, *, writable_private: bool = True) -> memoryview:
         """Map a segment; the view keeps the mapping, and the memory, alive.
 

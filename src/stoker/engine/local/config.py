@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from stoker import paths
 
 EMBEDDED_GRACE_SECONDS = 10.0  # without a server, the program that owned everything is gone for good
 PERSISTENT_GRACE_SECONDS = 600.0  # a server may be upgraded meanwhile; what runs goes on running
@@ -53,6 +56,18 @@ class AgentConfig:
     def capacity(self) -> Path | None:
         """Where this node's capacity is accounted; None for the ledger that all programs of this user share."""
         return self.run_dir / "capacity.json" if self.is_remote else None
+
+    @property
+    def segments(self) -> Path:
+        """Where big payloads of this node lie whose server is on another machine."""
+        if not paths.SHM_ROOT.is_dir():
+            return self.state_dir / "segments"
+        return paths.SHM_ROOT / f"stoker-{os.getuid()}-node-{self.tag}"
+
+    @property
+    def payload_socket(self) -> Path:
+        """Where this node's workers ask for payloads."""
+        return self.run_dir / "payloads.sock"
 
     @property
     def marker(self) -> str:

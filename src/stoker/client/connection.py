@@ -103,7 +103,7 @@ class Connection:
         self.link: FrameSocket | None = None
         self.welcome: Welcome | None = None
         self.segments: SegmentDir | None = None
-        self.readable: SegmentDir | None = None  # where segments lie that the server names
+        self._brought: SegmentDir | None = None
         self.generation = 0
         self.seen = 0  # the newest `Results.seq` that was dealt with
         self._acked = 0
@@ -113,6 +113,11 @@ class Connection:
         self._lost_at: float | None = None
         self._lock = threading.Lock()
         self._request_ids = itertools.count(1)
+
+    @property
+    def readable(self) -> SegmentDir | None:
+        """Where segments lie that the server names: its own directory, or a worker's node's."""
+        return self.segments or self._brought
 
     def dial(self) -> None:
         """Connect, greet, and send what is open.
@@ -140,7 +145,7 @@ class Connection:
             restarted = self.welcome is not None and self.welcome.term != welcome.term
             self.link, self.welcome = link, welcome
             self.segments = SegmentDir(welcome.segments, spill=welcome.spill or None) if welcome.segments else None
-            self.readable = self.segments or _of_this_node()
+            self._brought = _of_this_node()
             self.seen = self._acked = self._unacked_bytes = 0
             self.generation += 1
             self._lost_at = None

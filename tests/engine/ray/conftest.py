@@ -1,0 +1,57 @@
+"""One Ray of two nodes for all tests that do not break it, and a `RayCluster` on it that records its events."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.ray.recorder import Recorder
+from tests.ray_clusters import RayClusterProcess, two_nodes
+
+STAND_IN = Path(__file__).with_name("agent_stand_in.py")
+
+MakeServer = Callable[..., Awaitable[Recorder]]
+
+
+def node_environment(place: Path) -> dict[str, str]:
+    """Return what the nodes of a test are started with: directories of their own, and no real agent."""
+    return {
+        "STOKER_HOME": str(place / "home"),
+        "STOKER_RUNTIME_DIR": str(place / "r"),
+        "STOKER_AGENT_PROGRAM": str(STAND_IN),
+    }
+
+
+@pytest.fixture(scope="session")
+def nodes_place() -> Iterator[Path]:
+    """Return where the nodes keep their things."""
+    place = Path(tempfile.mkdtemp(prefix="rn", dir=os.environ["STOKER_TEST_ROOT"]))
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_nodes(nodes_place: Path) -> Iterator[RayClusterProcess]:
+    with two_nodes(env=node_environment(nodes_place)) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[MakeServer]:
+    """Return what makes a server's side of the seam; each is ended with all that it has on the cluster."""
+    made: list[Recorder] = []
+
+    async def make(cluster: RayClusterProcess, *, owner: str = "tests", address: str = "") -> Recorder:
+        recorder = Recorder(address=address or cluster.address, owner=owner, state_dir=tmp_path / owner)
+        made.append(recorder)
+        await recorder.cluster.start_up()
+        return recorder
+
+    yield make
+    for recorder in made:
+        await recorder.cluster.shut_down()

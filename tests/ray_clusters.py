@@ -81,6 +81,10 @@ class RayClusterProcess:
         self._ask("kill_node", node=node.id)
         self.nodes.remove(node)
 
+    def drain_node(self, node: RayNode, *, until: float) -> None:
+        """Have Ray move work off a node, which is to be taken away at this Unix time."""
+        self._ask("drain_node", node=node.id, until=until)
+
     def kill_head(self) -> None:
         """Kill the head's processes; what is left of the cluster is of no use."""
         self._ask("kill_head")
@@ -101,6 +105,8 @@ class RayClusterProcess:
         while line := self._process.stdout.readline():
             if line.startswith("{"):  # Ray prints as well
                 answer: dict[str, Any] = json.loads(line)
+                if "error" in answer:
+                    raise RuntimeError(f"Ray refused {verb}: {answer['error']}")
                 return answer
         raise RuntimeError("the Ray cluster of the tests could not be started; its words are above")
 
@@ -150,6 +156,16 @@ class _Keeper:
     def kill_node(self, request: dict[str, Any]) -> dict[str, Any]:
         self._kill(self._nodes.pop(request["node"]), "raylet")
         return {}
+
+    def drain_node(self, request: dict[str, Any]) -> dict[str, Any]:
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+        preemption = 2
+        deadline = int(request["until"] * 1000)
+        accepted, why = GcsClient(address=self._cluster.address).drain_node(
+            request["node"], preemption, "for the tests", deadline
+        )
+        return {} if accepted else {"error": why}
 
     def kill_head(self, request: dict[str, Any]) -> dict[str, Any]:
         head: Any = self._cluster.head_node

@@ -115,7 +115,7 @@ def _engine(config: ServerConfig) -> Engine:
     if config.engine == "ray":
         from stoker.engine.ray.engine import RayEngine
         from stoker.engine.ray.owner import owner_of
-        from stoker.engine.ray.ray_cluster import RayCluster  # type: ignore[import-untyped]
+        from stoker.engine.ray.ray_cluster import RayCluster
 
         owner = owner_of(config.state_dir)
         cluster = RayCluster(address=config.ray_address, owner=owner, state_dir=config.state_dir)

@@ -35,7 +35,7 @@ from stoker.engine.ray.cluster import (
 )
 from stoker.errors import ConnectionFailed, InvalidOption, InvalidRequest, StokerError, from_wire
 
-CONNECT_SECONDS = 15.0  # to reach a cluster that is there: two, on a busy machine some more
+CONNECT_SECONDS = 14.0  # to reach a cluster that is there: two, on a busy machine some more
 RESTART_FIRST_SECONDS = 0.2
 RESTART_LAST_SECONDS = 10.0  # a cluster that is away for an hour is not asked in a tight loop
 END_ALL_SECONDS = 60.0  # agents give their workers some seconds, and nodes may be slow
@@ -158,18 +158,23 @@ class RayCluster:
     # The bridge
 
     async def _connect(self) -> tuple[_Bridge, wire.Reached]:
-        bridge = await _Bridge.start(self._log)
+        starting = asyncio.ensure_future(_Bridge.start(self._log))
+        try:
+            bridge = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await (await starting).end(patience=0.0)
+            raise
         bridge.send(self._reach)
         try:
             answer = await asyncio.wait_for(bridge.receive(), CONNECT_SECONDS)
         except TimeoutError:
-            await bridge.end()
+            await bridge.end(patience=0.0)
             raise ConnectionFailed(
                 f"Ray did not answer at {self._reach.address} within {CONNECT_SECONDS:.0f} s. Is that the address of a "
                 "Ray cluster's head, as `ray start --head` printed it?"
             ) from None
         except asyncio.CancelledError:
-            await bridge.end()
+            await bridge.end(patience=0.0)
             raise
         if isinstance(answer, wire.Reached):
             return bridge, answer
@@ -327,16 +332,19 @@ class _Bridge:
         if self.ended_all is not None and not self.ended_all.done():
             self.ended_all.set_result(left)
 
-    async def end(self) -> None:
+    async def end(self, *, patience: float = BRIDGE_END_SECONDS) -> None:
         """Close the connection, which ends the bridge, and wait for that."""
         if self.ended_all is not None and not self.ended_all.done():
             self.ended_all.set_exception(ConnectionFailed("The bridge to the Ray cluster ended."))
         self._writer.close()
         try:
-            await asyncio.wait_for(self._process.wait(), BRIDGE_END_SECONDS)
-        except TimeoutError:
-            self._process.kill()
+            await asyncio.wait_for(self._process.wait(), patience)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if self._process.returncode is None:
+                self._process.kill()
             await self._process.wait()
+            if isinstance(error, asyncio.CancelledError):
+                raise
 
     def last_words(self) -> str:
         """Return the last line that the bridge wrote, for people."""

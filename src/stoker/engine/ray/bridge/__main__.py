@@ -112,7 +112,8 @@ def main() -> int:
     first = _first_order(connection)
     try:
         reach(first.address)
-        asyncio.run(serve(connection, first.owner))
+        # Not `asyncio.run`: it waits for threads, and one may wait for a head that is gone.
+        asyncio.new_event_loop().run_until_complete(serve(connection, first.owner))
     except StokerError as error:
         _refuse(connection, error)
         return EXIT_REFUSED

@@ -6,13 +6,17 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 from stoker.errors import ConnectionFailed, InvalidRequest, PermissionDenied, StokerError, VersionMismatch
 
 NAMESPACE = "stoker"  # of all that Stoker makes on a cluster, whichever server
 TCP_SECONDS = 3.0
 GCS_SECONDS = 5.0
+ALIVE = 0  # of Ray's GcsNodeState
 GIVE_UP_SECONDS = 30  # the server asks for less; this ends a bridge that hangs and whose server is gone
 AUTH_HELP = (
     "Give the server the cluster's token: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or "
@@ -39,6 +43,7 @@ def _reach(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    _check_token()
     try:
         import ray
     except ImportError as error:
@@ -49,6 +54,21 @@ def _reach(address: str) -> None:
     _check_listening(found)
     _check_cluster(found)
     _attach(ray, found)
+
+
+def _check_token() -> None:
+    """Look for the token as Ray does: where it finds none, it ends the process."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    place = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        found = place.read_text().strip()
+    except OSError as error:
+        found, reason = "", error.strerror or str(error)
+    else:
+        reason = "it is empty"
+    if not found:
+        raise PermissionDenied(f"RAY_AUTH_MODE is token, but there is no token in {place}: {reason}. {AUTH_HELP}")
 
 
 def _resolve(address: str) -> str:
@@ -89,18 +109,32 @@ def _check_cluster(address: str) -> None:
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     try:
-        told = get_cluster_metadata(GcsClient(address=address))
+        head = GcsClient(address=address)
+        told = get_cluster_metadata(head)
     except Exception as error:  # noqa: BLE001 - Ray raises a plain one of its own for each kind
         raise _translated(error, address) from None
-    if not told:
-        return
-    theirs = (str(told["ray_version"]), str(told["python_version"]))
     ours = (ray.__version__, ".".join(map(str, sys.version_info[:3])))
+    theirs = (str(told["ray_version"]), str(told["python_version"])) if told else ours
     if theirs != ours:
         raise VersionMismatch(
             f"The cluster at {address} runs Ray {theirs[0]} on Python {theirs[1]}; the server has Ray {ours[0]} on "
             f"Python {ours[1]}. Both have to be the same: run the server with that Python and "
-            f"pip install 'ray=={theirs[0]}' beside it, or the cluster with this one's."
+            f"pip install 'ray=={theirs[0]}' beside it, or the cluster with this one's. Stoker needs Python 3.11 "
+            "or later."
+        )
+    _check_node(head, address)
+
+
+def _check_node(head: Any, address: str) -> None:
+    """A driver works through the node that it is on; where there is none, Ray waits for it for a minute."""
+    here = {one.address for addresses in psutil.net_if_addrs().values() for one in addresses}
+    nodes = head.get_all_node_info(timeout=GCS_SECONDS).values()
+    there = {node.node_manager_address for node in nodes if node.state == ALIVE}
+    if not there & here:
+        raise ConnectionFailed(
+            f"This machine is no node of the Ray cluster at {address} (it has {', '.join(sorted(there)) or 'none'}), "
+            f"and a server has to run on one. `ray start --address={address}` makes this machine one, with "
+            "--num-cpus=0 if it is to run no work."
         )
 
 
@@ -118,9 +152,4 @@ def _translated(error: Exception, address: str) -> StokerError:
         return PermissionDenied(f"The Ray cluster at {address} does not let this server in: {text} {AUTH_HELP}")
     if "version mismatch" in lowered:
         return VersionMismatch(f"The Ray cluster at {address} is of another version: {text}")
-    if "can't find" in lowered or "no node" in lowered or "find_node" in lowered:
-        return ConnectionFailed(
-            f"This machine is no node of the Ray cluster at {address}, and a server has to run on one of its nodes: "
-            f"`ray start --address={address}` makes it one (with --num-cpus=0 if it is to run no work). Ray: {text}"
-        )
     return ConnectionFailed(f"The Ray cluster at {address} could not be reached: {text or type(error).__name__}")

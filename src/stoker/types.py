@@ -44,6 +44,10 @@ class Outcome(int, Enum):
     MEMORY = 5  # a MemoryError, or the limit was met, inside the worker
 
 
+INPUT_LOST = "InputLost"
+"""``ErrorInfo.type_name`` beside `Outcome.CANCELLED`: the input did not reach the worker, and nothing has run."""
+
+
 @dataclass(frozen=True)
 class ErrorInfo:
     """What a person needs to know of an error, without opening its pickle.

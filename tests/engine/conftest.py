@@ -15,6 +15,7 @@ from stoker.engine.local.config import RUN_MARKER, AgentConfig
 from stoker.types import FunctionSpec, ImageSpec
 from tests.engine import fake_server
 from tests.engine.fake_server import AgentProcess, FakeServer, local_image
+from tests.server.conftest import start  # noqa: F401 - a fixture: real servers, for what nodes have of them
 
 
 @dataclass

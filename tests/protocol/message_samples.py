@@ -110,6 +110,11 @@ SAMPLES: tuple[Any, ...] = (
     m.ChannelAnswer(1, ERROR, True, True),
     m.GatherRank("c-1.1", 1),
     m.RankGathered("c-1.1", 1, 40000),
+    m.Fetch("payload", "c-1.1.a"),
+    m.Fetched(300_000, "0a1b2c3d"),
+    m.FetchFailed("NotFound", "It is gone.", {"name": "c-1.1.a"}),
+    m.WatchDrops(),
+    m.Drop(["c-1.1.a"]),
 )
 
 

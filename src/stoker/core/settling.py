@@ -9,7 +9,7 @@ from stoker.core import deaf, retries
 from stoker.core.calls import Call, Delivery, Result, Settlement, stoker_error
 from stoker.core.pools import Worker, WorkerState
 from stoker.core.state import State
-from stoker.types import CallState, ErrorInfo, Outcome
+from stoker.types import INPUT_LOST, CallState, ErrorInfo, Outcome
 
 _FAILURES = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.MEMORY})
 
@@ -32,8 +32,13 @@ def finish(st: State, call: Call, result: Result) -> None:
     elif outcome in _FAILURES:
         fail(st, call, result)
     elif outcome is Outcome.CANCELLED:
-        # Nobody asked for it (a call that was cancelled is settled already): the worker was told to end.
-        lost(st, call, cause="stopped", detail="it was told to end")
+        # Nobody asked for it (a call that was cancelled is settled already): the worker was told to end, or the input
+        # did not reach it.
+        error = result.error
+        lacked = (
+            f"the call's input did not reach it: {error.message}" if error and error.type_name == INPUT_LOST else ""
+        )
+        lost(st, call, cause="stopped", detail=lacked or "it was told to end")
     else:
         call.pool.failed += 1
         settle(st, call, CallState.FAILED, result)

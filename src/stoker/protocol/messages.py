@@ -18,55 +18,24 @@ message, in `Part` frames.
     server ── StartWorker, StopWorker, BuildImage, FlushLogs, Request ──► agent
     server ◄── Hello, NodeState, WorkerStarted, StartFailed, WorkerExited, Phase, LogLines, Usage,
            LogsFlushed, Reply ── agent
+    server ── Fetched | FetchFailed, Drop ──► agent, its data connections
+    server ◄── Hello, Fetch, WatchDrops ── agent, its data connections
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import field
+from typing import Any
 
+from stoker.protocol.message_class import message
 from stoker.types import ErrorInfo, FunctionSpec, GangSeat, ImageSpec
-
-T = TypeVar("T")
-
-if TYPE_CHECKING:
-    from typing import dataclass_transform
-
-    @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-    def message(cls: type[T]) -> type[T]:
-        """Make a frozen dataclass."""
-
-else:
-
-    def message(cls):
-        """Make a dataclass that type checkers take for a frozen one.
-
-        Three processes import this page before a program's first result, and each call makes four messages: what
-        `dataclass` generates for comparing, printing and freezing every one of them costs more than half of both.
-        """
-        cls.__eq__, cls.__repr__, cls.__hash__ = _equal, _shown, None
-        return dataclass(eq=False, repr=False)(cls)
-
-
-def _values(message: Any) -> dict[str, Any]:
-    # Not `vars`: msgspec leaves a default where it is, in the class.
-    return {name: getattr(message, name) for name in message.__dataclass_fields__}
-
-
-def _equal(self: Any, other: object) -> bool:
-    return type(self) is type(other) and _values(self) == _values(other)
-
-
-def _shown(self: Any) -> str:
-    return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in _values(self).items())})"
-
 
 Segments = dict[str, list[str | int]]
 
 
 @message
 class Hello:
-    """The first frame of every connection. ``role``: client · worker · control · agent.
+    """The first frame of every connection. ``role``: client · worker · control · agent · node.
 
     ``name`` is the client's session id, the worker's id (both its sockets) or the node's id. ``term`` is the epoch that
     an agent obeyed last, or that a client was last connected to; 0 for none. A client that was connected before says
@@ -616,6 +585,46 @@ class BuildImage:
     worker: str = ""
 
 
+@message
+class Fetch:
+    """Send me what lies under this name: ``payload`` · ``blob`` · ``blob_size``. One at a time on a connection.
+
+    Answered by `Part` frames and `Fetched`, or by `FetchFailed`, which may come after some of the parts.
+    """
+
+    kind: str
+    name: str
+
+
+@message
+class Fetched:
+    """All of it was sent. ``digest`` is the CRC-32 of the bytes as the sender read them; empty where none were."""
+
+    size: int
+    digest: str = ""
+
+
+@message
+class FetchFailed:
+    """It cannot be sent, or no further. ``type_name`` is one of `stoker.errors`."""
+
+    type_name: str
+    message: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@message
+class WatchDrops:
+    """Tell this connection what need not be kept on its node any more."""
+
+
+@message
+class Drop:
+    """The calls of these payloads are over: what a node has of them may go."""
+
+    names: list[str]
+
+
 KINDS: dict[int, type[Any]] = {
     1: Hello,
     2: Welcome,
@@ -667,6 +676,11 @@ KINDS: dict[int, type[Any]] = {
     63: ChannelAnswer,
     64: GatherRank,
     65: RankGathered,
+    66: Fetch,
+    67: Fetched,
+    68: FetchFailed,
+    69: WatchDrops,
+    70: Drop,
 }
 """The kind on the wire of each message. A number is never used again for another."""
 

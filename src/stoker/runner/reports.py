@@ -17,7 +17,7 @@ from stoker.runner.loading import PACKAGE_DIR
 from stoker.runner.outbox import Outbox, Payload
 from stoker.runner.output import Output
 from stoker.transport.segments import SegmentDir
-from stoker.types import ErrorInfo, Outcome
+from stoker.types import INPUT_LOST, ErrorInfo, Outcome
 
 
 class Report(NamedTuple):
@@ -31,6 +31,14 @@ class Report(NamedTuple):
 
 class Unsendable(Exception):
     """What user code returned or yielded cannot travel; wraps why, as user code may raise the same types itself."""
+
+    def __init__(self, error: StokerError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class InputLost(Exception):
+    """A call's input could not be brought to this node; wraps why. Nothing of the user's has run."""
 
     def __init__(self, error: StokerError) -> None:
         super().__init__(str(error))
@@ -54,13 +62,22 @@ class Reports:
 
         Raises:
             StokerError: its segment is gone, or the bytes are malformed.
+            InputLost: the server is on another machine, and its segment could not be had from there.
         """
         if attempt.segment is None:
             return decode_call(attempt.body)
         segments: SegmentDir | None = self._outbox.segments
         if segments is None:
             raise StokerError("This call's input lies in a segment, but the server names no directory of segments.")
-        return decode_call(segments.map(attempt.segment[0]))
+        return decode_call(self._mapped(segments, attempt.segment[0]))
+
+    def _mapped(self, segments: SegmentDir, name: str) -> memoryview:
+        try:
+            return segments.map(name)
+        except StokerError as error:
+            if self._outbox.sends_segments:
+                raise InputLost(error) from error
+            raise
 
     def encode_result(self, attempt: Attempt, value: object) -> Payload:
         """Encode what was returned; of a gang only rank 0's value is wanted.
@@ -94,6 +111,8 @@ class Reports:
             self._leave_child(error)
         if attempt.raised:
             return self._of_interrupt(attempt, error)
+        if isinstance(error, InputLost):
+            return Report(Outcome.CANCELLED, error=ErrorInfo(INPUT_LOST, str(error)))
         if isinstance(error, Unsendable):
             cause = error.error
             label = self._config.label

@@ -164,6 +164,14 @@ class RemoteLink(Link):
         in_files = any(isinstance(part, FileBody) for part in parts)
         self._queue.append(_in_parts(message, parts) if in_files else iter(wire.encode(message, parts)))
 
+    def stream(self, buffers: Iterator[Buffer]) -> None:
+        """Send frames that are made as the peer takes them; see `send`."""
+        if self._transport is None:
+            return
+        if not self._queue:
+            self._greeter.unsent.append(self)
+        self._queue.append(buffers)
+
     def flush(self) -> None:
         """Write as much of what was sent as the peer takes now; the rest follows as it reads."""
         if self._turns is None:

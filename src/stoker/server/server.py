@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from stoker._version import __version__
 from stoker.blobs.base import BlobStore
@@ -33,6 +33,7 @@ from stoker.server.functions import Functions
 from stoker.server.kept_payloads import Keeping
 from stoker.server.link import Link, Peer, close_all
 from stoker.server.news import News
+from stoker.server.node_data import NodeCopies, NodePeer
 from stoker.server.payloads import PayloadFiles
 from stoker.server.records import Records
 from stoker.server.sessions import ClientPeer, Session
@@ -47,6 +48,7 @@ from stoker.types import ErrorInfo, FunctionSpec
 
 if TYPE_CHECKING:
     from stoker.server.doors import TcpDoor
+    from stoker.server.remote_link import RemoteLink
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +111,7 @@ class Server:
         )
         self.functions = Functions(self.store, decide=self.decide, keep=self._keep_function)
         self.news = News(self)
+        self.copies = NodeCopies()
         self.records = Records()
         self.early_cancels = EarlyCancels()
         self.watches = Watches(self)
@@ -189,7 +192,13 @@ class Server:
             )
         if link.is_remote and not link.holder:
             raise PermissionDenied("Nobody is let in over TCP without a token.")
-        roles = {"client": self._client, "agent": self._agent, "worker": self._worker, "control": self._control}
+        roles = {
+            "client": self._client,
+            "agent": self._agent,
+            "worker": self._worker,
+            "control": self._control,
+            "node": self._node,
+        }
         if hello.role not in roles:
             raise PermissionDenied(f"There is no role {hello.role!r}.")
         return roles[hello.role](link, hello)
@@ -213,6 +222,12 @@ class Server:
             raise PermissionDenied("An agent runs as the server's own user.")
         link.send(self._welcome(link))
         return AgentPeer(self, link, hello)
+
+    def _node(self, link: Link, hello: m.Hello) -> Peer:
+        if not link.is_remote:
+            raise PermissionDenied("A node on this machine shares its files with the server, and is sent none.")
+        link.send(self._welcome(link))
+        return NodePeer(self, cast("RemoteLink", link), hello.name)
 
     def _worker(self, link: Link, hello: m.Hello) -> Peer:
         links = self._links_of(hello)
@@ -546,6 +561,7 @@ class Server:
         """Delete the files of payloads, away from the loop: freeing 100 MB of shared memory takes milliseconds."""
         files = [load for load in loads if isinstance(load, Segment)]
         if files:
+            self.copies.drop(file.name for file in files)
             self.file_thread.submit(self.files.delete, files)
             if self._pool_timer is not None:
                 self._pool_timer.cancel()

@@ -35,8 +35,12 @@ def tune(sock: socket.socket) -> None:
             sock.setsockopt(level, getattr(socket, name), value)
 
 
-def connect_tcp(address: Address, trust: Trust | None = None, *, timeout: float | None = None) -> FrameSocket:
+def connect_tcp(
+    address: Address, trust: Trust | None = None, *, timeout: float | None = None, in_parts: bool = True
+) -> FrameSocket:
     """Connect to a server. Without ``trust``, TLS and this machine's authorities are used beyond loopback.
+
+    ``in_parts`` puts bodies that come in parts together; else each `Part` is received by itself.
 
     Raises:
         ConnectionFailed: nobody listens there, or it does not speak TLS where that is wanted.
@@ -54,10 +58,10 @@ def connect_tcp(address: Address, trust: Trust | None = None, *, timeout: float 
     try:
         tune(sock)
         if trust is None and is_loopback(sock.getpeername()[0]):
-            return FrameSocket(sock, in_parts=True)
+            return FrameSocket(sock, in_parts=in_parts)
         from stoker.transport.tls import Trust, connect_tls
 
-        return connect_tls(sock, trust or Trust(), host=address.host, where=str(address))
+        return connect_tls(sock, trust or Trust(), host=address.host, where=str(address), in_parts=in_parts)
     except OSError as error:
         sock.close()
         if isinstance(error, ConnectionFailed):

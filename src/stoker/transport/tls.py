@@ -141,8 +141,8 @@ class TlsStream:
 class TlsSocket(FrameSocket):
     """Frames over TLS over a connected socket."""
 
-    def __init__(self, sock: socket.socket, stream: TlsStream) -> None:
-        super().__init__(sock, in_parts=True)
+    def __init__(self, sock: socket.socket, stream: TlsStream, *, in_parts: bool = True) -> None:
+        super().__init__(sock, in_parts=in_parts)
         self._stream = stream
 
     def _write(self, data: Buffer) -> None:
@@ -163,7 +163,7 @@ class TlsSocket(FrameSocket):
                 return found
 
 
-def connect_tls(sock: socket.socket, trust: Trust, *, host: str, where: str) -> TlsSocket:
+def connect_tls(sock: socket.socket, trust: Trust, *, host: str, where: str, in_parts: bool = True) -> TlsSocket:
     """Make a connected socket a TLS one to a server that is believed.
 
     Raises:
@@ -195,4 +195,4 @@ def connect_tls(sock: socket.socket, trust: Trust, *, host: str, where: str) -> 
     except ssl.SSLError as error:
         raise ConnectionFailed(f"No TLS with the server at {where}: {error.reason or error}.") from error
     trust.check(stream.certificate(), where=where)
-    return TlsSocket(sock, stream)
+    return TlsSocket(sock, stream, in_parts=in_parts)

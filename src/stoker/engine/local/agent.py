@@ -34,6 +34,7 @@ from stoker.engine.local.config import (
     TOKEN_VARIABLE,
     AgentConfig,
 )
+from stoker.engine.local.data_links import DataLinks
 from stoker.engine.local.lease import Lease
 from stoker.engine.local.ledger import Ledger
 from stoker.engine.local.limits import choose_limits
@@ -41,7 +42,9 @@ from stoker.engine.local.link import ServerLink, place_of
 from stoker.engine.local.log_files import last_lines, log_path, prune
 from stoker.engine.local.log_tails import LogTails
 from stoker.engine.local.node import NodeSize, node_labels, node_size
+from stoker.engine.local.payload_door import PayloadDoor
 from stoker.engine.local.requests import Verbs
+from stoker.engine.local.server_blobs import server_blobs
 from stoker.engine.local.server_leftovers import remove_segments
 from stoker.engine.local.standby import UNUSED_SECONDS, Standby
 from stoker.engine.local.starts import Starter, Stock
@@ -80,8 +83,10 @@ log = logging.getLogger("stoker.agent")
 class Agent:
     """See the module. `run` returns when everything has ended."""
 
-    def __init__(self, config: AgentConfig, *, blobs: BlobStore) -> None:
+    def __init__(self, config: AgentConfig, *, blobs: BlobStore, links: DataLinks | None = None) -> None:
+        """``links`` are the data connections to a server on another machine."""
         self._config = config
+        self._payloads = PayloadDoor(config, links) if links is not None else None
         self._home = paths.home()
         self._ledger = Ledger(config.ledger)
         self._size = node_size()
@@ -149,6 +154,8 @@ class Agent:
         adoption.adopt(self._stock, self._ledger, report=self._report)
         if self._config.mode == "embedded" and not self._ledger.state.workers:
             self._background(self._stand_by(), name="standby")
+        if self._payloads is not None:
+            await self._payloads.open()
         self._background(self._serve(), name="server link")
         self._background(self._tick(), name="agent tick")
         if self._config.until_stdin_closes:
@@ -344,6 +351,8 @@ class Agent:
         except (CapacityBusy, OSError):
             pass  # its process is gone, and so the entry does not count any more
         self._logs.finish(message.worker)
+        if self._payloads is not None:
+            self._payloads.payloads.forget_worker(message.worker)
         if message.cause in {"exit", "signal"}:
             said = last_lines(log_path(self._config.logs, message.worker))
             message = replace(message, calls=[line.call for line in said], texts=[line.text for line in said])
@@ -430,6 +439,8 @@ class Agent:
         await self._workers.stop_all(grace=self._stop_grace, reason="shutdown")
         await self._zygotes.close()
         await asyncio.to_thread(adoption.end_everything, self._config)
+        if self._payloads is not None:
+            await self._payloads.close()
         self._answer_stop()
         await self._link.drained()
         alone = not self._link.connected
@@ -495,7 +506,9 @@ def run_agent(config: AgentConfig) -> int:
         config.blobs_note.unlink(missing_ok=True)
 
     async def main() -> None:
-        await Agent(config, blobs=open_blobs(config.blobs)).run()
+        links = DataLinks.of(config) if config.is_remote else None
+        blobs = open_blobs(config.blobs) if links is None else server_blobs(config, links)
+        await Agent(config, blobs=blobs, links=links).run()
 
     asyncio.run(main())
     config.blobs_note.unlink(missing_ok=True)

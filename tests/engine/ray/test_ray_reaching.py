@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from stoker.engine.ray import ray_cluster
+from stoker.engine.ray.bridge import reaching
 from stoker.engine.ray.ray_cluster import RayCluster
 from stoker.errors import ConnectionFailed, InvalidOption, InvalidRequest, PermissionDenied, VersionMismatch
 from tests.ray_clusters import RayClusterProcess
@@ -120,6 +122,16 @@ async def test_the_right_token(guarded: RayClusterProcess, tmp_path: Path, monke
     cluster = cluster_at(guarded.address, tmp_path)
     await cluster.start_up()
     await cluster.shut_down()
+
+
+def test_a_token_that_is_here_is_shown_to_a_ray_on_this_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    for address, mode in (("10.0.0.1:6379", None), ("auto", "token")):
+        reaching._check_token(address)
+        assert os.environ.get("RAY_AUTH_MODE") == mode
+    monkeypatch.delenv("RAY_AUTH_MODE")
 
 
 class told_version:

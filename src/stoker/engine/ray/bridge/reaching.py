@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from stoker.errors import ConnectionFailed, InvalidRequest, PermissionDenied, St
 NAMESPACE = "stoker"  # of all that Stoker makes on a cluster, whichever server
 TCP_SECONDS = 3.0
 GCS_SECONDS = 5.0
+NODE_SECONDS = 3.0  # for the node of a head that has just been started to be there
+LOOK_SECONDS = 0.1
 ALIVE = 0  # of Ray's GcsNodeState
 GIVE_UP_SECONDS = 30  # the server asks for less; this ends a bridge that hangs and whose server is gone
 AUTH_HELP = (
@@ -43,7 +46,7 @@ def _reach(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    _check_token()
+    _check_token(address)
     try:
         import ray
     except ImportError as error:
@@ -56,19 +59,26 @@ def _reach(address: str) -> None:
     _attach(ray, found)
 
 
-def _check_token() -> None:
-    """Look for the token as Ray does: where it finds none, it ends the process."""
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
-        return
+def _check_token(address: str) -> None:
+    """Look for the token as Ray does: where it is to have one and finds none, it ends the process."""
+    found, where = _token()
+    mode = os.environ.get("RAY_AUTH_MODE")
+    if mode is None and address == "auto" and found:
+        # As `ray start` and `ray.init` do on one machine; an address elsewhere is told no token unasked.
+        os.environ["RAY_AUTH_MODE"] = "token"
+    elif mode is not None and mode.lower() == "token" and not found:
+        raise PermissionDenied(f"RAY_AUTH_MODE is token, but there is no token in {where}. {AUTH_HELP}")
+
+
+def _token() -> tuple[str, str]:
+    """Return the token, empty where there is none, and where it was looked for."""
+    if told := os.environ.get("RAY_AUTH_TOKEN"):
+        return told, "RAY_AUTH_TOKEN"
     place = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     try:
-        found = place.read_text().strip()
+        return place.read_text().strip(), str(place)
     except OSError as error:
-        found, reason = "", error.strerror or str(error)
-    else:
-        reason = "it is empty"
-    if not found:
-        raise PermissionDenied(f"RAY_AUTH_MODE is token, but there is no token in {place}: {reason}. {AUTH_HELP}")
+        return "", f"{place} ({error.strerror})"
 
 
 def _resolve(address: str) -> str:
@@ -128,8 +138,13 @@ def _check_cluster(address: str) -> None:
 def _check_node(head: Any, address: str) -> None:
     """A driver works through the node that it is on; where there is none, Ray waits for it for a minute."""
     here = {one.address for addresses in psutil.net_if_addrs().values() for one in addresses}
-    nodes = head.get_all_node_info(timeout=GCS_SECONDS).values()
-    there = {node.node_manager_address for node in nodes if node.state == ALIVE}
+    give_up = time.monotonic() + NODE_SECONDS
+    while True:
+        nodes = head.get_all_node_info(timeout=GCS_SECONDS).values()
+        there = {node.node_manager_address for node in nodes if node.state == ALIVE}
+        if there & here or time.monotonic() > give_up:
+            break
+        time.sleep(LOOK_SECONDS)
     if not there & here:
         raise ConnectionFailed(
             f"This machine is no node of the Ray cluster at {address} (it has {', '.join(sorted(there)) or 'none'}), "

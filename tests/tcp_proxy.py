@@ -13,7 +13,8 @@ class CuttingProxy:
 
     ``lose_answer_to``: the request that holds these bytes is handed on, and its answer is not: both ends are cut.
     ``hold``: the request that holds these bytes stays here, and the client is cut; `release` hands it on. Each once.
-    ``refusing``: new connections are closed at once.
+    ``refusing``: new connections are closed at once. ``spoil``: so many answers of more than 64 KiB at a time have a
+    byte changed. ``passing``: while it is cleared nothing passes, and nobody is told. ``answered`` counts bytes.
     """
 
     def __init__(self, target: int) -> None:
@@ -25,6 +26,10 @@ class CuttingProxy:
         self.hold = b""
         self.held: list[tuple[socket.socket, bytes]] = []
         self.lost = 0
+        self.spoil = 0
+        self.answered = 0
+        self.passing = threading.Event()
+        self.passing.set()
         self._open: set[socket.socket] = set()
         self._closed = False
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
@@ -36,6 +41,7 @@ class CuttingProxy:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._closed = True
+        self.passing.set()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -81,6 +87,7 @@ class CuttingProxy:
     def _requests(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := client.recv(1 << 20):
+                self.passing.wait()
                 if self.hold and self.hold in data:
                     self.hold = b""
                     self._open.discard(server)
@@ -101,6 +108,11 @@ class CuttingProxy:
                 if client not in self._open:
                     self.lost += 1
                     break
+                self.passing.wait()
+                if self.spoil and len(data) > 64 << 10:
+                    self.spoil -= 1
+                    data = data[:-1000] + bytes([data[-1000] ^ 1]) + data[-999:]
+                self.answered += len(data)
                 client.sendall(data)
         if any(server is held for held, _ in self.held):
             return

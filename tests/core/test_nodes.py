@@ -161,3 +161,21 @@ def test_what_is_told_is_bounded() -> None:
     world.submit([f"c{i}" for i in range(1000)], key=key)
     world.sleep(1.0)
     assert len(unmet(world.plane.state)) <= ROOMS_MAX
+
+
+def test_idle_workers_make_room_though_a_busy_one_is_on_its_way_out() -> None:
+    world = World(cpus=2.0)
+    long, short = world.declare(spec("long")), world.declare(spec("short"))
+    world.submit(["l1", "l2"], key=long)
+    world.connect_all()
+    world.submit(["s1"], key=short)
+    world.sleep(1.0)
+    assert [w.leases for w in world.workers.values() if w.draining] == [{"l1": 1}], "asked to make room after its call"
+    world.step(e.NodeReported(OTHER, SIZE, SIZE))
+    world.connect_all()
+    (worker,) = on(world, OTHER)
+    world.finish(worker, "s1")
+    world.submit(["l3", "l4"], key=long)
+    world.sleep(1.0)
+    world.connect_all()
+    assert world.workers[worker].draining, "l1 may take as long as it takes: it is the idle worker that goes"

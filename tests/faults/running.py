@@ -111,8 +111,9 @@ class Chaos:
 class PersistentServer:
     """A persistent server of this test's own, in its environment's home and runtime directory."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, module: str = "stoker.server") -> None:
         self._options = options
+        self._module = module
         self.process: subprocess.Popen[bytes] | None = None
         self.log = Path(os.environ["STOKER_HOME"]) / "server-under-test.log"
 
@@ -131,7 +132,7 @@ class PersistentServer:
                     [
                         sys.executable,
                         "-m",
-                        "stoker.server",
+                        self._module,
                         "--persistent",
                         "--ready-fd",
                         str(ready_out),

@@ -183,13 +183,14 @@ class FakeServer:
         self._listener.listen()
 
     def accept(self) -> Connection:
-        """Return the next worker that connects, greeted, its `Held` read."""
+        """Return the next worker that connects, greeted, read to its `Held`: what it had not told comes before."""
         lease, hello = self._accept_one("worker")
         control, second = self._accept_one("control")
         assert second.name == hello.name
-        held = lease.receive().message
-        assert isinstance(held, Held)
-        connection = Connection(lease, control, hello, held)
+        connection = Connection(lease, control, hello, Held([], []))
+        while not isinstance(message := connection.read(), Held):
+            assert isinstance(message, (Results, Items))
+        connection.held = message
         self.connections.append(connection)
         return connection
 

@@ -145,20 +145,24 @@ def _fits(pool: Pool, rooms: dict[str, Capacity]) -> bool:
     return sum(seats(room, pool.needs) for room in rooms.values()) >= pool.least
 
 
-def _leaving(st: State, node: Node) -> Capacity:
-    """Return what workers on their way out will free."""
-    free = Capacity(0.0, 0)
-    for worker_id, held in node.held.items():
-        worker = st.workers.get(worker_id)
-        if worker is not None and worker.state in {WorkerState.DRAINING, WorkerState.STOPPING}:
-            free = free + held
-    return free
+def _coming_free(st: State, nodes: list[Node], *, of_busy: bool) -> dict[str, Capacity]:
+    """Return what is free on nodes, and what workers on their way out will free: those that still run a call may take
+    as long as it takes."""
+    rooms = {node.id: node.free() for node in nodes}
+    for node in nodes:
+        for worker_id, held in node.held.items():
+            worker = st.workers.get(worker_id)
+            if worker is None or worker.state not in {WorkerState.DRAINING, WorkerState.STOPPING}:
+                continue
+            if of_busy or worker.state is WorkerState.STOPPING or not worker.leased:
+                rooms[node.id] += held
+    return rooms
 
 
 def _make_room(st: State, pool: Pool) -> bool:
     """Drain idle workers of other pools, longest idle first, where that makes the pool fit."""
     for nodes in _sites(st, pool):
-        rooms = {node.id: node.free() + _leaving(st, node) for node in nodes}
+        rooms = _coming_free(st, nodes, of_busy=False)
         if _fits(pool, rooms):
             return True
         idle = [w for w in st.workers.values() if w.node in rooms and w.idle and _may_go(w, pool)]
@@ -182,8 +186,10 @@ def _steal(st: State, pool: Pool) -> None:
     """Have the pool with the most workers give one up after what it runs: none starves behind another's long queue."""
     if not len(pool.queue) or st.now - max(pool.wanted_since, pool.last_steal) < STEAL_AFTER_SECONDS:
         return
-    for nodes in _sites(st, pool):
-        rooms = {node.id: node.free() + _leaving(st, node) for node in nodes}
+    sites = [(nodes, _coming_free(st, nodes, of_busy=True)) for nodes in _sites(st, pool)]
+    if any(_fits(pool, rooms) for _, rooms in sites):
+        return
+    for nodes, rooms in sites:
         chosen: list[Worker] = []
         donors = [worker for node in nodes for worker in _donors(st, pool, node)]
         for worker in sorted(donors, key=lambda w: (w.idle, _live(w.pool)), reverse=True):

@@ -269,8 +269,8 @@ class Lease:
 class Held:
     """A worker's first words after `Hello` on its lease socket: the attempts it has leased and not yet reported.
 
-    Its unacknowledged `Results` follow. ``fresh`` means that it has just started and can run now. ``gang`` is the seat
-    that it was leased last.
+    What it had reported and nobody acknowledged comes before: `Results` and `Items`. ``fresh`` means that it has just
+    started and can run now. ``gang`` is the seat that it was leased last.
     """
 
     ids: list[str]

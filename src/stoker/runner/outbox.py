@@ -310,20 +310,23 @@ class Outbox:
     # -- connections
 
     def attach(self, link: FrameSocket, hello: list[EncodedFrame]) -> None:
-        """Use a new connection: say these first frames on it, then all that was not acknowledged.
+        """Use a new connection: say all that was not acknowledged on it, then these frames.
+
+        A server that was restarted leases nothing before its workers have said what they hold: what they have finished
+        must be there by then, or it would be run again.
 
         Raises:
             ConnectionFailed: it is broken already.
         """
         with self._sending:
             self._link = None
-            for frame in hello:
-                self._send_on(link, frame)
             for stream in list(self._streams.values()):
                 for item in list(stream.sent):
                     self._send_on(link, item.frame)
             for sent in list(self._unacknowledged):
                 self._send_on(link, sent.frame)
+            for frame in hello:
+                self._send_on(link, frame)
             self._link = link
 
     def _send(self, frame: EncodedFrame) -> None:

@@ -410,6 +410,12 @@ class Server:
                 self.decide(translated)
         self.flush()
 
+    def _hang_up(self, worker: str) -> None:
+        links = self._links.get(worker)
+        for link in (links.leases, links.control) if links is not None else ():
+            if link is not None:
+                link.close()
+
     def _speaks(self, worker: str) -> bool:
         """Tell whether results of a worker that has ended may still lie in its socket: its agent was quicker."""
         links = self._links.get(worker)
@@ -419,6 +425,7 @@ class Server:
         """A worker that has ended is heard to the end: what it had finished is not run again."""
         event = self._downs.pop(worker, None)
         if event is not None:
+            self._hang_up(worker)  # one whose agent was lost may live: it comes again, and is told what it is
             for translated in self._translated(event):
                 self.decide(translated)
             self.flush()
@@ -473,10 +480,7 @@ class Server:
         """What ran there counts as lost. Should the node come back, its workers come with it, as new ones."""
         log.warning("node %s is gone: %s", event.node, event.reason)
         for worker in [w.id for w in self.plane.state.workers.values() if w.node == event.node]:
-            links = self._links.get(worker)
-            for link in (links.leases, links.control) if links is not None else ():
-                if link is not None:
-                    link.close()  # should it live, it connects again, and is asked what it has
+            self._hang_up(worker)  # should it live, it connects again, and is asked what it has
             self._worker_ended(worker)
         return [e.NodeLost(event.node, event.reason)]
 

@@ -538,7 +538,8 @@ def fork_agent(config: AgentConfig) -> int:
 
 
 def _detach(config: AgentConfig) -> None:
-    os.setsid()
+    if os.getsid(0) != os.getpid():
+        os.setsid()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)

@@ -59,10 +59,7 @@ class AgentConfig:
 
     @property
     def segments(self) -> Path:
-        """Where big payloads of this node lie whose server is on another machine."""
-        if not paths.SHM_ROOT.is_dir():
-            return self.state_dir / "segments"
-        return paths.SHM_ROOT / f"stoker-{os.getuid()}-node-{self.tag}"
+        return segments_of(self.run_dir, self.state_dir)
 
     @property
     def payload_socket(self) -> Path:
@@ -77,7 +74,7 @@ class AgentConfig:
     @property
     def tag(self) -> str:
         """A short name of this run, for cgroups."""
-        return hashlib.sha256(self.marker.encode()).hexdigest()[:12]
+        return _tag(self.run_dir)
 
     @property
     def blobs_note(self) -> Path:
@@ -100,3 +97,14 @@ class AgentConfig:
     @property
     def ledger(self) -> Path:
         return self.run_dir / "agent.ledger"
+
+
+def segments_of(run_dir: Path, state_dir: Path) -> Path:
+    """Return where big payloads of a node lie whose server is on another machine."""
+    if not paths.SHM_ROOT.is_dir():
+        return state_dir / "segments"
+    return paths.SHM_ROOT / f"stoker-{os.getuid()}-node-{_tag(run_dir)}"
+
+
+def _tag(run_dir: Path) -> str:
+    return hashlib.sha256(str(run_dir).encode()).hexdigest()[:12]

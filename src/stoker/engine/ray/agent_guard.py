@@ -11,6 +11,7 @@ import json
 import math
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from stoker import paths
 from stoker.engine.local import processes
+from stoker.engine.local.config import segments_of
 from stoker.errors import StokerError
 
 STDIN = 0
@@ -76,6 +78,7 @@ def _guard(seconds: float, owner: str, node: str, arguments: list[str]) -> str:
         agent = subprocess.Popen(command, stdout=sink, stderr=sink, cwd="/")
     _await_end(agent, seconds)
     processes.kill_all(lambda: processes.descendants([os.getpid()]))
+    shutil.rmtree(segments_of(run_dir, state_dir), ignore_errors=True)  # nobody is left to use them
     said = _last_lines(output, before)
     return f"it ended: {_how(agent.returncode)}" + (f". Its last lines:\n{said}" if said else "")
 

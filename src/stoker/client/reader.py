@@ -38,6 +38,7 @@ class Reader:
         self._dispatch = dispatch
         self._mutex = threading.Lock()
         self._leader: Waiter | None = None
+        self._leading = 0  # its thread
         self._followers: dict[Waiter, None] = {}  # in the order in which they came
         self._left_at = 0.0
         self._tenure = 0
@@ -60,13 +61,14 @@ class Reader:
         while not waiter.ready and self.failure is None:
             if deadline is not None and time.monotonic() >= deadline:
                 return
-            if self._take_lead(waiter):
-                try:
+            try:
+                if self._take_lead(waiter):
                     self._lead(waiter, deadline)
-                finally:
+                else:
+                    self._follow(waiter, deadline)
+            finally:
+                if self._leader is waiter:  # asked, not remembered: Ctrl-C may come before anything could be noted
                     self._leave()
-            else:
-                self._follow(waiter, deadline)
 
     def later(self, chore: Callable[[], None]) -> None:
         """Have something done soon by whoever reads. Takes no lock: it may be called from a finalizer."""
@@ -109,8 +111,11 @@ class Reader:
             waiter.wake()
 
     def _take_lead(self, waiter: Waiter) -> bool:
+        me = threading.get_ident()
         with self._mutex:
-            if self._leader is None:
+            # A thread that finds itself leading was interrupted, by a second Ctrl-C, before it could leave.
+            if self._leader is None or self._leading == me:
+                self._leading = me
                 self._leader = waiter
                 self._tenure += 1
                 return True
@@ -118,6 +123,7 @@ class Reader:
 
     def _leave(self) -> None:
         with self._mutex:
+            self._leading = 0
             self._leader = None
             self._left_at = time.monotonic()
             self._promote()
@@ -149,7 +155,7 @@ class Reader:
                     self._promote()  # chosen to lead, with no need to any more: the next one must
 
     def _lead(self, waiter: Waiter, deadline: float | None) -> None:
-        while not waiter.ready and not self._closed and self.failure is None:
+        while not waiter.ready and not self._closed and self.failure is None and self._leader is waiter:
             if waiter is self._background and self._followers:
                 return
             if not self._read_some(deadline):

@@ -21,6 +21,10 @@ ROWS = (
     "durable_calls_postgres",
     "idle",
     "gang",
+    "ray_round_trip",
+    "ray_map",
+    "ray_scale",
+    "ray_shared",
 )
 
 

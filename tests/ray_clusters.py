@@ -67,10 +67,11 @@ class RayClusterProcess:
         resources: dict[str, float] | None = None,
         labels: dict[str, str] | None = None,
         env: dict[str, str] | None = None,
+        object_store: int = OBJECT_STORE_BYTES,
     ) -> RayNode:
         """Start a node and return when it has joined; ``env`` is added to what its processes are started with."""
         wanted = {"num_cpus": cpus, "num_gpus": gpus, "resources": resources or {}, "labels": labels or {}}
-        told = self._ask("add_node", options=wanted, env=env or {})
+        told = self._ask("add_node", options={**wanted, "object_store_memory": object_store}, env=env or {})
         self.address = told["address"]
         node = RayNode(told["node"], told["raylet"])
         self.nodes.append(node)
@@ -113,13 +114,17 @@ class RayClusterProcess:
 
 @contextmanager
 def two_nodes(
-    *, cpus: tuple[float, float] = (4, 6), gpus: float = 2, env: dict[str, str] | None = None
+    *,
+    cpus: tuple[float, float] = (4, 6),
+    gpus: float = 2,
+    env: dict[str, str] | None = None,
+    object_store: int = OBJECT_STORE_BYTES,
 ) -> Iterator[RayClusterProcess]:
     """Have a cluster of a head and a node with GPUs, that many CPUs each."""
     cluster = RayClusterProcess(env=env)
     try:
-        cluster.add_node(cpus=cpus[0])
-        cluster.add_node(cpus=cpus[1], gpus=gpus)
+        cluster.add_node(cpus=cpus[0], object_store=object_store)
+        cluster.add_node(cpus=cpus[1], gpus=gpus, object_store=object_store)
         yield cluster
     finally:
         cluster.stop()
@@ -145,7 +150,7 @@ class _Keeper:
         before = dict(os.environ)
         os.environ.update(request["env"])
         try:
-            node = self._cluster.add_node(object_store_memory=OBJECT_STORE_BYTES, **options)
+            node = self._cluster.add_node(**options)
         finally:
             os.environ.clear()
             os.environ.update(before)

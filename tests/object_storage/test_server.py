@@ -181,11 +181,11 @@ def test_secrets_are_shown_nowhere(home: Path, address: str, monkeypatch: pytest
     files = [path for path in home.rglob("*") if path.is_file() and path.suffix != ".db"]
     assert not [path for path in files if s3.SECRET_KEY.encode() in path.read_bytes()]
     for process in Path("/proc").iterdir():
-        if process.name.isdigit() and process.stat().st_uid == os.getuid():
+        if process.name.isdigit():
             try:
-                words = (process / "cmdline").read_bytes()
+                words = (process / "cmdline").read_bytes() if process.stat().st_uid == os.getuid() else b""
             except OSError:
-                continue
+                continue  # it has ended
             assert s3.SECRET_KEY.encode() not in words
 
 

@@ -217,3 +217,14 @@ def test_a_node_only_reads(blobs: ServerBlobs) -> None:
             change()
     with pytest.raises(InvalidRequest, match="named by their digests"):
         blobs.get("bundle/x")
+
+
+def test_nodes_agree_on_the_lock_that_came_first(running: Running, wire: Wire, links: DataLinks) -> None:
+    name = "0123456789abcdef" * 2 + "-3.11"
+    assert links.agree(name, "") == ""
+    assert links.agree(name, "six==1.16.0") == "six==1.16.0"
+    wire.cut()
+    assert links.agree(name, "six==1.15.0") == "six==1.16.0"
+    with pytest.raises(InvalidRequest, match="no name of a lock"):
+        links.agree("../../etc", "x")
+    assert links.agree(name, "") == "six==1.16.0"  # on the same connection

@@ -13,6 +13,7 @@ from pathlib import Path
 from stoker.blobs.base import BlobStore
 from stoker.errors import InterpreterNotFound
 from stoker.images import frozen as frozen_images
+from stoker.images.agreeing import Agree, alone, lock_name
 from stoker.images.command import Finished
 from stoker.images.environment import LOCK_FILE, RECIPE, Environment, make_ready
 from stoker.images.file_locks import BuildLock
@@ -41,6 +42,7 @@ class Build:
     lock: BuildLock
     progress: Callable[[str], None]
     node: str = "this node"
+    agree: Agree = alone
 
     def on_local(self, local: LocalPython) -> Environment:
         """Build what goes on top of the caller's own environment: files and sources."""
@@ -112,7 +114,16 @@ class Build:
                 check_apt(step.args["packages"])
 
     def _lock_text(self, packages: Packages, interpreter: Interpreter) -> str:
-        """Return the lock of an earlier build of this recipe, else a new one, which is kept."""
+        """Return the lock that all nodes go by: of an earlier build of this recipe, else a new one, which is kept."""
+        if packages.empty:
+            return self._own_lock(packages, interpreter)
+        name, kept = lock_name(self.recipe, interpreter.version), self.root / "locks" / f"{self.recipe}.txt"
+        agreed = self.agree(name, "") or self.agree(name, self._own_lock(packages, interpreter))
+        if not kept.exists() or kept.read_text(encoding="utf-8") != agreed:
+            _write_whole(kept, agreed)
+        return agreed
+
+    def _own_lock(self, packages: Packages, interpreter: Interpreter) -> str:
         kept = self.root / "locks" / f"{self.recipe}.txt"
         stamp = f"# Python {interpreter.version}\n"
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stoker.blobs.base import BlobStore
 from stoker.errors import ImageBuildError, NotFound
+from stoker.images.agreeing import Agree, alone, is_resolved, lock_name
 from stoker.images.build import Build
 from stoker.images.environment import Environment, Hold, read_environment
 from stoker.images.file_locks import build_lock
@@ -46,7 +47,7 @@ class EnvironmentBuilder:
 
     Safe to use from several threads and processes at once: one builds, the others wait and get the same result.
     ``home`` (``root``'s parent, unless given) has the unpacked bundles and the worker path. ``node`` is the id by which
-    errors call this machine.
+    errors call this machine. ``agree`` is how it comes to the same locks as other nodes.
     """
 
     def __init__(
@@ -58,12 +59,15 @@ class EnvironmentBuilder:
         interpreters: Interpreters | None = None,
         home: Path | None = None,
         node: str = "",
+        agree: Agree = alone,
     ) -> None:
         self._root = root
         self._blobs = blobs
         self._uv = uv or Uv()
         self._home = home or root.parent
         self._node = shown_node(node)
+        self._agree = agree
+        self._agreed: set[str] = set()  # recipes whose environment here has the lock that all nodes go by
         self.interpreters = interpreters or Interpreters(root / "interpreters.json", node=self._node)
         self._flights: dict[str, _Flight] = {}
         self._flights_lock = threading.Lock()
@@ -80,6 +84,7 @@ class EnvironmentBuilder:
             BuildHalted: ``wish`` was withdrawn, or this builder was closed.
             InterpreterNotFound: the node has no such Python.
             NotFound: a blob of the recipe is not in the blob store.
+            StoreUnavailable: blobs and locks lie elsewhere, which does not answer.
         """
         spec = self._own_or_frozen(spec)
         if spec.local is not None and not any(step.kind in _ON_DISK for step in spec.steps):
@@ -88,7 +93,7 @@ class EnvironmentBuilder:
                     check_apt(step.args["packages"])
             return local_environment(spec, spec.local)
         recipe = recipe_id(spec)
-        if (ready := self._ready(recipe)) is not None:
+        if (ready := self._ready(recipe)) is not None and self._is_agreed(recipe, spec, ready):
             return ready
         wish = wish or Wish()
         while True:
@@ -158,6 +163,17 @@ class EnvironmentBuilder:
             return None
         return read_environment(self._root / key) if key else None
 
+    def _is_agreed(self, recipe: str, spec: ImageSpec, ready: Environment) -> bool:
+        """Tell whether an environment from before has what other nodes install; asked once for each recipe."""
+        if self._agree is alone or recipe in self._agreed:
+            return True
+        if is_resolved(spec):
+            name, lock = lock_name(recipe, ready.python_version), ready.lock
+            if self._agree(name, lock) != lock:
+                return False  # it stays for those who use it; another one is built
+        self._agreed.add(recipe)
+        return True
+
     def _fly(self, recipe: str, spec: ImageSpec, flight: _Flight, progress: Progress) -> Environment:
         """Build, and tell those who wait in other threads; its errors are theirs too."""
 
@@ -182,9 +198,20 @@ class EnvironmentBuilder:
             progress("waiting for another process that builds this environment")
 
         with build_lock(self._root / "guards" / f"{recipe}.build", waiting=waiting, halt=halt) as lock:
-            if (ready := self._ready(recipe)) is not None:
+            if (ready := self._ready(recipe)) is not None and self._is_agreed(recipe, spec, ready):
                 return ready
-            build = Build(recipe, spec, self._root, self._home, self._blobs, self._uv, lock, progress, self._node)
+            build = Build(
+                recipe,
+                spec,
+                self._root,
+                self._home,
+                self._blobs,
+                self._uv,
+                lock,
+                progress,
+                self._node,
+                self._agree,
+            )
             if spec.local is not None:
                 return build.on_local(spec.local)
             if digest := frozen_digest(spec):

@@ -94,6 +94,8 @@ class NodePeer:
                 self._fetch(message)
             except StokerError as error:
                 self._link.send(_failure(error))
+        elif isinstance(message, m.AgreeLock):
+            self._server.run(self._agree(message), name=f"lock for node {self._node}")
         else:
             raise ProtocolError(f"A node does not send {type(message).__name__} on a data connection.")
 
@@ -109,6 +111,13 @@ class NodePeer:
             self._server.run(self._blob(message), name=f"blob for node {self._node}")
         else:
             raise InvalidRequest(f"There is nothing of the kind {message.kind!r:.40} to be fetched.")
+
+    async def _agree(self, message: m.AgreeLock) -> None:
+        try:
+            self._link.send(m.AgreedLock(await self._server.locks.agree(message.name, message.text)))
+        except StokerError as error:
+            self._link.send(_failure(error))
+        self._server.flush()
 
     async def _blob(self, message: m.Fetch) -> None:
         blobs = self._server.blobs

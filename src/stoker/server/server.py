@@ -24,6 +24,7 @@ from stoker.engine.base import Engine
 from stoker.errors import NotFound, PermissionDenied, ProtocolError, StokerError, VersionMismatch
 from stoker.protocol import messages as m
 from stoker.server import kept_sweeps, orphans, restart
+from stoker.server.agreed_locks import AgreedLocks
 from stoker.server.client_processes import ClientProcesses
 from stoker.server.client_tokens import ClientTokens
 from stoker.server.config import ServerConfig
@@ -112,6 +113,7 @@ class Server:
         self.functions = Functions(self.store, decide=self.decide, keep=self._keep_function)
         self.news = News(self)
         self.copies = NodeCopies()
+        self.locks = AgreedLocks(self.blobs)
         self.records = Records()
         self.early_cancels = EarlyCancels()
         self.watches = Watches(self)

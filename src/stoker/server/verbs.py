@@ -356,7 +356,11 @@ class Verbs:
         return {"lock": await self._server.engine.ask("image_lock", params)}
 
     async def do_image_prune(self, session: Session, params: Params) -> Any:
-        return await self._server.engine.ask("image_prune", params)
+        removed = await self._server.engine.ask("image_prune", params)
+        if params.get("locks"):
+            left = {row["recipe"] for row in await self._server.engine.ask("images")}
+            await self._server.locks.forget({row["recipe"] for row in removed} - left)
+        return removed
 
     async def do_inventory(self, session: Session, params: Params) -> Any:
         return await self._server.engine.ask("inventory", params)

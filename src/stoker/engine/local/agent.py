@@ -52,6 +52,7 @@ from stoker.engine.local.workers import Workers
 from stoker.engine.local.zygotes import Zygotes, clean_environ, first_environment
 from stoker.errors import Fenced, StokerError
 from stoker.images import code_holds
+from stoker.images.agreeing import alone
 from stoker.images.builder import EnvironmentBuilder
 from stoker.images.worker_path import ensure_worker_path
 from stoker.protocol.messages import (
@@ -111,7 +112,9 @@ class Agent:
         self._limits = choose_limits(config.tag, mode=config.limits)
         self._workers = Workers(self._ledger, report=self._on_worker_gone)
         self._zygotes = Zygotes(memory=self._size.memory)
-        self._builder = EnvironmentBuilder(paths.environments(), blobs, home=self._home, node=config.node)
+        self._builder = EnvironmentBuilder(
+            paths.environments(), blobs, home=self._home, node=config.node, agree=links.agree if links else alone
+        )
         self._stock = Stock(
             config=config,
             home=self._home,

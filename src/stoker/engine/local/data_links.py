@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from stoker.engine.local.config import FINGERPRINT_VARIABLE, AgentConfig
-from stoker.errors import ConnectionFailed, ProtocolError, StokerError, from_wire
+from stoker.errors import ConnectionFailed, ProtocolError, StokerError, StoreUnavailable, from_wire
 from stoker.protocol.frames import Buffer
-from stoker.protocol.messages import Fetch, Fetched, FetchFailed, Part, Welcome
+from stoker.protocol.messages import AgreedLock, AgreeLock, Fetch, Fetched, FetchFailed, Part, Welcome
 from stoker.protocol.parts import check_part
 from stoker.transport.addresses import Address, parse_address
 from stoker.transport.sockets import FrameSocket, Received, greet
@@ -28,6 +28,7 @@ LINKS_MAX = 4  # transfers at once: more share the same network, and take of the
 GREETING_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # without a byte of a transfer that runs: as long as a dead peer stays unnoticed
 RETRY_SECONDS = 0.1
+AGREE_SECONDS = 60.0  # for which a server that is away is tried: the start of a worker waits as long
 TRIES = 3  # of what arrives damaged
 log = logging.getLogger("stoker.agent")
 T = TypeVar("T")
@@ -92,6 +93,18 @@ class DataLinks:
     def size(self, name: str, *, patience: float) -> int:
         """Return the size of a blob; raises as `fetch`."""
         return self._patiently(lambda link: _size(link, name), patience)
+
+    def agree(self, name: str, text: str) -> str:
+        """Return the lock that all nodes go by, proposing ``text`` where there is none; see `stoker.images.agreeing`.
+
+        Raises:
+            StoreUnavailable: there was no server for `AGREE_SECONDS`.
+            StokerError: the server cannot keep it.
+        """
+        try:
+            return self._patiently(lambda link: _agreed(link, name, text), AGREE_SECONDS)
+        except ConnectionFailed as error:
+            raise StoreUnavailable(str(error)) from error
 
     def listen(self) -> tuple[FrameSocket, Welcome]:
         """Return a new connection, for its owner to read from and to `release`.
@@ -218,6 +231,14 @@ def _size(link: FrameSocket, name: str) -> int:
     if not isinstance(message, Fetched):
         raise ProtocolError(f"The server sent a {type(message).__name__} in place of the size of {name}.")
     return message.size
+
+
+def _agreed(link: FrameSocket, name: str, text: str) -> str:
+    link.send(AgreeLock(name, text))
+    message = _answer(link).message
+    if not isinstance(message, AgreedLock):
+        raise ProtocolError(f"The server sent a {type(message).__name__} in place of the lock {name}.")
+    return message.text
 
 
 def _write(file: int, body: Buffer, at: int) -> None:

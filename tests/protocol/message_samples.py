@@ -109,12 +109,14 @@ SAMPLES: tuple[Any, ...] = (
     m.ChannelCall("c-1.1"),
     m.ChannelAnswer(1, ERROR, True, True),
     m.GatherRank("c-1.1", 1),
-    m.RankGathered("c-1.1", 1, 40000),
+    m.RankGathered("c-1.1", 1, 40000, ["numpy==2.4.6", "python==3.11"]),
     m.Fetch("payload", "c-1.1.a"),
     m.Fetched(300_000, "0a1b2c3d"),
     m.FetchFailed("NotFound", "It is gone.", {"name": "c-1.1.a"}),
     m.WatchDrops(),
     m.Drop(["c-1.1.a"]),
+    m.AgreeLock("0123456789abcdef0123456789abcdef-3.11", "six==1.16.0\n"),
+    m.AgreedLock("six==1.16.0\n"),
 )
 
 

@@ -168,12 +168,13 @@ class ChannelUsed(NamedTuple):
 
 
 class RankGathered(NamedTuple):
-    """A worker has found a free port for its rank in a call's attempt."""
+    """A worker has found a free port for its rank in a call's attempt; ``installed`` is what it has, of any package."""
 
     worker: str
     id: str
     attempt: int
     port: int
+    installed: Sequence[str] = ()
 
 
 class NodeReported(NamedTuple):

@@ -20,8 +20,9 @@ from dataclasses import replace
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core import settling
-from stoker.core.calls import Call, Result
+from stoker.core.calls import Call, Result, stoker_error
 from stoker.core.draining import drain_one
+from stoker.core.gang_environments import disagreement
 from stoker.core.pools import Gang, GangPhase, Worker, WorkerState
 from stoker.core.state import State
 from stoker.types import CallState, ErrorInfo, GangSeat, Outcome
@@ -39,7 +40,7 @@ def begin(st: State, gang: Gang, call: Call) -> None:
     gang.phase, gang.call, gang.attempt = GangPhase.GATHERING, call, call.attempt
     gang.ranks = {worker.id: rank for rank, worker in enumerate(gang.workers)}
     gang.size = len(gang.workers)
-    gang.ports, gang.value, gang.blame, gang.changing = {}, None, None, False
+    gang.ports, gang.installed, gang.value, gang.blame, gang.changing = {}, {}, None, None, False
     gang.patience = st.now + GATHER_SECONDS
     if call.detached and not gang.pool.options.lost_retries:
         gang.token = st.token()  # a call that must not run twice is first written down as running
@@ -57,6 +58,7 @@ def gathered(st: State, event: e.RankGathered) -> None:
         return
     if (gang.call.id, gang.attempt) == (event.id, event.attempt):
         gang.ports[event.worker] = event.port
+        gang.installed[event.worker] = event.installed
         _lease_if_gathered(st, gang)
 
 
@@ -82,17 +84,34 @@ def _lease_if_gathered(st: State, gang: Gang) -> None:
         return
     if any(worker.id not in gang.ports or worker.state is WorkerState.AWAY for worker in gang.workers):
         return
+    nodes = [worker.node for worker in gang.workers]
+    if differ := disagreement(nodes, [gang.installed[worker.id] for worker in gang.workers]):
+        _refuse(st, gang, call, differ)
+        return
     gang.phase = GangPhase.RUNNING
     call.leased_at = st.now
     hosts = [st.nodes[worker.node].address for worker in gang.workers]
     addresses = [f"{host}:{gang.ports[worker.id]}" for host, worker in zip(hosts, gang.workers, strict=True)]
-    nodes = [worker.node for worker in gang.workers]
     for rank, worker in enumerate(gang.workers):
         worker.leased[call.id] = call
         worker.head_since = st.now
         st.emit(c.LeaseRank(worker.id, call, GangSeat(gang.id, rank, addresses, nodes)))
     ranks = ", ".join(f"{rank}: {worker.id}" for rank, worker in enumerate(gang.workers))
     call.note(st.now, "ranks", f"attempt {call.attempt} runs as {gang.size} ranks, {ranks}")
+
+
+def _refuse(st: State, gang: Gang, call: Call, differ: str) -> None:
+    """Fail a call whose ranks would run it with different packages, and let the gang go: another may agree."""
+    label = call.pool.spec.label
+    message = (
+        f"The ranks of {label} disagree on their environment: {differ}. Their nodes built it at different times. "
+        "`stoker images prune --locks` removes what is not in use, on all nodes, and the next start builds it anew, "
+        "alike everywhere; exact versions in the image (`numpy==2.1.0`) keep it so."
+    )
+    error = stoker_error("StartupError", message, {"call_id": call.id, "function": label})
+    settling.fail(st, call, Result(Outcome.ERROR, error=error))
+    _let_go(st, gang)
+    disband(st, gang, "its ranks disagree on their environment")
 
 
 def is_open(gang: Gang) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -61,6 +62,7 @@ class Gang:
         "claim",
         "ending_since",
         "id",
+        "installed",
         "patience",
         "phase",
         "pool",
@@ -83,6 +85,7 @@ class Gang:
         self.ranks: dict[str, int] = {}  # by worker, of this attempt; those of workers that have ended stay
         self.size = 0  # of this attempt
         self.ports: dict[str, int] = {}  # by worker
+        self.installed: dict[str, Sequence[str]] = {}  # by worker: what it told of its environment
         self.token = 0  # of a write that must come before the leases
         self.value: Result | None = None  # what rank 0 has returned
         self.blame: Result | None = None  # what the first rank that failed has reported

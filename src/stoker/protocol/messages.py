@@ -292,11 +292,12 @@ class GatherRank:
 
 @message
 class RankGathered:
-    """The port that was free."""
+    """The port that was free, and what is ``installed`` there (``name==version`` each): the ranks must agree on it."""
 
     id: str
     attempt: int
     port: int
+    installed: list[str] = field(default_factory=list)
 
 
 @message
@@ -614,6 +615,24 @@ class FetchFailed:
 
 
 @message
+class AgreeLock:
+    """A node has resolved a recipe to this lock; with no text it asks for the one that others have, before it does.
+
+    Answered by `AgreedLock` or `FetchFailed`; like `Fetch`, one at a time on a connection.
+    """
+
+    name: str
+    text: str = ""
+
+
+@message
+class AgreedLock:
+    """The lock that all nodes install by: the first that was proposed. Empty where there is none yet."""
+
+    text: str
+
+
+@message
 class WatchDrops:
     """Tell this connection what need not be kept on its node any more."""
 
@@ -681,6 +700,8 @@ KINDS: dict[int, type[Any]] = {
     68: FetchFailed,
     69: WatchDrops,
     70: Drop,
+    71: AgreeLock,
+    72: AgreedLock,
 }
 """The kind on the wire of each message. A number is never used again for another."""
 

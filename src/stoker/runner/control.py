@@ -27,6 +27,7 @@ from stoker.protocol.messages import (
 )
 from stoker.runner.attempts import Key
 from stoker.runner.config import FLUSH_SECONDS
+from stoker.runner.installed import installed
 from stoker.runner.interrupts import Interrupt
 from stoker.runner.links import Abandoned, Links
 
@@ -182,4 +183,4 @@ class Control:
 
     def _on_gather(self, message: GatherRank) -> None:
         port = self._worker.gather(message.id, message.attempt)
-        self.say(RankGathered(message.id, message.attempt, port))
+        self.say(RankGathered(message.id, message.attempt, port, installed()))

@@ -204,7 +204,7 @@ class ControlPeer:
         elif isinstance(message, m.ChannelUsed):
             self._used(message)
         elif isinstance(message, m.RankGathered):
-            server.decide(e.RankGathered(worker, message.id, message.attempt, message.port))
+            server.decide(e.RankGathered(worker, message.id, message.attempt, message.port, message.installed))
         else:
             raise ProtocolError(f"A worker does not send {type(message).__name__} on its control socket.")
 

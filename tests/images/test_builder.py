@@ -75,6 +75,7 @@ def test_a_rebuild_installs_what_was_locked_before(
     first = builder.ensure(spec)
     lock = root / "locks" / f"{first.recipe}.txt"
     lock.write_text(lock.read_text().replace("six==" + first.lock.split("six==")[1].split()[0], "six==1.15.0"))
+    assert prune(root, dry_run=True) == [first]
     assert prune(root) == [first]
     assert "six==1.15.0" in builder.ensure(spec).lock
     prune(root, locks=True)

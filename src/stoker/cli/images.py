@@ -1,8 +1,7 @@
-"""`stoker images`: the environments on this machine."""
+"""`stoker images`: the environments on this machine, or on the nodes of the server that stays."""
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Annotated, Any
 
@@ -12,21 +11,24 @@ from stoker import paths
 from stoker.blobs.disk import DiskBlobStore
 from stoker.cli.loading import load, split_target
 from stoker.cli.screen import Column, field, say, show_json, show_rows, since, size
+from stoker.cli.server_requests import ask
 from stoker.cli.usage import WrongUsage
+from stoker.client import session as sessions
 from stoker.client.image import Image
 from stoker.client.registration import Shipment
+from stoker.engine.local.requests import Verbs
 from stoker.errors import InvalidOption
 from stoker.images.builder import EnvironmentBuilder
-from stoker.images.environment import Listed, list_environments, lock_text
-from stoker.images.environment import prune as prune_environments
 from stoker.quantities import format_size, parse_duration
 from stoker.types import ImageSpec
 
-app = typer.Typer(help="Images: the environments built on this machine.", no_args_is_help=True)
+app = typer.Typer(help="Images: the environments built here, or on the server's nodes.", no_args_is_help=True)
 
 KEY_SHOWN = 12  # characters; enough to name it, as every command takes the beginning of a key
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+NODE_COLUMN = Column("node", lambda row: row["node"][:KEY_SHOWN])
 
 COLUMNS = (
     Column("image", lambda row: row["key"][:KEY_SHOWN]),
@@ -41,13 +43,14 @@ COLUMNS = (
 
 @app.command("list")
 def list_images(as_json: AsJson = False) -> None:
-    """List the environments on this machine, the most recently used first."""
-    rows = [_row(item) for item in list_environments(paths.environments())]
+    """List the environments on this machine, or on all nodes of the server; the most recently used first."""
+    rows = sorted(map(_row, _ask("images")), key=lambda row: -row["last_used"])
     empty = (
         'No environments yet. They are built when needed: stoker.Image.python("3.12").pip_install("numpy"). '
         "`stoker images build FILE.py` builds those of a program now."
     )
-    show_rows(rows, COLUMNS, as_json=as_json, empty=empty)
+    columns = (NODE_COLUMN, *COLUMNS) if any(row["node"] for row in rows) else COLUMNS
+    show_rows(rows, columns, as_json=as_json, empty=empty)
 
 
 @app.command()
@@ -56,7 +59,8 @@ def lock(
     as_json: AsJson = False,
 ) -> None:
     """Print what is installed in an environment, one pinned requirement a line."""
-    text = lock_text(paths.environments(), key)
+    answer = _ask("image_lock", key=key)
+    text = answer["lock"] if isinstance(answer, dict) else answer
     if as_json:
         show_json({"lock": text})
     else:
@@ -68,33 +72,31 @@ def prune(
     older_than: Annotated[
         str, typer.Option(help="Those last used longer ago than this: 30d, 12h, 0s for all.")
     ] = "30d",
+    locks: Annotated[bool, typer.Option("--locks", help="Have them resolved afresh when they are built next.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove environments that were not used for a while. What is in use stays; what is needed again is rebuilt."""
-    age = _age(older_than)
-    root = paths.environments()
-    if dry_run:
-        limit = time.time() - age
-        going = [
-            item.environment
-            for item in list_environments(root)
-            if not item.in_use and (not age or item.last_used < limit)
-        ]
-    else:
-        going = prune_environments(root, older_than=age)
-    freed = sum(environment.size for environment in going)
+    going = _ask("image_prune", older_than=_age(older_than), locks=locks, dry_run=dry_run)
+    freed = sum(environment["size"] for environment in going)
     if as_json:
-        show_json({"removed": [environment.key for environment in going], "freed": freed, "dry_run": dry_run})
+        show_json({"removed": [environment["key"] for environment in going], "freed": freed, "dry_run": dry_run})
         return
     for environment in going:
-        say(
-            f"{'would remove' if dry_run else 'removed'} {environment.key[:KEY_SHOWN]}  {format_size(environment.size)}"
-        )
+        where = f" on node {environment['node'][:KEY_SHOWN]}" if environment.get("node") else ""
+        what = f"{environment['key'][:KEY_SHOWN]}  {format_size(environment['size'])}{where}"
+        say(f"{'would remove' if dry_run else 'removed'} {what}")
     if not going:
         say(f"Nothing to remove: every environment was used within {older_than}, or is in use now.")
     else:
         say(f"{format_size(freed)} {'would be' if dry_run else 'are'} free")
+
+
+def _ask(verb: str, **params: Any) -> Any:
+    """Ask the server that stays, which asks all its nodes; without one, look at this machine's disk."""
+    if sessions.persistent_endpoint() is not None:
+        return ask(verb, **params)
+    return Verbs(environments=paths.environments(), logs=paths.server_home() / "logs").run(verb, params)
 
 
 @app.command()
@@ -139,17 +141,16 @@ def _progress(names: str, text: str, *, silent: bool) -> None:
         say(f"{names}: {text}")
 
 
-def _row(item: Listed) -> dict[str, Any]:
-    environment = item.environment
-    names = [line.split("==")[0].strip() for line in environment.lock.splitlines() if "==" in line[:80]]
+def _row(found: dict[str, Any]) -> dict[str, Any]:
     return {
-        "key": environment.key,
-        "python": environment.python_version,
-        "packages": len(names),
-        "examples": ", ".join(names),
-        "size": environment.size,
-        "created": environment.created,
-        "last_used": item.last_used,
-        "in_use": item.in_use,
-        "directory": environment.directory,
+        "node": found.get("node", ""),
+        "key": found["key"],
+        "python": found["python_version"],
+        "packages": len(found["packages"]),
+        "examples": ", ".join(found["packages"]),
+        "size": found["size"],
+        "created": found["created"],
+        "last_used": found["last_used"],
+        "in_use": found["in_use"],
+        "directory": found["directory"],
     }

@@ -105,8 +105,8 @@ def _refuse(st: State, gang: Gang, call: Call, differ: str) -> None:
     label = call.pool.spec.label
     message = (
         f"The ranks of {label} disagree on their environment: {differ}. Their nodes built it at different times. "
-        "`stoker images prune --locks` removes what is not in use, on all nodes, and the next start builds it anew, "
-        "alike everywhere; exact versions in the image (`numpy==2.1.0`) keep it so."
+        "`stoker images prune --older-than 0s --locks` removes what is not in use, on all nodes, and the next start "
+        "builds it anew, alike everywhere; exact versions in the image (`numpy==2.1.0`) keep it so."
     )
     error = stoker_error("StartupError", message, {"call_id": call.id, "function": label})
     settling.fail(st, call, Result(Outcome.ERROR, error=error))

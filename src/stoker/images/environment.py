@@ -63,6 +63,11 @@ class Environment:
         except FileNotFoundError:
             return ""
 
+    @property
+    def packages(self) -> list[str]:
+        """The names of what was installed."""
+        return [line.split("==")[0].strip() for line in self.lock.splitlines() if "==" in line[:80]]
+
     def process_env(self, base: Mapping[str, str]) -> dict[str, str]:
         """Return the environment variables of a process in this environment, whose parent has ``base``."""
         if self.is_local:
@@ -176,23 +181,27 @@ def prune(
     older_than: float = 0.0,
     keep: Collection[str] = (),
     locks: bool = False,
+    dry_run: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> list[Environment]:
     """Remove environments that were last used more than ``older_than`` seconds ago; what was removed.
 
     One that is held, or named in ``keep``, stays. Left-overs of builds that died go as well. With ``locks``, the locks
-    of removed environments go too, so that the next build resolves afresh.
+    of removed environments go too, so that the next build resolves afresh. With ``dry_run`` nothing is removed.
     """
     removed = []
     for item in list_environments(root):
         environment = item.environment
         if environment.key in keep or clock() - item.last_used < older_than:
             continue
+        if dry_run:
+            removed += [] if item.in_use else [environment]
+            continue
         if _remove(root, environment):
             removed.append(environment)
             if locks:
                 (root / "locks" / f"{environment.recipe}.txt").unlink(missing_ok=True)
-    for directory in _directories(root):
+    for directory in [] if dry_run else _directories(root):
         _remove_left_over(root, directory)
     return removed
 

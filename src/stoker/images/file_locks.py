@@ -8,15 +8,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stoker.images.halts import Halt
 
 TELL_TRIES = 5  # who holds it for so short a time only looks after the place
+_TAKER = re.compile(r"FLOCK +\S+ +WRITE +([1-9]\d*)")  # of a descriptor's lock: the process that took it
 POLL_S = 0.05  # flock cannot be waited for with a check of its holder in between
 
 
@@ -92,6 +94,27 @@ def _take(path: Path, how: int) -> int | None:
 
 
 def _end_orphans(path: Path) -> None:
+    _end_recorded(path)
+    for pid in _heirs(path):  # what was started by a builder that died before it could note it
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _heirs(path: Path) -> list[int]:
+    """Return the processes that hold the lock at ``path`` by a descriptor inherited from one that is dead."""
+    found = []
+    place = str(path.resolve())
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            with suppress(OSError):  # it is another user's, or has ended
+                fds = [fd.name for fd in (process / "fd").iterdir() if str(fd.readlink()) == place]
+                takers = [_TAKER.search((process / "fdinfo" / fd).read_text()) for fd in fds]
+                if any(taker is not None and start_time(int(taker[1])) == "" for taker in takers):
+                    found.append(int(process.name))
+    return found
+
+
+def _end_recorded(path: Path) -> None:
     try:
         builder, started, group, group_started = json.loads(path.read_text())
     except (OSError, ValueError, TypeError):

@@ -357,7 +357,7 @@ class Verbs:
 
     async def do_image_prune(self, session: Session, params: Params) -> Any:
         removed = await self._server.engine.ask("image_prune", params)
-        if params.get("locks"):
+        if params.get("locks") and not params.get("dry_run"):
             left = {row["recipe"] for row in await self._server.engine.ask("images")}
             await self._server.locks.forget({row["recipe"] for row in removed} - left)
         return removed

@@ -17,7 +17,7 @@ Params = dict[str, Any]
 class Verbs:
     """The verbs that only read or clean this node's disk; each blocks, and runs in a thread."""
 
-    def __init__(self, *, environments: Path, logs: Path, inventory: Callable[[], Params]) -> None:
+    def __init__(self, *, environments: Path, logs: Path, inventory: Callable[[], Params] = dict) -> None:
         self._environments = environments
         self._logs = logs
         self._inventory = inventory
@@ -53,6 +53,7 @@ class Verbs:
             older_than=float(params.get("older_than", 0.0)),
             keep=[str(key) for key in params.get("keep", [])],
             locks=bool(params.get("locks", False)),
+            dry_run=bool(params.get("dry_run", False)),
         )
         return [asdict(environment) for environment in removed]
 
@@ -61,4 +62,10 @@ class Verbs:
 
 
 def _described(item: Listed) -> Params:
-    return {**asdict(item.environment), "last_used": item.last_used, "in_use": item.in_use}
+    environment = item.environment
+    return {
+        **asdict(environment),
+        "packages": environment.packages,
+        "last_used": item.last_used,
+        "in_use": item.in_use,
+    }

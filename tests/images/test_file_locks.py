@@ -62,7 +62,7 @@ import subprocess, sys
 from pathlib import Path
 from stoker.images.file_locks import try_exclusive
 fd = try_exclusive(Path(sys.argv[1]))
-child = subprocess.Popen(["sleep", "600"], pass_fds=[fd], start_new_session=True, stdout=subprocess.DEVNULL)
+child = subprocess.Popen(["sleep", "600"], pass_fds=[fd], start_new_session=True, stdout=-3, stderr=-3)
 print(child.pid, flush=True)
 """
 

@@ -289,9 +289,9 @@ class RayEngine:
 
     def release(self, grant: Grant) -> None:
         node = self._nodes.get(grant.node)
-        if node is None or node.agent.grants.pop(grant.id, None) is None:
-            return
-        group = self._groups.give_back(grant.id, now=self._now())
+        if node is not None:
+            node.agent.grants.pop(grant.id, None)
+        group = self._groups.give_back(grant.id, now=self._now())  # of a node that died, too: others may share it
         if group is not None:
             self._cluster.release(group.name)
 

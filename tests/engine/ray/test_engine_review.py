@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from stoker.engine.base import Bundle, Event
+from stoker.engine.base import Bundle, Event, NodeGone, NodeJoined, WorkerSpec
 from stoker.engine.ray import engine as ray_engine
 from tests.engine.ray.fake_cluster import FakeCluster, machine
-from tests.engine.ray.test_engine import Two, engine_on
+from tests.engine.ray.test_engine import Two, engine_on, function_spec
 from tests.engine.waiting import until
 
 
@@ -18,6 +20,7 @@ from tests.engine.waiting import until
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine, "WATCH_SECONDS", 0.02)
     monkeypatch.setattr(ray_engine, "RESTART_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(ray_engine, "LATE_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -44,3 +47,90 @@ async def test_the_room_of_a_gang_is_given_back_though_one_of_its_nodes_died(two
         two.engine.release(grant)
     assert two.cluster.groups == {}
     assert two.free("n2") == 8.0
+
+
+async def test_a_rank_that_comes_back_is_not_counted_twice(events: list[Event], tmp_path: Path) -> None:
+    cluster = FakeCluster(machine("n1"), machine("n2"))
+    engine = await engine_on(cluster, events, tmp_path, lease=0.3)
+    await until(lambda: len(engine.nodes()) == 2, what="two nodes")
+    both = Two(engine, cluster, events)
+    grants = engine.reserve([Bundle(2.0, node="n1"), Bundle(2.0, node="n2")])
+    assert grants is not None
+    for worker, grant in zip(("w1", "w2"), grants, strict=True):
+        engine.start(grant, WorkerSpec(worker, function_spec(), "t"))
+    await until(lambda: both.told("w1") and both.told("w2"), what="both ranks")
+    other = cluster.agents["n2"]
+
+    def gone() -> bool:
+        other.beat()
+        return both.of(NodeGone) == ["n1"]
+
+    await until(gone, what="the end of the lease")
+    engine.release(grants[0])
+    cluster.agents["n1"].connect()
+    more = engine.reserve([Bundle(2.0, node="n1")])
+    assert more is not None
+    await until(lambda: len(cluster.groups) == 2, what="room beside it")
+    cluster.look()
+    assert (both.free("n1"), both.free("n2")) == (0.0, 2.0)
+    for grant in (*grants, *more):
+        engine.release(grant)
+    assert cluster.groups == {}
+    await engine.shut_down(grace=1.0)
+
+
+async def test_all_that_runs_on_a_node_that_was_cut_off_has_its_room_again(events: list[Event], tmp_path: Path) -> None:
+    cluster = FakeCluster(machine("n1"))
+    engine = await engine_on(cluster, events, tmp_path, lease=0.3)
+    await until(lambda: engine.nodes(), what="the node")
+    one = Two(engine, cluster, events)
+    grants = engine.reserve([Bundle(1.0), Bundle(2.0)])
+    assert grants is not None
+    for worker, grant in zip(("w1", "w2"), grants, strict=True):
+        engine.start(grant, WorkerSpec(worker, function_spec(), "t"))
+    await until(lambda: one.told("w1") and one.told("w2"), what="both ranks")
+    await until(lambda: one.of(NodeGone) == ["n1"], what="the end of the lease")
+    for grant in grants:
+        engine.release(grant)
+    assert cluster.groups == {}
+    cluster.agents["n1"].connect()
+
+    def held() -> bool:
+        return sorted(room.cpus for rooms in cluster.groups.values() for room in rooms) == [1.0, 2.0]
+
+    await until(held, what="the room of both")
+    for grant in grants:
+        engine.release(grant)
+    assert cluster.groups == {}
+    await engine.shut_down(grace=1.0)
+
+
+async def test_a_node_joins_with_the_room_that_it_has(events: list[Event], tmp_path: Path) -> None:
+    cluster = FakeCluster(machine("n1"))
+    engine = await engine_on(cluster, events, tmp_path, lease=0.3)
+    await until(lambda: engine.nodes(), what="the node")
+    one = Two(engine, cluster, events)
+    await one.up("w1")
+    await until(lambda: one.of(NodeGone) == ["n1"], what="the end of the lease")
+    (grant,) = engine._nodes["n1"].agent.grants.values()
+    engine.release(grant)
+    cluster.agents["n1"].connect()
+    joined = [event for event in events if isinstance(event, NodeJoined)][-1]
+    assert joined.node.cpus_free == 3.0
+    await engine.shut_down(grace=1.0)
+
+
+async def test_a_server_that_was_stopped_hears_its_nodes_before_it_gives_them_up(
+    events: list[Event], tmp_path: Path
+) -> None:
+    cluster = FakeCluster(machine("n1"))
+    engine = await engine_on(cluster, events, tmp_path, lease=0.3)
+    await until(lambda: engine.nodes(), what="the node")
+    agent = cluster.agents["n1"]
+    agent.beat()
+    time.sleep(0.5)  # as a process that is stopped and goes on; what came meanwhile lies in its sockets
+    for _ in range(5):
+        await asyncio.sleep(0)
+    agent.beat()
+    assert not [event for event in events if isinstance(event, NodeGone)]
+    await engine.shut_down(grace=1.0)

@@ -43,6 +43,7 @@ AGENT_GRACE_SECONDS = 600.0  # without a server; it may be upgraded meanwhile, w
 RESTART_FIRST_SECONDS = 0.5
 RESTART_LAST_SECONDS = 30.0
 WATCH_SECONDS = 1.0
+LATE_SECONDS = 1.0  # so much later than it should the watch runs on a loop that was held up
 STOP_SLACK_SECONDS = 10.0  # past the grace of workers, for agents to say that all has ended
 ANYWHERE = frozenset({"0.0.0.0", "::"})
 NODES_FILE = "ray-nodes.json"
@@ -188,33 +189,48 @@ class RayEngine:
             return
         node.agent.joined(state, lambda: self._told(node), new_grant=f"{self._run}-a")
         self._expected.discard(node.agent.node)
-        self._regain(node)
         if node.seen.draining:
             self._tell_draining(node)
         self._advance()
         self._give_up_leftovers()
 
     def _told(self, node: RayNode) -> NodeInfo:
+        self._regain(node)  # first: what runs there is no room that others have
         node.told = self._info(node)
         return node.told
 
     def _regain(self, node: RayNode) -> None:
         """Hold the room of what runs there: after a restart its groups are still there, after a cut they may not be."""
+        lost: list[tuple[Grant, c.Room]] = []
         for grant in node.agent.grant_of.values():
             node.agent.grants[grant.id] = grant
+            if self._groups.of(grant.id) is not None:
+                continue
             name = grant.id.rpartition(".")[0]
-            if self._groups.of(grant.id) is None and name:
-                known = self._groups.get(name)
-                room = c.Room(grant.cpus, grant.memory, float(len(grant.devices)), node=node.agent.node)
-                if known is not None:
-                    known.rooms.append(room)
-                    known.grants.append(grant.id)
-                    self._groups.add(known)
-                else:
-                    self._groups.add(Group(name, [room], [grant.id], is_ready=True))
-                    if name not in self._left:
-                        self._cluster.reserve(name, [room], patience=RESERVE_SECONDS)
-                self._left.discard(name)
+            room = c.Room(grant.cpus, grant.memory, float(len(grant.devices)), node=node.agent.node)
+            if not (self._groups.take_back(grant.id) or self._regain_left(name, grant.id, room)):
+                lost.append((grant, room))
+        for grant, room in lost:
+            self._ask_again(grant, room)
+
+    def _regain_left(self, name: str, grant: str, room: c.Room) -> bool:
+        """Take over the room of an earlier server's group, if the cluster has kept it."""
+        group = self._groups.get(name)
+        if group is None and name in self._left:
+            self._left.discard(name)
+            group = Group(name, [], [], is_ready=True, is_left=True)
+        if group is None or not group.is_left:
+            return False
+        group.rooms.append(room)
+        group.grants.append(grant)
+        self._groups.add(group)
+        return True
+
+    def _ask_again(self, grant: Grant, room: c.Room) -> None:
+        """Ask for room for what runs without: by a name of its own, as each is given back by itself."""
+        name = f"{self._run}-{next(self._numbers)}"
+        self._groups.add(Group(name, [room], [grant.id], is_ready=True))
+        self._cluster.reserve(name, [room], patience=RESERVE_SECONDS)
 
     def _give_up_leftovers(self) -> None:
         if not self._expected and self._left:
@@ -497,10 +513,14 @@ class RayEngine:
     # What happens by itself
 
     async def _watch(self) -> None:
+        before = self._now()
         while True:
             await asyncio.sleep(WATCH_SECONDS)
+            now = self._now()
+            late, before = now - before > WATCH_SECONDS + LATE_SECONDS, now
             for node in list(self._nodes.values()):
-                if node.told is not None and self._now() - node.heard_at > self._lease:
+                # After a stop of this process what nodes have said meanwhile is still to be read.
+                if not late and node.told is not None and now - node.heard_at > self._lease:
                     self._lose(node)
                 self._settle_debts(node)
             self._tell_changes()
@@ -514,9 +534,7 @@ class RayEngine:
                 continue
             room = c.Room(grant.cpus, grant.memory, node=grant.node)
             if self._fits_beside(node, [room]):
-                name = f"{self._run}-{next(self._numbers)}"
-                self._groups.add(Group(name, [room], [grant.id], is_ready=True))
-                self._cluster.reserve(name, [room], patience=RESERVE_SECONDS)
+                self._ask_again(grant, room)
 
     def _lose(self, node: RayNode) -> None:
         """Give up on a node that was silent for its lease. It may come back, with what runs there still."""

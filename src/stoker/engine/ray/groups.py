@@ -23,8 +23,10 @@ class Group:
     rooms: list[Room]
     grants: list[str]
     is_ready: bool = False
+    is_left: bool = False  # of an earlier server: its rooms are known as far as who holds them has come
     failure: str = ""
     devices: dict[str, list[str]] = field(default_factory=dict)  # by grant
+    given_back: set[str] = field(default_factory=set)  # grants, while others hold the group
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,19 @@ class Groups:
             return None
         group.grants.remove(grant)
         if group.grants:
+            group.given_back.add(grant)
             return None
         self.drop(group, now=now)
         return group
+
+    def take_back(self, grant: str) -> bool:
+        """Have a grant again that was given back, while its group is there because of others; tell whether it was."""
+        group = next((one for one in self._groups.values() if grant in one.given_back), None)
+        if group is not None:
+            group.given_back.discard(grant)
+            group.grants.append(grant)
+            self._of_grant[grant] = group
+        return group is not None
 
     def drop(self, group: Group, *, now: float) -> None:
         """Forget a group that is given back, or was never had."""

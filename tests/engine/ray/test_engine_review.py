@@ -11,7 +11,7 @@ import pytest
 
 from stoker.engine.base import Bundle, Event, NodeGone, NodeJoined, WorkerSpec
 from stoker.engine.ray import engine as ray_engine
-from tests.engine.ray.fake_cluster import FakeCluster, machine
+from tests.engine.ray.fake_cluster import GIB, FakeCluster, machine
 from tests.engine.ray.test_engine import Two, engine_on, function_spec
 from tests.engine.waiting import until
 
@@ -118,6 +118,16 @@ async def test_a_node_joins_with_the_room_that_it_has(events: list[Event], tmp_p
     joined = [event for event in events if isinstance(event, NodeJoined)][-1]
     assert joined.node.cpus_free == 3.0
     await engine.shut_down(grace=1.0)
+
+
+async def test_memory_of_what_runs_on_borrowed_cores_is_held(two: Two) -> None:
+    grants = two.engine.reserve([Bundle(4.0, GIB, node="n1")])
+    assert grants is not None
+    two.engine.start(grants[0], WorkerSpec("lender", function_spec(), "t"))
+    await until(lambda: two.told("lender"), what="the lender")
+    two.engine.lend(grants[0], lent=True)
+    assert two.engine.reserve([Bundle(1.0, 3 * GIB, node="n1")]) is not None
+    assert two.engine.reserve([Bundle(1.0, 3 * GIB, node="n1")]) is None
 
 
 async def test_a_server_that_was_stopped_hears_its_nodes_before_it_gives_them_up(

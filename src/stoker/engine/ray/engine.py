@@ -189,6 +189,7 @@ class RayEngine:
             return
         node.agent.joined(state, lambda: self._told(node), new_grant=f"{self._run}-a")
         self._expected.discard(node.agent.node)
+        self._settle_debts(node)
         if node.seen.draining:
             self._tell_draining(node)
         self._advance()
@@ -200,37 +201,23 @@ class RayEngine:
         return node.told
 
     def _regain(self, node: RayNode) -> None:
-        """Hold the room of what runs there: after a restart its groups are still there, after a cut they may not be."""
-        lost: list[tuple[Grant, c.Room]] = []
+        """Hold the room of what runs there, as far as the cluster has kept it; the rest is a debt."""
         for grant in node.agent.grant_of.values():
             node.agent.grants[grant.id] = grant
-            if self._groups.of(grant.id) is not None:
-                continue
-            name = grant.id.rpartition(".")[0]
-            room = c.Room(grant.cpus, grant.memory, float(len(grant.devices)), node=node.agent.node)
-            if not (self._groups.take_back(grant.id) or self._regain_left(name, grant.id, room)):
-                lost.append((grant, room))
-        for grant, room in lost:
-            self._ask_again(grant, room)
+            if self._groups.of(grant.id) is None and not self._groups.take_back(grant.id):
+                self._regain_left(grant)
 
-    def _regain_left(self, name: str, grant: str, room: c.Room) -> bool:
-        """Take over the room of an earlier server's group, if the cluster has kept it."""
+    def _regain_left(self, grant: Grant) -> None:
+        """Take over the room of an earlier server's group, if it is there."""
+        name = grant.id.rpartition(".")[0]
         group = self._groups.get(name)
         if group is None and name in self._left:
             self._left.discard(name)
             group = Group(name, [], [], is_ready=True, is_left=True)
-        if group is None or not group.is_left:
-            return False
-        group.rooms.append(room)
-        group.grants.append(grant)
-        self._groups.add(group)
-        return True
-
-    def _ask_again(self, grant: Grant, room: c.Room) -> None:
-        """Ask for room for what runs without: by a name of its own, as each is given back by itself."""
-        name = f"{self._run}-{next(self._numbers)}"
-        self._groups.add(Group(name, [room], [grant.id], is_ready=True))
-        self._cluster.reserve(name, [room], patience=RESERVE_SECONDS)
+        if group is not None and group.is_left:
+            group.rooms.append(_room_of(grant))
+            group.grants.append(grant.id)
+            self._groups.add(group)
 
     def _give_up_leftovers(self) -> None:
         if not self._expected and self._left:
@@ -526,15 +513,15 @@ class RayEngine:
             self._tell_changes()
 
     def _settle_debts(self, node: RayNode) -> None:
-        """Ask for room for what runs on borrowed cores, once they are free: their lender may have ended."""
+        """Ask for room for what runs without, once there is some: on borrowed cores, or on a node that was away."""
         if self._lost or node.seen is None:
             return
         for grant in node.agent.grants.values():
-            if self._groups.of(grant.id) is not None:
-                continue
-            room = c.Room(grant.cpus, grant.memory, node=grant.node)
-            if self._fits_beside(node, [room]):
-                self._ask_again(grant, room)
+            room = _room_of(grant)
+            if self._groups.of(grant.id) is None and self._fits_beside(node, [room]):
+                name = f"{self._run}-{next(self._numbers)}"
+                self._groups.add(Group(name, [room], [grant.id], is_ready=True))
+                self._cluster.reserve(name, [room], patience=RESERVE_SECONDS)
 
     def _lose(self, node: RayNode) -> None:
         """Give up on a node that was silent for its lease. It may come back, with what runs there still."""
@@ -559,15 +546,16 @@ class RayEngine:
         assert node.seen is not None
         held, now = node.agent.held(), self._now()
         free = self._groups.free(node.seen, now=now)
-        # Our groups hold room of which lent cores can be granted again; borrowed grants have no group of their own.
+        # Our groups hold room of which lent cores can be granted again; borrowed grants have no group of their own, and
+        # hold memory all the same.
         reserved = self._groups.reserved(node.agent.node)
         labels = node.agent.state.labels if node.agent.state is not None else {}
         return NodeInfo(
             node=node.agent.node,
             cpus=node.seen.cpus,
             memory=node.seen.memory,
-            cpus_free=free.cpus + reserved - held.cpus,
-            memory_free=free.memory,
+            cpus_free=free.cpus + reserved.cpus - held.cpus,
+            memory_free=free.memory + reserved.memory - held.memory,
             labels={**labels, **node.seen.labels},
             address=node.seen.address,
         )
@@ -594,6 +582,10 @@ class RayEngine:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _room_of(grant: Grant) -> c.Room:
+    return c.Room(grant.cpus, grant.memory, float(len(grant.devices)), node=grant.node)
 
 
 def _room(bundle: Bundle) -> c.Room:

@@ -118,9 +118,10 @@ class Groups:
             },
         )
 
-    def reserved(self, node: str) -> float:
-        """Return the cores that our groups hold on a node."""
-        return _sum([r for group in self._groups.values() for r in group.rooms if r.node == node], "cpus")
+    def reserved(self, node: str) -> Room:
+        """Return the cores and the memory that our groups hold on a node."""
+        ours = [room for group in self._groups.values() for room in group.rooms if room.node == node]
+        return Room(_sum(ours, "cpus"), int(_sum(ours, "memory")), node=node)
 
 
 def _sum(rooms: list[Room], name: str) -> float:

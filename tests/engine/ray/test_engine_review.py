@@ -11,6 +11,8 @@ import pytest
 
 from stoker.engine.base import Bundle, Event, NodeGone, NodeJoined, WorkerSpec
 from stoker.engine.ray import engine as ray_engine
+from stoker.engine.ray.engine import RayEngine
+from stoker.errors import ConnectionFailed
 from tests.engine.ray.fake_cluster import GIB, FakeCluster, machine
 from tests.engine.ray.test_engine import Two, engine_on, function_spec
 from tests.engine.waiting import until
@@ -128,6 +130,35 @@ async def test_memory_of_what_runs_on_borrowed_cores_is_held(two: Two) -> None:
     two.engine.lend(grants[0], lent=True)
     assert two.engine.reserve([Bundle(1.0, 3 * GIB, node="n1")]) is not None
     assert two.engine.reserve([Bundle(1.0, 3 * GIB, node="n1")]) is None
+
+
+async def test_a_successor_waits_for_a_node_that_is_away_for_a_moment(two: Two, tmp_path: Path) -> None:
+    await two.up("w1", node="n1")
+    two.cluster.agents["n1"].disconnect()
+    again = two.cluster.agents["n2"]
+    again.disconnect()
+    again.connect()
+    heir = RayEngine(two.cluster, state_dir=tmp_path, lease=60.0)
+    assert heir.expected_nodes() == ["n1", "n2"]
+
+
+async def test_a_start_that_finds_no_cluster_leaves_nodes_and_work_to_the_next(two: Two, tmp_path: Path) -> None:
+    await two.up("w1", node="n1")
+    await two.engine.abandon()
+
+    class Away(FakeCluster):
+        async def start_up(self) -> None:
+            agent.engine = heir
+            agent.connect(term=2)  # it finds the door before the cluster is found
+            raise ConnectionFailed("No Ray answers.")
+
+    agent = two.cluster.agents["n1"]
+    heir = RayEngine(Away(), state_dir=tmp_path, lease=60.0)
+    with pytest.raises(ConnectionFailed):
+        await heir.start_up()
+    await heir.shut_down(grace=1.0)
+    assert list(agent.running) == ["w1"]
+    assert RayEngine(two.cluster, state_dir=tmp_path, lease=60.0).expected_nodes() == ["n1", "n2"]
 
 
 async def test_a_server_that_was_stopped_hears_its_nodes_before_it_gives_them_up(

@@ -105,6 +105,7 @@ class RayEngine:
         self._run = secrets.token_hex(4)
         self._numbers = itertools.count(1)
         self._watching: asyncio.Task[None] | None = None
+        self._is_up = False
         self._is_ending = False
         self._lost = ""
 
@@ -117,9 +118,13 @@ class RayEngine:
     async def start_up(self) -> None:
         self._cluster.set_listener(self._on_cluster)
         await self._cluster.start_up()
+        self._is_up = True
         self._watching = asyncio.create_task(self._watch(), name="nodes")
 
     async def shut_down(self, *, grace: float = 5.0) -> None:
+        if not self._is_up:
+            await self.abandon()  # what an earlier server left is for the next one, which may find the cluster
+            return
         await self._stop_watching()
         stops = [self._stop_agent(node, grace) for node in self._nodes.values() if node.agent.link is not None]
         await asyncio.gather(*stops)
@@ -534,6 +539,7 @@ class RayEngine:
             link = node.agent.link
             self.detach(link)
             link.close()
+        self._keep_nodes()
         self._tell(NodeGone(node.agent.node, f"nothing was heard of it for {self._lease:.0f} s"))
 
     def _tell_changes(self) -> None:
@@ -568,7 +574,8 @@ class RayEngine:
 
     def _keep_nodes(self) -> None:
         """Write down where workers may run, for the next server to wait for."""
-        names = sorted(node.agent.node for node in self._nodes.values() if node.agent.link is not None)
+        # One that is away for a moment has workers all the same: what they run must not be run beside them.
+        names = [name for name, node in self._nodes.items() if node.agent.link is not None or node.told is not None]
         draft = self._kept.with_suffix(".partial")
         try:
             draft.write_text(json.dumps(sorted({*names, *self._expected})))

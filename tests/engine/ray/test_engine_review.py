@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stoker.engine.base import Bundle, Event, NodeGone, NodeJoined, WorkerSpec
+from stoker.engine.base import Bundle, Event, NodeGone, NodeJoined, WorkerDown, WorkerSpec
+from stoker.engine.ray import cluster as c
 from stoker.engine.ray import engine as ray_engine
 from stoker.engine.ray.engine import RayEngine
 from stoker.errors import ConnectionFailed
@@ -23,6 +24,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine, "WATCH_SECONDS", 0.02)
     monkeypatch.setattr(ray_engine, "RESTART_FIRST_SECONDS", 0.01)
     monkeypatch.setattr(ray_engine, "LATE_SECONDS", 0.3)
+    monkeypatch.setattr(ray_engine, "STOP_SLACK_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -159,6 +161,51 @@ async def test_a_start_that_finds_no_cluster_leaves_nodes_and_work_to_the_next(t
     await heir.shut_down(grace=1.0)
     assert list(agent.running) == ["w1"]
     assert RayEngine(two.cluster, state_dir=tmp_path, lease=60.0).expected_nodes() == ["n1", "n2"]
+
+
+async def test_a_worker_that_ends_before_its_node_is_seen_is_not_taken_for_running(two: Two, tmp_path: Path) -> None:
+    await two.up("w1", node="n1")
+    await two.engine.abandon()
+    two.cluster.automatic = False
+    agent = two.cluster.agents["n1"]
+
+    class Slow(FakeCluster):
+        async def start_up(self) -> None:
+            agent.engine = heir
+            agent.connect(term=2)  # it finds the door before the cluster is found
+            agent.end("w1")
+            await super().start_up()
+
+    heard: list[Event] = []
+    slow = Slow(*two.cluster.machines.values())
+    slow.automatic = False
+    heir = slow.engine = RayEngine(slow, state_dir=tmp_path, lease=60.0)
+    heir.set_listener(heard.append)
+    await heir.start_up()
+    running = [w.worker for event in heard if isinstance(event, NodeJoined) for w in event.workers]
+    ended = [event.worker for event in heard if isinstance(event, WorkerDown)]
+    assert running == ended
+    await heir.shut_down(grace=1.0)
+
+
+async def test_room_of_an_earlier_server_is_not_kept_for_a_node_that_never_answers(tmp_path: Path) -> None:
+    events: list[Event] = []
+    cluster = FakeCluster(machine("n1"), machine("n2"))
+    engine = await engine_on(cluster, events, tmp_path)
+    await until(lambda: len(engine.nodes()) == 2, what="two nodes")
+    await engine.abandon()
+    cluster.groups["of a worker that is gone"] = [c.Room(4.0, node="n2")]
+    cluster.machines["n1"] = machine("n1", problem="Stoker is not installed there.")
+    heard: list[Event] = []
+    heir = await engine_on(cluster, heard, tmp_path, lease=0.3)
+    agent = cluster.agents["n2"]
+
+    def free() -> bool:
+        agent.beat()
+        return cluster.groups == {}
+
+    await until(free, what="what nobody claimed is given back", patience=5.0)
+    await heir.shut_down(grace=1.0)
 
 
 async def test_a_server_that_was_stopped_hears_its_nodes_before_it_gives_them_up(

@@ -45,6 +45,7 @@ RESTART_LAST_SECONDS = 30.0
 WATCH_SECONDS = 1.0
 LATE_SECONDS = 1.0  # so much later than it should the watch runs on a loop that was held up
 STOP_SLACK_SECONDS = 10.0  # past the grace of workers, for agents to say that all has ended
+_OF_WORKERS = (m.WorkerStarted, m.StartFailed, m.WorkerExited)
 ANYWHERE = frozenset({"0.0.0.0", "::"})
 NODES_FILE = "ray-nodes.json"
 log = logging.getLogger("stoker.engine")
@@ -57,6 +58,7 @@ class RayNode:
     agent: AgentNode
     seen: c.ClusterNode | None = None
     state: m.NodeState | None = None  # the first of this connection, until the node has joined
+    early: list[Any] = field(default_factory=list)  # what the agent said since: it is about what joins then
     told: NodeInfo | None = None  # what the core knows of it; None while it has not joined
     heard_at: float = 0.0
     drains: bool = False
@@ -100,6 +102,7 @@ class RayEngine:
         self._nodes: dict[str, RayNode] = {}
         self._groups = Groups()
         self._left: set[str] = set()  # groups of an earlier server, until it is known whose they are
+        self._left_since = 0.0
         self._waiting: dict[str, Waiting] = {}
         self._links: dict[AgentLink, RayNode] = {}
         self._run = secrets.token_hex(4)
@@ -162,6 +165,7 @@ class RayEngine:
             self._links.pop(node.agent.link, None)
         node.agent.attach(link, term=term)
         node.state, node.heard_at, node.delay, node.problem = None, self._now(), RESTART_FIRST_SECONDS, ""
+        node.early.clear()
         self._links[link] = node
         self._keep_nodes()
 
@@ -180,9 +184,13 @@ class RayEngine:
             node.agent.send(m.Beat(message.number, self._lease))
             return True
         if not isinstance(message, m.NodeState):
+            if node.state is not None and isinstance(message, _OF_WORKERS):
+                node.early.append(message)
+                return True
             return node.agent.deliver(message)
         if node.agent.state is None:
             node.state = message
+            node.early.clear()
             self._join(node)
         return True
 
@@ -199,6 +207,9 @@ class RayEngine:
             self._tell_draining(node)
         self._advance()
         self._give_up_leftovers()
+        early, node.early = node.early, []
+        for message in early:
+            node.agent.deliver(message)
 
     def _told(self, node: RayNode) -> NodeInfo:
         self._regain(node)  # first: what runs there is no room that others have
@@ -225,7 +236,9 @@ class RayEngine:
             self._groups.add(group)
 
     def _give_up_leftovers(self) -> None:
-        if not self._expected and self._left:
+        """Give back what nobody claims: once all nodes have said what they run, or were waited for long enough."""
+        is_over = not self._expected or self._now() - self._left_since > self._lease
+        if is_over and self._left and not self._lost:
             for name in self._left:
                 self._cluster.release(name)
             self._left.clear()
@@ -443,6 +456,7 @@ class RayEngine:
         self._lost = ""
         ours = set(self._groups.names())
         self._left = set(groups) - ours
+        self._left_since = self._now()
         for name in ours - set(groups):
             group = self._groups.get(name)
             if group is not None and group.is_ready:
@@ -515,6 +529,7 @@ class RayEngine:
                 if not late and node.told is not None and now - node.heard_at > self._lease:
                     self._lose(node)
                 self._settle_debts(node)
+            self._give_up_leftovers()
             self._tell_changes()
 
     def _settle_debts(self, node: RayNode) -> None:

@@ -13,6 +13,7 @@ from stoker.engine.base import Bundle, Event, NodeGone, NodeJoined, WorkerDown, 
 from stoker.engine.ray import cluster as c
 from stoker.engine.ray import engine as ray_engine
 from stoker.engine.ray.engine import RayEngine
+from stoker.engine.ray.groups import STALE_SECONDS, Group, Groups
 from stoker.errors import ConnectionFailed
 from tests.engine.ray.fake_cluster import GIB, FakeCluster, machine
 from tests.engine.ray.test_engine import Two, engine_on, function_spec
@@ -222,3 +223,37 @@ async def test_a_server_that_was_stopped_hears_its_nodes_before_it_gives_them_up
     agent.beat()
     assert not [event for event in events if isinstance(event, NodeGone)]
     await engine.shut_down(grace=1.0)
+
+
+async def test_a_rank_gets_its_own_devices_though_another_was_given_back_meanwhile(
+    events: list[Event], tmp_path: Path
+) -> None:
+    cluster = FakeCluster(machine("n1", gpus=2.0, gpus_free=2.0))
+    engine = await engine_on(cluster, events, tmp_path)
+    await until(lambda: engine.nodes(), what="the node")
+    cluster.slow = True
+    grants = engine.reserve([Bundle(1.0, gpus=1.0), Bundle(1.0, gpus=1.0)])
+    assert grants is not None
+    engine.start(grants[1], WorkerSpec("w2", function_spec(), "t"))
+    engine.release(grants[0])
+    (group,) = cluster.asked
+    cluster.tell(c.Reserved(group, ["n1", "n1"], [["0"], ["1"]]))
+    await until(lambda: cluster.agents["n1"].running, what="w2")
+    assert cluster.agents["n1"].running["w2"].devices == ["1"]
+    await engine.shut_down(grace=1.0)
+
+
+def test_the_books_are_even_when_all_is_given_back() -> None:
+    groups = Groups()
+    seen = machine("n1", gpus=4.0, gpus_free=4.0, resources={"tpu": 2.0}, resources_free={"tpu": 2.0})
+    before = groups.free(seen, now=0.0)
+    for index in range(1000):
+        room = c.Room(0.1, index, 0.3, {"tpu": 0.7}, "n1")
+        groups.add(Group(f"g{index}", [room, room], [f"g{index}.0", f"g{index}.1"], is_ready=True))
+    held = groups.reserved("n1")
+    assert (round(held.cpus, 6), held.memory) == (200.0, 999 * 1000)
+    for index in range(1000):
+        assert groups.give_back(f"g{index}.0", now=1.0) is None
+        assert groups.give_back(f"g{index}.1", now=1.0) is not None
+    assert groups.free(seen, now=1.0 + STALE_SECONDS) == before
+    assert groups.reserved("n1") == c.Room(node="n1")

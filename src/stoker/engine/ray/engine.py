@@ -12,7 +12,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -230,10 +230,9 @@ class RayEngine:
         if group is None and name in self._left:
             self._left.discard(name)
             group = Group(name, [], [], is_ready=True, is_left=True)
-        if group is not None and group.is_left:
-            group.rooms.append(_room_of(grant))
-            group.grants.append(grant.id)
             self._groups.add(group)
+        if group is not None and group.is_left:
+            self._groups.widen(group, grant.id, _room_of(grant))
 
     def _give_up_leftovers(self) -> None:
         """Give back what nobody claims: once all nodes have said what they run, or were waited for long enough."""
@@ -246,7 +245,12 @@ class RayEngine:
     # Room
 
     def nodes(self) -> list[NodeInfo]:
-        return [self._info(node) for node in self._nodes.values() if node.told is not None]
+        return self._infos({""})
+
+    def _infos(self, names: set[str]) -> list[NodeInfo]:
+        """Return what the nodes of these names have, all of them for an empty one."""
+        nodes = self._nodes.values() if "" in names else [self._nodes[name] for name in names & self._nodes.keys()]
+        return [self._info(node) for node in nodes if node.told is not None]
 
     def expected_nodes(self) -> list[str]:
         return sorted(self._expected)
@@ -255,11 +259,12 @@ class RayEngine:
         if self._lost:
             return None
         name = f"{self._run}-{next(self._numbers)}"
-        infos = {info.node: info for info in self.nodes()}
+        infos = {info.node: info for info in self._infos({bundle.node for bundle in bundles})}
         taken: dict[str, list[c.Room]] = {}
         grants, rooms, held = [], [], []
         for index, bundle in enumerate(bundles):
-            node = self._fitting(bundle, infos, taken)
+            places = infos.values() if not bundle.node else [infos[bundle.node]] if bundle.node in infos else []
+            node = self._fitting(bundle, places, taken)
             if node is None:
                 return None
             grant = Grant(f"{name}.{index}", node.agent.node, bundle.cpus, bundle.memory)
@@ -276,11 +281,11 @@ class RayEngine:
             self._cluster.reserve(name, rooms, patience=RESERVE_SECONDS)
         return grants
 
-    def _fitting(self, bundle: Bundle, infos: dict[str, NodeInfo], taken: dict[str, list[c.Room]]) -> RayNode | None:
-        """Return the node for a bundle: the one it names, else the one with the least room left over."""
+    def _fitting(self, bundle: Bundle, infos: Iterable[NodeInfo], taken: dict[str, list[c.Room]]) -> RayNode | None:
+        """Return the node for a bundle among those that it may be on: the one with the least room left over."""
         best: tuple[float, str] | None = None
-        for info in infos.values():
-            if bundle.node not in {"", info.node} or not bundle.labels.items() <= info.labels.items():
+        for info in infos:
+            if not bundle.labels.items() <= info.labels.items():
                 continue
             here = taken.get(info.node, [])
             left = info.cpus_free - sum(room.cpus for room in here) - bundle.cpus
@@ -328,7 +333,7 @@ class RayEngine:
 
     def start(self, grant: Grant, spec: WorkerSpec) -> None:
         self._waiting[spec.worker] = Waiting(grant.node, grant, spec)
-        asyncio.get_running_loop().call_soon(self._advance)
+        asyncio.get_running_loop().call_soon(self._advance, [spec.worker])
 
     def stop(self, worker: str, *, grace: float, reason: str = "") -> None:
         waiting = self._waiting.pop(worker, None)
@@ -338,9 +343,12 @@ class RayEngine:
         for node in self._nodes.values():
             node.agent.stop(worker, grace=grace, reason=reason)
 
-    def _advance(self) -> None:
-        """Order the starts whose room is there."""
-        for worker, waiting in list(self._waiting.items()):
+    def _advance(self, workers: list[str] | None = None) -> None:
+        """Order the starts whose room is there: of these workers, or of all."""
+        for worker in list(self._waiting) if workers is None else workers:
+            waiting = self._waiting.get(worker)
+            if waiting is None:
+                continue
             node, group = self._nodes.get(waiting.node), self._groups.of(waiting.grant.id)
             if group is not None and group.failure:
                 del self._waiting[worker]
@@ -426,8 +434,8 @@ class RayEngine:
         group = self._groups.get(event.group)
         if group is not None:
             group.is_ready = True
-            group.devices = dict(zip(group.grants, event.devices, strict=False))
-            self._advance()
+            group.devices = dict(zip(group.order, event.devices, strict=False))
+            self._advance([one.spec.worker for one in self._waiting.values() if one.grant.id in group.grants])
 
     def _on_reserve_failed(self, event: c.ReserveFailed) -> None:
         group = self._groups.get(event.group)

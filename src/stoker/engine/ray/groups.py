@@ -27,6 +27,7 @@ class Group:
     failure: str = ""
     devices: dict[str, list[str]] = field(default_factory=dict)  # by grant
     given_back: set[str] = field(default_factory=set)  # grants, while others hold the group
+    order: list[str] = field(default_factory=list)  # the grants as their rooms were asked for, also those given back
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,68 @@ class Free:
     resources: dict[str, float]
 
 
+class Tally:
+    """The sum of rooms on one node, kept as they come and go: it is asked for with each grant."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.cpus = 0.0
+        self.memory = 0
+        self.gpus = 0.0
+        self.resources: dict[str, float] = {}
+
+    def add(self, room: Room, sign: int = 1) -> None:
+        self.count += sign
+        self.cpus += sign * room.cpus
+        self.memory += sign * room.memory
+        self.gpus += sign * room.gpus
+        for name, amount in room.resources.items():
+            self.resources[name] = self.resources.get(name, 0.0) + sign * amount
+
+
+class Tallies:
+    """The sums of rooms by node."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, Tally] = {}
+
+    def on(self, node: str) -> Tally:
+        return self._nodes.get(node) or Tally()
+
+    def add(self, room: Room) -> None:
+        self._nodes.setdefault(room.node, Tally()).add(room)
+
+    def remove(self, room: Room) -> None:
+        tally = self._nodes[room.node]
+        tally.add(room, -1)
+        if not tally.count:  # with it goes what sums of fractions have lost
+            del self._nodes[room.node]
+
+
 class Groups:
     """See the module. Times are the loop's."""
 
     def __init__(self) -> None:
         self._groups: dict[str, Group] = {}
         self._of_grant: dict[str, Group] = {}
+        self._ours = Tallies()
         self._returned: deque[tuple[float, Room]] = deque()
+        self._stale = Tallies()
 
     def add(self, group: Group) -> None:
         self._groups[group.name] = group
+        group.order = list(group.grants)
         for grant in group.grants:
             self._of_grant[grant] = group
+        for room in group.rooms:
+            self._ours.add(room)
+
+    def widen(self, group: Group, grant: str, room: Room) -> None:
+        """Note one more room of a group that is here, and whose it is."""
+        group.rooms.append(room)
+        group.grants.append(grant)
+        self._of_grant[grant] = group
+        self._ours.add(room)
 
     def get(self, name: str) -> Group | None:
         return self._groups.get(name)
@@ -85,44 +136,42 @@ class Groups:
 
     def drop(self, group: Group, *, now: float) -> None:
         """Forget a group that is given back, or was never had."""
-        self._groups.pop(group.name, None)
+        if self._groups.pop(group.name, None) is None:
+            return
         for grant in group.grants:
             self._of_grant.pop(grant, None)
-        if not group.failure:
-            self._returned.extend((now + STALE_SECONDS, room) for room in group.rooms)
+        for room in group.rooms:
+            self._ours.remove(room)
+            if not group.failure:
+                self._returned.append((now + STALE_SECONDS, room))
+                self._stale.add(room)
 
     def free(self, node: ClusterNode, *, now: float) -> Free:
         """Return what others and our groups leave of a node."""
         while self._returned and self._returned[0][0] <= now:
-            self._returned.popleft()
-        ours = [room for group in self._groups.values() for room in group.rooms if room.node == node.id]
-        stale = [room for _, room in self._returned if room.node == node.id]
+            self._stale.remove(self._returned.popleft()[1])
+        ours, stale = self._ours.on(node.id), self._stale.on(node.id)
 
         def left(total: float, free: float, held: float, returned: float) -> float:
             others = max(0.0, total - free - held - returned)
             return total - others - held
 
-        names = {name for room in ours for name in room.resources} | set(node.resources)
         return Free(
-            cpus=left(node.cpus, node.cpus_free, _sum(ours, "cpus"), _sum(stale, "cpus")),
-            memory=int(left(node.memory, node.memory_free, _sum(ours, "memory"), _sum(stale, "memory"))),
-            gpus=left(node.gpus, node.gpus_free, _sum(ours, "gpus"), _sum(stale, "gpus")),
+            cpus=left(node.cpus, node.cpus_free, ours.cpus, stale.cpus),
+            memory=int(left(node.memory, node.memory_free, ours.memory, stale.memory)),
+            gpus=left(node.gpus, node.gpus_free, ours.gpus, stale.gpus),
             resources={
                 name: left(
                     node.resources.get(name, 0.0),
                     node.resources_free.get(name, 0.0),
-                    sum(room.resources.get(name, 0.0) for room in ours),
-                    sum(room.resources.get(name, 0.0) for room in stale),
+                    ours.resources.get(name, 0.0),
+                    stale.resources.get(name, 0.0),
                 )
-                for name in names
+                for name in ours.resources.keys() | node.resources.keys()
             },
         )
 
     def reserved(self, node: str) -> Room:
         """Return the cores and the memory that our groups hold on a node."""
-        ours = [room for group in self._groups.values() for room in group.rooms if room.node == node]
-        return Room(_sum(ours, "cpus"), int(_sum(ours, "memory")), node=node)
-
-
-def _sum(rooms: list[Room], name: str) -> float:
-    return float(sum(getattr(room, name) for room in rooms))
+        ours = self._ours.on(node)
+        return Room(ours.cpus, ours.memory, node=node)

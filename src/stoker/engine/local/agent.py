@@ -161,6 +161,8 @@ class Agent:
             await self._payloads.open()
         self._background(self._serve(), name="server link")
         self._background(self._tick(), name="agent tick")
+        if self._config.is_remote:
+            self._background(self._beats(), name="beats")
         if self._config.until_stdin_closes:
             await self._watch_stdin()
         await self._stop.wait()
@@ -209,6 +211,8 @@ class Agent:
             for worker in self._starter.on_their_way:
                 self._starter.call_off(worker, "the server was replaced")
         self._welcome = welcome
+        if self._config.is_remote:
+            self._beat(time.monotonic())  # at once: the answer has the lease, which what starts here may be bound to
         self._look_at_capacity()
         # How workers ended before who is left: a server that misses one in the list could only guess.
         waiting = [*self._said, *self._outbox]
@@ -387,14 +391,18 @@ class Agent:
 
     # What happens by itself
 
+    async def _beats(self) -> None:
+        """Beat by itself: what the node is looked at with waits for threads, which starts may all hold for minutes."""
+        while True:
+            self._beat(time.monotonic())
+            await asyncio.sleep(TICK_SECONDS)
+
     async def _tick(self) -> None:
         next_usage = next_housekeeping = next_sweep = 0.0
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
             try:
-                if self._config.is_remote:
-                    self._beat(now)
                 self._note_lends()
                 if self._look_at_capacity():
                     self._link.send(self._node_state())

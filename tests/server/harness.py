@@ -188,11 +188,13 @@ class Running:
         """Connect over TCP, and say nothing; the test closes it."""
         return socket.create_connection(("127.0.0.1", self.door.address.port), PATIENCE_SECONDS)
 
-    def worker(self, worker: str = "", *, held: Sequence[tuple[str, int]] = (), fresh: bool = True) -> ScriptedWorker:
-        """Connect as a worker that the engine was told to start; by default the newest one."""
+    def worker(
+        self, worker: str = "", *, held: Sequence[tuple[str, int]] = (), fresh: bool = True, remote: bool = False
+    ) -> ScriptedWorker:
+        """Connect as a worker that the engine was told to start; by default the newest one. ``remote``: over TCP."""
         if not worker:
             worker = wait_until(lambda: next(reversed(self.engine.specs), ""), message="a worker was ordered")
-        made = ScriptedWorker(self, worker)
+        made = ScriptedWorker(self, worker, remote=remote)
         made.leases.frames.send(m.Held([i for i, _ in held], [n for _, n in held], fresh=fresh))
         return made
 
@@ -285,15 +287,14 @@ class Peer:
 class ScriptedWorker:
     """A worker's two sockets."""
 
-    def __init__(self, running: Running, worker: str) -> None:
+    def __init__(self, running: Running, worker: str, *, remote: bool = False) -> None:
         token = running.server.tokens.token(worker)
         self.id = worker
         self.token = token
         self.sent = 0
-        path = str(running.config.socket)
-        self.leases = running._adopt(Peer(connect_unix(path, timeout=PATIENCE_SECONDS)))
+        self.leases = running._adopt(Peer(_connect(running, remote=remote)))
         greet(self.leases.frames, role="worker", name=worker, token=token)
-        self.control = running._adopt(Peer(connect_unix(path, timeout=PATIENCE_SECONDS)))
+        self.control = running._adopt(Peer(_connect(running, remote=remote)))
         greet(self.control.frames, role="control", name=worker, token=token)
 
     def lease(self) -> tuple[m.Lease, list[bytes]]:
@@ -324,3 +325,9 @@ class ScriptedWorker:
     def close(self) -> None:
         self.leases.close()
         self.control.close()
+
+
+def _connect(running: Running, *, remote: bool) -> FrameSocket:
+    if remote:
+        return connect_tcp(Address("127.0.0.1", running.door.address.port), timeout=PATIENCE_SECONDS)
+    return connect_unix(str(running.config.socket), timeout=PATIENCE_SECONDS)

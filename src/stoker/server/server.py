@@ -390,6 +390,10 @@ class Server:
             links = self._links[worker] = WorkerLinks(worker)
         return links
 
+    def knows(self, links: WorkerLinks) -> bool:
+        """Tell whether these are a worker's present links: one that was given up may be back with others."""
+        return self._links.get(links.worker) is links
+
     def owe(self, links: WorkerLinks, seq: int, tokens: set[int]) -> None:
         """A worker's frame is acknowledged once these writes are durable."""
         links.owed[seq] = tokens

@@ -84,8 +84,10 @@ class WorkerPeer:
 
     def received(self, message: Any, body: memoryview) -> None:
         if isinstance(message, m.Results):
+            self._check_names(message.segments)
             self._results(message, body)
         elif isinstance(message, m.Items):
+            self._check_names(message.segments)
             loads = payloads.unpack(message.sizes, message.segments, body)
             self._server.decide(e.ItemsCame(self._worker, message.id, message.attempt, message.first, loads))
         elif isinstance(message, m.Held):
@@ -110,11 +112,21 @@ class WorkerPeer:
                 raise ProtocolError(f"A body of {spool.size} bytes in parts does not belong to this message.")
             self._put_segment(message, spool)
 
+    def _check_names(self, segments: m.Segments) -> None:
+        """One that comes over the network hands on payloads of its own only: others' are not its to give or to end."""
+        if self._link.is_remote:
+            for described in segments.values():
+                self._check_name(str(described[0]) if described else "")
+
+    def _check_name(self, name: str) -> None:
+        number = name.removeprefix(f"r-{self._worker}-")
+        if number == name or not (number.isascii() and number.isdigit()):
+            raise ProtocolError(f"{name!r:.80} is no name of a payload of worker {self._worker}.")
+
     def _put_segment(self, message: m.PutSegment, spool: Spool) -> None:
         """Keep a payload under the name that its worker gave it, unless it was sent again and is here."""
         name = message.name
-        if not name.startswith(f"r-{self._worker}-") or not name[len(f"r-{self._worker}-") :].isdigit():
-            raise ProtocolError(f"{name!r:.80} is no name of a payload of worker {self._worker}.")
+        self._check_name(name)
         if spool.failure is not None:
             self._links.unkept[name] = spool.failure
         elif not 0 < message.seq <= self._links.heard and not self._server.files.has(Segment(name, spool.size)):
@@ -156,8 +168,10 @@ class WorkerPeer:
         return Result(Outcome.CANCELLED) if unkept is None else Result(Outcome.UNSENDABLE, error=error_info(unkept))
 
     def closed(self) -> None:
-        if self._links.leases is self._link:
-            self._links.leases = None
+        if self._links.leases is not self._link:
+            return
+        self._links.leases = None
+        if self._server.knows(self._links):
             self._server.decide(e.WorkerDisconnected(self._worker))
             self._server.said_its_last(self._worker)
 

@@ -1,0 +1,66 @@
+"""Workers on other machines, as the server sees them: what they may name, and what becomes of old connections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from stoker.core.pools import WorkerState
+from stoker.engine.base import NodeGone, NodeJoined, RunningWorker
+from stoker.protocol import messages as m
+from stoker.transport.addresses import Address
+from tests.waiting import wait_until
+
+from .harness import Running, spec
+
+HERE = Address("127.0.0.1", 0)
+
+
+@pytest.fixture
+def running(start: Callable[..., Running]) -> Running:
+    return start(listen=HERE)
+
+
+def test_a_worker_elsewhere_names_payloads_of_its_own_only(running: Running) -> None:
+    client = running.client()
+    key = running.register(client, spec(max_workers=1))["f"]
+    client.submit(key, ["c-1.1"])
+    worker = running.worker(remote=True)
+    worker.leased(1)
+    other = running.config.segments / "r-w9-9-1"
+    other.write_bytes(b"another app's")
+    worker.leases.send(m.Results(1, ["c-1.1"], [0], [0], [1], [0.1], {"0": ["r-w9-9-1", 13]}))
+    assert worker.leases.is_closed()
+    assert other.exists()
+    again = running.worker(worker.id, held=[("c-1.1", 1)], fresh=False, remote=True)
+    again.leases.send(m.Items("c-1.1", 1, 0, [0], {"0": ["r-w9-9-1", 13]}))
+    assert again.leases.is_closed()
+    assert other.exists()
+
+
+def test_the_end_of_an_old_connection_says_nothing_of_a_worker_that_is_back(running: Running) -> None:
+    client = running.client()
+    key = running.register(client, spec(max_workers=1))["f"]
+    client.submit(key, ["c-1.1"])
+    old = running.worker()
+    old.leased(1)
+    server, workers = running.server, running.server.plane.state.workers
+
+    def cut_off() -> None:
+        """Have a lease half written to a worker that does not read, when its node is given up; then it is back."""
+        link = server.worker_links(old.id).leases
+        assert link is not None and link._transport is not None
+        link._transport.write(b"\0" * (64 << 20))
+        grant, (node,) = server.executor.grants[old.id], server.engine.nodes()
+        server.engine_event(NodeGone(node.node, "nothing was heard of it"))
+        assert old.id not in workers
+        server.engine_event(NodeJoined(node, [RunningWorker(old.id, key, 1, grant)]))
+
+    running.on_loop(cut_off)
+    again = running.worker(old.id, held=[("c-1.1", 1)], fresh=False)
+    wait_until(lambda: workers[again.id].state is WorkerState.READY, message="the worker is back")
+    links = running.on_loop(lambda: len(server.links))
+    old.close()
+    wait_until(lambda: len(server.links) < links, message="the end of the old connection")
+    assert workers[again.id].state is WorkerState.READY

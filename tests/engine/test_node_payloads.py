@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stoker.core.calls import Segment
+from stoker.engine.base import NodeGone
 from stoker.engine.local.config import AgentConfig
 from stoker.engine.local.data_links import DataLinks
 from stoker.engine.local.node_payloads import LIMIT_VARIABLE, NodePayloads
@@ -18,7 +21,7 @@ from stoker.errors import NotFound, StokerError
 from stoker.transport.addresses import Address
 from stoker.transport.node_segments import NodeSegments
 from tests.engine.data_server import Wire, links_to, put_payload
-from tests.engine.waiting import until
+from tests.engine.waiting import PATIENCE_SECONDS, until
 from tests.server.harness import Running
 
 BIG = random.Random(2).randbytes(2 << 20)
@@ -118,6 +121,55 @@ async def test_one_that_arrives_damaged_leaves_nothing(running: Running, wire: W
     with pytest.raises(StokerError, match=r"arrived damaged at node n1 3 times: its digest is \w{8} here.* \w{8}\."):
         await payloads.bring("c-1.1.a")
     assert names_in(payloads) == set()
+
+
+async def test_one_whose_call_ends_while_it_is_brought_is_not_kept(
+    running: Running, payloads: NodePayloads, links: DataLinks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server says once that it may go."""
+    put_payload(running, "c-1.1.a", BIG)
+    arrived, go_on = threading.Event(), threading.Event()
+    fetch = links.fetch
+
+    def slow(*arguments: Any, **words: Any) -> int:
+        size = fetch(*arguments, **words)
+        arrived.set()
+        go_on.wait(PATIENCE_SECONDS)
+        return size
+
+    monkeypatch.setattr(links, "fetch", slow)
+    bringing = asyncio.create_task(payloads.bring("c-1.1.a"))
+    await asyncio.to_thread(arrived.wait, PATIENCE_SECONDS)
+    payloads.drop(["c-1.1.a"])
+    go_on.set()
+    with pytest.raises(NotFound):
+        await bringing
+    assert names_in(payloads) == set()
+    monkeypatch.undo()
+    await payloads.bring("c-1.1.a")  # another one, of whatever name
+    assert names_in(payloads) == {"c-1.1.a"}
+
+
+async def test_one_that_is_sent_while_it_is_deleted_is_dropped_as_well(running: Running, door: PayloadDoor) -> None:
+    payload = put_payload(running, "c-1.1.a", BIG)
+    delete = threading.Event()
+    running.server.file_thread.submit(delete.wait, PATIENCE_SECONDS)
+    end_call(running, payload)
+    await asyncio.to_thread(segments_at(door).map, "c-1.1.a")
+    delete.set()
+    await until(lambda: not list(door.payloads.directory.iterdir()), what="the payload's end on the node")
+    assert running.server.copies._nodes == {}
+
+
+async def test_a_node_that_is_gone_is_owed_nothing(running: Running, links: DataLinks, payloads: NodePayloads) -> None:
+    first, second = put_payload(running, "c-1.1.a", BIG), put_payload(running, "c-1.2.a", BIG)
+    await payloads.bring("c-1.1.a")
+    await payloads.bring("c-1.2.a")
+    end_call(running, first)
+    assert running.server.copies._owed
+    running.on_loop(lambda: running.server.engine_event(NodeGone("n1", "it died")))
+    end_call(running, second)
+    assert running.server.copies._owed == {}
 
 
 async def test_another_agent_takes_over_what_was_brought(

@@ -66,6 +66,13 @@ class NodeCopies:
             else:
                 self._owed.setdefault(node, deque(maxlen=OWED_MAX)).extend(gone)
 
+    def forget(self, node: str) -> None:
+        """A node is gone, for good as a rule: what it is owed would be kept for ever."""
+        if node not in self._watching:
+            self._owed.pop(node, None)
+            for nodes in self._nodes.values():
+                nodes.discard(node)
+
     def watch(self, node: str, link: RemoteLink) -> None:
         """Tell a node on this connection from now on, and what it was not told yet."""
         self._watching[node] = link

@@ -108,7 +108,10 @@ async def expire_results(server: Server, *, every: float) -> None:
         before = server.now() + server.wall_offset - server.config.retention
 
         def expire(before: float = before) -> None:
-            server.files.forget(server.store.expire(server.epoch, finished_before=before))
+            names = server.store.expire(server.epoch, finished_before=before)
+            server.files.forget(names)
+            if names:
+                server.loop.call_soon_threadsafe(server.deleted, names)
 
         server.writer.job(expire)
         prune_functions(server)

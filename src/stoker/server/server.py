@@ -488,6 +488,7 @@ class Server:
         for worker in [w.id for w in self.plane.state.workers.values() if w.node == event.node]:
             self._hang_up(worker)  # should it live, it connects again, and is asked what it has
             self._worker_ended(worker)
+        self.copies.forget(event.node)
         return [e.NodeLost(event.node, event.reason)]
 
     def _sizes(self, node: engine_base.NodeInfo) -> tuple[Capacity, Capacity]:
@@ -571,11 +572,18 @@ class Server:
         """Delete the files of payloads, away from the loop: freeing 100 MB of shared memory takes milliseconds."""
         files = [load for load in loads if isinstance(load, Segment)]
         if files:
-            self.copies.drop(file.name for file in files)
-            self.file_thread.submit(self.files.delete, files)
+            names = [file.name for file in files]
+            self.copies.drop(names)
+            deleted = self.file_thread.submit(self.files.delete, files)
+            if self.door is not None:  # a node may ask for one until it is deleted
+                deleted.add_done_callback(lambda _: self.loop.call_soon_threadsafe(self.deleted, names))
             if self._pool_timer is not None:
                 self._pool_timer.cancel()
             self._pool_timer = self.loop.call_later(POOL_SECONDS, self.file_thread.submit, self.files.drain_pool)
+
+    def deleted(self, names: Sequence[str]) -> None:
+        self.copies.drop(names)
+        self.flush()
 
     # Life
 

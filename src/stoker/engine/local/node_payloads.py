@@ -22,7 +22,7 @@ from pathlib import Path
 
 from stoker import paths
 from stoker.engine.local.data_links import LINKS_MAX, Announced, DataLinks
-from stoker.errors import StokerError
+from stoker.errors import NotFound, StokerError
 from stoker.quantities import parse_size
 from stoker.transport.segments import checked
 
@@ -45,6 +45,7 @@ class NodePayloads:
         self._lock = threading.Lock()
         self._brought: OrderedDict[str, int] = OrderedDict()  # name → bytes, the least recently used first
         self._flights: dict[str, asyncio.Task[None]] = {}
+        self._over: set[str] = set()  # dropped while they are being brought
         self._threads = ThreadPoolExecutor(LINKS_MAX, thread_name_prefix="payloads")
         self._adopt()
 
@@ -67,7 +68,9 @@ class NodePayloads:
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, name)
         finally:
-            del self._flights[name]
+            with self._lock:
+                del self._flights[name]
+                self._over.discard(name)
 
     def _is_here(self, name: str) -> bool:
         with self._lock:
@@ -85,6 +88,8 @@ class NodePayloads:
             finally:
                 os.close(file)
             with self._lock:
+                if name in self._over:  # nobody would ever say again that it may go
+                    raise NotFound(f"Payload {name} is gone: its call has ended while it was brought.")
                 draft.rename(self.directory / name)
                 self._brought[name] = size
         except OSError as error:
@@ -120,6 +125,8 @@ class NodePayloads:
             for name in names:
                 if self._brought.pop(name, None) is not None:
                     self._unlink(name)
+                elif name in self._flights:
+                    self._over.add(name)
 
     def drop_all(self) -> None:
         """Remove everything that was brought."""

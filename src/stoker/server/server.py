@@ -42,7 +42,7 @@ from stoker.server.spool import Spool
 from stoker.server.tokens import NodeTokens, WorkerTokens, kept_secret
 from stoker.server.verbs import Verbs
 from stoker.server.watching import Watches
-from stoker.server.workers import ControlPeer, WorkerLinks, WorkerPeer
+from stoker.server.workers import ControlPeer, GoneLinks, WorkerLinks, WorkerPeer
 from stoker.server.writer import StoreWriter
 from stoker.store.base import Store
 from stoker.types import ErrorInfo, FunctionSpec
@@ -120,6 +120,7 @@ class Server:
         self.verbs = Verbs(self)
         self._resubmissions_end = now + self.plane.state.limits.client_grace if self.epoch > 1 else 0.0
         self._links: dict[str, WorkerLinks] = {}
+        self._gone_links = GoneLinks()
         self._owed: dict[int, tuple[WorkerLinks, int]] = {}
         self._downs: dict[str, engine_base.WorkerDown] = {}  # ended workers whose socket is not yet read to its end
         self._tasks: set[asyncio.Task[None]] = set()
@@ -387,12 +388,8 @@ class Server:
     def worker_links(self, worker: str) -> WorkerLinks:
         links = self._links.get(worker)
         if links is None:
-            links = self._links[worker] = WorkerLinks(worker)
+            links = self._links[worker] = self._gone_links.take(worker) or WorkerLinks(worker)
         return links
-
-    def knows(self, links: WorkerLinks) -> bool:
-        """Tell whether these are a worker's present links: one that was given up may be back with others."""
-        return self._links.get(links.worker) is links
 
     def owe(self, links: WorkerLinks, seq: int, tokens: set[int]) -> None:
         """A worker's frame is acknowledged once these writes are durable."""
@@ -487,6 +484,8 @@ class Server:
         log.warning("node %s is gone: %s", event.node, event.reason)
         for worker in [w.id for w in self.plane.state.workers.values() if w.node == event.node]:
             self._hang_up(worker)  # should it live, it connects again, and is asked what it has
+            if worker in self._links:
+                self._gone_links.keep(self._links[worker])
             self._worker_ended(worker)
         self.copies.forget(event.node)
         return [e.NodeLost(event.node, event.reason)]

@@ -21,6 +21,7 @@ from stoker.types import GangSeat, Outcome
 if TYPE_CHECKING:
     from stoker.server.server import Server
 
+GONE_MAX = 10_000
 _ANSWERS = set(map(int, Outcome))
 
 
@@ -37,6 +38,7 @@ class WorkerLinks:
     owed: dict[int, set[int]] = field(default_factory=dict)  # Results.seq → store writes that must come first
     heard: int = 0  # the last Results.seq received
     unkept: dict[str, StokerError] = field(default_factory=dict)  # payloads that came and found no room
+    fresh: set[str] = field(default_factory=set)  # payloads that came and are not yet named
 
     def lease(self, calls: Sequence[Call], *, seat: GangSeat | None = None) -> None:
         if self.leases is None:
@@ -73,6 +75,27 @@ class WorkerLinks:
             self.leases.send(m.Ack(self.seen))
 
 
+class GoneLinks:
+    """Links of workers whose node was given up, the first of them first, for those that come back.
+
+    They send again what they were not told that the server has. It is known by its number: taken for something new it
+    would be dropped as the answer to a call that is settled, and with it the file that the settled result lies in.
+    """
+
+    def __init__(self) -> None:
+        self._links: dict[str, WorkerLinks] = {}
+
+    def keep(self, links: WorkerLinks) -> None:
+        links.leases = links.control = None
+        links.waiting.clear()
+        self._links[links.worker] = links
+        while len(self._links) > GONE_MAX:
+            del self._links[next(iter(self._links))]
+
+    def take(self, worker: str) -> WorkerLinks | None:
+        return self._links.pop(worker, None)
+
+
 class WorkerPeer:
     """What a worker's lease socket brings."""
 
@@ -89,7 +112,9 @@ class WorkerPeer:
         elif isinstance(message, m.Items):
             self._check_names(message.segments)
             loads = payloads.unpack(message.sizes, message.segments, body)
+            again = self._read_before(message, loads)
             self._server.decide(e.ItemsCame(self._worker, message.id, message.attempt, message.first, loads))
+            self._server.discard(again)
         elif isinstance(message, m.Held):
             _check_columns(message)
             held = list(zip(message.ids, message.attempts, strict=True))
@@ -112,6 +137,16 @@ class WorkerPeer:
                 raise ProtocolError(f"A body of {spool.size} bytes in parts does not belong to this message.")
             self._put_segment(message, spool)
 
+    def _read_before(self, message: m.Items, loads: list[Payload]) -> list[Payload]:
+        """Return what a worker elsewhere has sent again, though its reader was sent it before: it has read and deleted
+        those, or they would be here still."""
+        call = self._server.plane.state.calls.get(message.id)
+        sent = call.yielded[1] if call is not None and call.yielded and call.yielded[0] == message.attempt else 0
+        named = enumerate(loads, message.first)
+        fresh = [(i, load) for i, load in named if isinstance(load, Segment) and load.name in self._links.fresh]
+        self._links.fresh.difference_update(load.name for _, load in fresh)
+        return [load for i, load in fresh if i < sent]
+
     def _check_names(self, segments: m.Segments) -> None:
         """One that comes over the network hands on payloads of its own only: others' are not its to give or to end."""
         if self._link.is_remote:
@@ -131,6 +166,7 @@ class WorkerPeer:
             self._links.unkept[name] = spool.failure
         elif not 0 < message.seq <= self._links.heard and not self._server.files.has(Segment(name, spool.size)):
             spool.keep_as(name)
+            self._links.fresh.add(name)
 
     def _results(self, message: m.Results, body: memoryview) -> None:
         loads = payloads.unpack(message.sizes, message.segments, body)
@@ -143,6 +179,7 @@ class WorkerPeer:
             links.told = 0  # sent again after a reconnect: it is told again how far we are
             return
         if message.segments:
+            self._links.fresh.difference_update(load.name for load in loads if isinstance(load, Segment))
             # One whose file is gone could be neither stored nor opened: the attempt counts as lost.
             gone = {i for i, load in enumerate(loads) if isinstance(load, Segment) and not server.files.has(load)}
             results = [self._gone(loads[i]) if i in gone else result for i, result in enumerate(results)]
@@ -168,10 +205,8 @@ class WorkerPeer:
         return Result(Outcome.CANCELLED) if unkept is None else Result(Outcome.UNSENDABLE, error=error_info(unkept))
 
     def closed(self) -> None:
-        if self._links.leases is not self._link:
-            return
-        self._links.leases = None
-        if self._server.knows(self._links):
+        if self._links.leases is self._link:
+            self._links.leases = None
             self._server.decide(e.WorkerDisconnected(self._worker))
             self._server.said_its_last(self._worker)
 

@@ -255,3 +255,21 @@ def test_an_image_is_frozen_only_for_a_server_that_may_need_it() -> None:
     assert local.frozen in shipment.blobs
     assert "pytest" in {item.name for item in FrozenPython.from_bytes(shipment.blobs[local.frozen]).distributions}
     assert shipment.image(Image.python()).local is None
+
+
+def test_metadata_that_is_not_utf_8_is_read_all_the_same(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.add("old", "1.0", {"old.py": "x = 1\n"}, origin={"url": "file:///home/me/old", "dir_info": {}})
+    about = "Metadata-Version: 2.1\nName: old\nVersion: 1.0\nAuthor: J\u00fcrgen\n\n"
+    (site.path / "old-1.0.dist-info" / "METADATA").write_bytes(about.encode("latin-1"))
+    (item,) = site.freeze().values()
+    assert (item.name, item.version, item.problem) == ("old", "1.0", "")
+    assert site.wheel_of(item)["old-1.0.dist-info/METADATA"].decode() == about
+
+
+def test_a_list_of_files_that_is_damaged_is_told_by_the_description(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.add("old", "1.0", {"old.py": "x = 1\n"}, origin={"url": "file:///home/me/old", "dir_info": {}})
+    (site.path / "old-1.0.dist-info" / "RECORD").write_bytes(b"j\xfc.py,,\n")
+    (item,) = site.freeze().values()
+    assert "old is damaged" in item.problem

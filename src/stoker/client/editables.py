@@ -27,6 +27,14 @@ class SourceUnknown(StokerError):
     """A distribution is installed editable, and nothing says where its modules are."""
 
 
+def text_of(distribution: Distribution, file: str) -> str | None:
+    """Return a file of a distribution's metadata; what is not UTF-8, as old ones may be, is read all the same."""
+    try:
+        return distribution.read_text(file)
+    except UnicodeDecodeError as error:
+        return error.object.decode("latin-1")
+
+
 def editable_files(name: str, distribution: Distribution) -> dict[str, Path]:
     """Return the source files of an editable distribution by import path. `.gitignore` is respected as in bundles.
 
@@ -35,7 +43,7 @@ def editable_files(name: str, distribution: Distribution) -> dict[str, Path]:
         InvalidRequest: a directory cannot be read.
     """
     directories = list(_directories(distribution))
-    declared = (distribution.read_text("top_level.txt") or "").split()
+    declared = (text_of(distribution, "top_level.txt") or "").split()
     if declared:
         tops = [top for one in declared if (top := _located(one, directories)) is not None]
     else:
@@ -51,7 +59,7 @@ def editable_files(name: str, distribution: Distribution) -> dict[str, Path]:
 def _directories(distribution: Distribution) -> Iterator[Path]:
     """Yield what its ``.pth`` files put on the path; for metadata in a source tree, that tree."""
     home = Path(str(distribution.locate_file("")))
-    if distribution.read_text("METADATA") is None:
+    if text_of(distribution, "METADATA") is None:
         yield home
     for file in distribution.files or ():
         if len(file.parts) == 1 and file.suffix == ".pth" and (home / file).is_file():

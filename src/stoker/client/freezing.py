@@ -19,7 +19,7 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 
-from stoker.client.editables import SourceUnknown, editable_files
+from stoker.client.editables import SourceUnknown, editable_files, text_of
 from stoker.client.wheels import make_wheel, wheel_stem
 from stoker.errors import InvalidRequest
 from stoker.types import FrozenDistribution, FrozenPython
@@ -56,7 +56,7 @@ def _installed(search: Sequence[str]) -> Iterable[tuple[str, str, Distribution]]
     found: dict[str, tuple[str, str, Distribution]] = {}
     trees: dict[str, tuple[str, str, Distribution]] = {}
     for distribution in distributions(path=list(search)):
-        head = (distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or "").partition("\n\n")[0]
+        head = (text_of(distribution, "METADATA") or text_of(distribution, "PKG-INFO") or "").partition("\n\n")[0]
         fields = dict(reversed(_HEADER.findall(head)))
         if "Name" not in fields or "Version" not in fields:
             continue  # what an interrupted installation left
@@ -92,15 +92,18 @@ def _frozen(
         return FrozenDistribution(name, version, problem=str(error))
     except OSError as error:
         return FrozenDistribution(name, version, problem=f"{error.filename} cannot be read: {error.strerror}.")
+    except UnicodeDecodeError as error:
+        problem = f"the list of the files of {name} is damaged ({error}). Install it again."
+        return FrozenDistribution(name, version, problem=problem)
     return FrozenDistribution(name, version, wheel=add_blob(wheel), compiled=any(map(_is_compiled, files)))
 
 
 def _origin(distribution: Distribution) -> dict[str, Any]:
     """Return its ``direct_url.json``. Conda writes one that names a directory of whoever made the package."""
-    if (distribution.read_text("INSTALLER") or "").strip() == "conda":
+    if (text_of(distribution, "INSTALLER") or "").strip() == "conda":
         return {}
     try:
-        read = json.loads(distribution.read_text("direct_url.json") or "{}")
+        read = json.loads(text_of(distribution, "direct_url.json") or "{}")
     except ValueError:
         return {}
     return read if isinstance(read, dict) else {}
@@ -137,9 +140,9 @@ def _installed_files(distribution: Distribution) -> dict[str, Path]:
 
 def _metadata(name: str, version: str, distribution: Distribution) -> dict[str, str]:
     info = f"{wheel_stem(name, version)}.dist-info"
-    found = {f"{info}/METADATA": distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""}
+    found = {f"{info}/METADATA": text_of(distribution, "METADATA") or text_of(distribution, "PKG-INFO") or ""}
     for inner in _METADATA:
-        if (text := distribution.read_text(inner)) is not None:
+        if (text := text_of(distribution, inner)) is not None:
             found[f"{info}/{inner}"] = text
     return found
 
@@ -147,7 +150,7 @@ def _metadata(name: str, version: str, distribution: Distribution) -> dict[str, 
 def _is_source_tree(distribution: Distribution) -> bool:
     """Tell whether the metadata lies in a project's own directory, as `setup.py develop` and builds leave it there."""
     place = Path(str(distribution.locate_file("")))
-    return _INSTALLED.isdisjoint(place.parts) and distribution.read_text("METADATA") is None
+    return _INSTALLED.isdisjoint(place.parts) and text_of(distribution, "METADATA") is None
 
 
 def _is_compiled(name: str) -> bool:

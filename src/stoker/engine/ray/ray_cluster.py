@@ -41,6 +41,7 @@ RESTART_LAST_SECONDS = 10.0  # a cluster that is away for an hour is not asked i
 END_ALL_SECONDS = 60.0  # agents give their workers some seconds, and nodes may be slow
 BRIDGE_END_SECONDS = 2.0  # for a bridge to end when its connection has; then it is killed
 PROBLEM_SECONDS = 60.0  # a node that could run no agent may be tried again: somebody may have installed what it lacks
+FORGIVE_SLACK_SECONDS = 0.01  # timers may be early by the clock's resolution
 LOG_BYTES = 1 << 20  # of the bridge's own output that are kept, at least
 LINE_BYTES = 64 << 20  # of one message: thousands of nodes with all their resources
 OWNER = re.compile(r"[A-Za-z0-9_]{1,16}")
@@ -83,6 +84,8 @@ class RayCluster:
         self._confirmed: set[str] = set()  # nodes whose agent is known to have been started
         self._stopping: set[str] = set()
         self._problems: dict[str, tuple[str, float]] = {}
+        self._forgiving: asyncio.TimerHandle | None = None  # the end of the last problem
+        self._nodes: NodesSeen | None = None  # as the bridge said it last
         self._seen = asyncio.Event()
 
     @property
@@ -118,6 +121,8 @@ class RayCluster:
         await self.abandon()
 
     async def abandon(self) -> None:
+        if self._forgiving is not None:
+            self._forgiving.cancel()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -189,7 +194,7 @@ class RayCluster:
         """Take what the bridge says, and have another one when it ends."""
         while True:
             reason = await self._listen(bridge)
-            self._bridge = None
+            self._bridge = self._nodes = None
             await bridge.end()
             log.warning("the Ray cluster does not answer: %s", reason)
             self._listener(ClusterLost(reason))
@@ -202,7 +207,7 @@ class RayCluster:
             await asyncio.sleep(pause)
             try:
                 return await self._connect()
-            except StokerError as error:
+            except (OSError, StokerError) as error:  # no file descriptor or process left, say: later there may be one
                 log.info("the Ray cluster is still out of reach: %s", error)
             pause = min(2 * pause, RESTART_LAST_SECONDS)
 
@@ -260,15 +265,28 @@ class RayCluster:
                     return  # an earlier server's, which this one has not asked for
                 if event.node not in self._confirmed and event.node not in self._stopping:
                     self._problems[event.node] = (event.reason, time.monotonic() + PROBLEM_SECONDS)
+                    self._forgive_later()
                 self._confirmed.discard(event.node)
                 self._stopping.discard(event.node)
             case NodesSeen():
+                self._nodes = event
                 event = self._with_problems(event)
             case _:
                 pass
         self._listener(event)
         if isinstance(event, NodesSeen):
             self._seen.set()
+
+    def _forgive_later(self) -> None:
+        if self._forgiving is not None:
+            self._forgiving.cancel()
+        self._forgiving = asyncio.get_running_loop().call_later(PROBLEM_SECONDS + FORGIVE_SLACK_SECONDS, self._forgive)
+
+    def _forgive(self) -> None:
+        """Say the nodes without what is over: on a cluster where nothing changes the bridge says nothing."""
+        self._forgiving = None
+        if self._bridge is not None and self._nodes is not None:
+            self._on_event(self._nodes)
 
     def _with_problems(self, seen: NodesSeen) -> NodesSeen:
         now = time.monotonic()
@@ -348,5 +366,8 @@ class _Bridge:
 
     def last_words(self) -> str:
         """Return the last line that the bridge wrote, for people."""
-        said = self._output.read_bytes()[self._start :][-4096:].decode(errors="replace").strip()
+        try:
+            said = self._output.read_bytes()[self._start :][-4096:].decode(errors="replace").strip()
+        except OSError:  # somebody has removed it
+            said = ""
         return said.rpartition("\n")[2] or "the driver of the cluster was ended, as Ray does when its head or node goes"

@@ -243,6 +243,16 @@ def test_of_too_many_strangers_the_first_one_goes(plain: Running, monkeypatch: p
         sock.close()
 
 
+def test_all_who_come_at_once_are_let_in(plain: Running) -> None:
+    """As the workers of a server that was restarted do."""
+    token = plain.token()
+    crowd = [FrameSocket(plain.knock()) for _ in range(200)]
+    wait_until(lambda: plain.door.facts()["unknown"] == len(crowd), message="they stand at the door")
+    for number, frames in enumerate(crowd):
+        greet(frames, role="client", name=f"c-{number}", token=token)
+        frames.close()
+
+
 def test_a_stranger_is_forgotten_when_it_leaves(plain: Running) -> None:
     plain.knock().close()
     wait_until(lambda: not plain.door.facts()["unknown"] and not plain.server.links, message="it is forgotten")

@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 NODE_ROLES = frozenset({"agent", "node"})
 WORKER_HOLDER = "worker:"  # begins the holder of a link that a worker opened
 WORKER_ROLES = frozenset({"worker", "control"})
-STRANGERS_MAX = 64  # connections whose token was not seen yet; each has `link.GREETING_SECONDS` to show it
+# Connections whose token was not seen yet; each has `link.GREETING_SECONDS` to show it, and costs a file descriptor and
+# some 50 KiB. All workers come at once to a server that was restarted: with room for 64, a thousand needed sixteen
+# tries each, and longer than a server waits for what they hold.
+STRANGERS_MAX = 2048
 BACKLOG = 256
 _SESSION_NAME = re.compile(r"c-[A-Za-z0-9]{1,64}")
 

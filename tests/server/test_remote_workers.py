@@ -8,6 +8,7 @@ import pytest
 
 from stoker.core.pools import WorkerState
 from stoker.engine.base import NodeGone, NodeJoined, RunningWorker
+from stoker.errors import NotFound
 from stoker.protocol import messages as m
 from stoker.transport.addresses import Address
 from tests.waiting import wait_until
@@ -122,3 +123,21 @@ def test_an_item_that_was_read_is_not_kept_when_it_is_sent_again(running: Runnin
     again.finish({"c-1.1": 1}, b"")
     assert client.result_of("c-1.1") == (0, b"")
     wait_until(lambda: name not in running.segments(), message="nobody will read it", timeout=5.0)
+
+
+def test_a_worker_that_is_back_before_its_node_waits_for_it(running: Running) -> None:
+    """It would be told to end, and what it runs would be run twice to the end."""
+    client = running.client()
+    key = running.register(client, spec(max_workers=1))["f"]
+    client.submit(key, ["c-1.1"])
+    worker = running.worker(remote=True)
+    worker.leased(1)
+    server = running.server
+    grant, (node,) = server.executor.grants[worker.id], server.engine.nodes()
+    running.on_loop(lambda: server.engine_event(NodeGone(node.node, "nothing was heard of it")))
+    with pytest.raises(NotFound, match="has not heard again"):
+        running.worker(worker.id, held=[("c-1.1", 1)], fresh=False, remote=True)
+    running.on_loop(lambda: server.engine_event(NodeJoined(node, [RunningWorker(worker.id, key, 1, grant)])))
+    again = running.worker(worker.id, held=[("c-1.1", 1)], fresh=False, remote=True)
+    again.finish({"c-1.1": 1}, b"once")
+    assert client.result_of("c-1.1") == (0, b"once")

@@ -254,6 +254,8 @@ class Server:
         if state.recovering_until is not None and hello.name not in state.workers:
             # It was quicker than its node to find the server again; told to drain, it would end. It will try again.
             raise NotFound(f"This server was restarted and has not heard yet of worker {hello.name!r}. Try again.")
+        if hello.name in self._gone_links and hello.name not in state.workers:
+            raise NotFound(f"This server has not heard again yet from the node of worker {hello.name!r}. Try again.")
         return self.worker_links(hello.name)
 
     def _client(self, link: Link, hello: m.Hello) -> Peer:

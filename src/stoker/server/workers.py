@@ -85,6 +85,9 @@ class GoneLinks:
     def __init__(self) -> None:
         self._links: dict[str, WorkerLinks] = {}
 
+    def __contains__(self, worker: str) -> bool:
+        return worker in self._links
+
     def keep(self, links: WorkerLinks) -> None:
         links.leases = links.control = None
         links.waiting.clear()

@@ -545,8 +545,10 @@ class RayEngine:
         if self._lost or node.seen is None:
             return
         for grant in node.agent.grants.values():
+            if self._groups.of(grant.id) is not None:
+                continue
             room = _room_of(grant)
-            if self._groups.of(grant.id) is None and self._fits_beside(node, [room]):
+            if self._fits_beside(node, [room]):
                 name = f"{self._run}-{next(self._numbers)}"
                 self._groups.add(Group(name, [room], [grant.id], is_ready=True))
                 self._cluster.reserve(name, [room], patience=RESERVE_SECONDS)

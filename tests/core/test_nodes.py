@@ -179,3 +179,15 @@ def test_idle_workers_make_room_though_a_busy_one_is_on_its_way_out() -> None:
     world.sleep(1.0)
     world.connect_all()
     assert world.workers[worker].draining, "l1 may take as long as it takes: it is the idle worker that goes"
+
+
+def test_a_gang_that_gathers_is_lost_with_a_node_that_has_two_of_its_ranks() -> None:
+    world = two_nodes(elastic=True)
+    key = world.declare(spec(gang=GangSpec(4, 4)))
+    world.submit(["a"], key=key)
+    world.connect_all()
+    ranks = on(world, OTHER)
+    assert len(ranks) == 2 and all(world.workers[rank].gather for rank in ranks)
+    lose(world, OTHER)
+    assert not set(ranks) & set(world.plane.state.workers)
+    assert world.plane.state.calls["a"].state is CallState.QUEUED

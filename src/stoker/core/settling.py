@@ -17,7 +17,8 @@ _FAILURES = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.MEMORY})
 def after_lease_ended(st: State, worker: Worker) -> None:
     if not worker.leased and not worker.unknown:
         worker.idle_since = st.now
-    if worker.id in st.nodes[worker.node].lent:
+    node = st.nodes.get(worker.node)  # none while the end of a node is dealt with, worker by worker
+    if node is not None and worker.id in node.lent:
         lend(st, worker)
     if len(worker.pool.queue) or not worker.pool.is_plain:
         st.touch(worker.pool)

@@ -13,7 +13,7 @@ from stoker.server.config import ServerConfig
 from tests.nodes.process_cluster import ProcessCluster
 
 
-def engine_of(config: ServerConfig) -> Engine:
+def engine_of(config: ServerConfig, identity: str = "") -> Engine:
     cluster = ProcessCluster(Path(os.environ["STOKER_TEST_NODES"]))
     return RayEngine(cluster, state_dir=config.state_dir, lease=config.node_lease)
 

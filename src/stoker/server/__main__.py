@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -39,9 +40,8 @@ def main() -> int:
     try:
         config = _config(arguments)
         lock = _lock(config)
-        if config.store:
-            _see_to_the_store(config, arguments)
-        engine = _engine(config)
+        identity = _see_to_the_store(config, arguments) if config.store else ""
+        engine = _engine(config, identity)
         from stoker.server.serving import serve  # what the agent does not need is imported while it starts
 
         serve(
@@ -110,14 +110,18 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
     )
 
 
-def _engine(config: ServerConfig) -> Engine:
-    """Return the engine that is asked for; the local one's agent is on its way then."""
+def _engine(config: ServerConfig, identity: str = "") -> Engine:
+    """Return the engine that is asked for; the local one's agent is on its way then.
+
+    ``identity`` is that of a store that servers on several machines may take over.
+    """
     if config.engine == "ray":
         from stoker.engine.ray.engine import RayEngine
         from stoker.engine.ray.owner import owner_of
         from stoker.engine.ray.ray_cluster import RayCluster
 
-        owner = owner_of(config.state_dir)
+        _allow_many_files()
+        owner = owner_of(config.state_dir, identity)
         cluster = RayCluster(address=config.ray_address, owner=owner, state_dir=config.state_dir)
         return RayEngine(cluster, state_dir=config.state_dir, lease=config.node_lease)
     engine = LocalEngine(_agent_config(config))
@@ -125,12 +129,21 @@ def _engine(config: ServerConfig) -> Engine:
     return engine
 
 
+def _allow_many_files() -> None:
+    """A worker on another machine is two connections: a thousand are more than programs may open by default.
+
+    Here no agent is started that would hand this on to user code, as with the local engine.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def _path_in(variable: str) -> Path | None:
     return Path(value) if (value := os.environ.get(variable)) else None
 
 
-def _see_to_the_store(config: ServerConfig, arguments: argparse.Namespace) -> None:
-    """Make sure of the database before anything is started, and as a standby wait until it is free.
+def _see_to_the_store(config: ServerConfig, arguments: argparse.Namespace) -> str:
+    """Make sure of the database before anything is started, and as a standby wait until it is free; its identity.
 
     Who had it before is fenced at once, should it come back. The store is closed again: the agent, which is forked off
     next, must not hold a connection that says whose turn it is.
@@ -147,6 +160,7 @@ def _see_to_the_store(config: ServerConfig, arguments: argparse.Namespace) -> No
     try:
         if waited:
             store.begin_term()
+        return store.identity()
     finally:
         store.close()
 

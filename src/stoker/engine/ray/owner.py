@@ -1,15 +1,23 @@
-"""Whose groups and agents those on a cluster are: a name for one server's state, the same after a restart."""
+"""Whose groups and agents those on a cluster are: a name for one server's state, the same after a restart.
+
+With a store that several machines reach it is the store's own, so that a standby finds what the first server left on
+the cluster: it ends those agents, which look for a server that is gone, and has others in their place.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from pathlib import Path
 
 OWNER_FILE = "ray-owner"
+OWNER_CHARACTERS = 12
 
 
-def owner_of(state_dir: Path) -> str:
-    """Return the name of whoever works on this directory; it is made when there is none."""
+def owner_of(state_dir: Path, identity: str = "") -> str:
+    """Return the name of whoever works on the store with this identity, or else on this directory, made if need be."""
+    if identity:
+        return hashlib.sha256(identity.encode()).hexdigest()[:OWNER_CHARACTERS]
     path = state_dir / OWNER_FILE
     try:
         if name := path.read_text().strip():

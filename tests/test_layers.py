@@ -14,7 +14,10 @@ import stoker
 from stoker.images.interpreters import Interpreter, Interpreters
 from stoker.images.worker_path import ensure_worker_path
 
-WORKER_SIDE = ("errors", "types", "quantities", "paths", "fingerprint", "protocol", "transport", "client", "runner")
+WORKER_SIDE = (
+    *("errors", "types", "quantities", "paths", "fingerprint", "protocol", "transport", "client", "runner"),
+    "clusters",
+)
 SOURCE = Path(stoker.__file__).parent
 CACHE = Path(os.environ["STOKER_TEST_ROOT"]) / "interpreters.json"
 
@@ -31,7 +34,7 @@ server_side = ("core", "blobs", "store", "images", "engine", "server", "cli")
 foreign = [m for m in sys.modules if m.startswith("stoker.") and m.split(".")[1] in server_side]
 if foreign:
     sys.exit(f"server-side modules were imported: {foreign}")
-installed = [m for m in ("msgspec", "rich", "typer", "psutil", "uvloop", "numpy", "torch") if m in sys.modules]
+installed = [m for m in ("msgspec", "rich", "typer", "psutil", "uvloop", "numpy", "torch", "distributed", "ray") if m in sys.modules]
 if installed:
     sys.exit(f"installed packages were imported: {installed}")
 """

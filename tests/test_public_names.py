@@ -56,8 +56,19 @@ def test_the_public_names_are_these() -> None:
         assert name in dir(stoker)
 
 
-def test_nothing_public_is_a_module() -> None:
+def test_nothing_public_is_a_module_but_what_is_meant_to_be() -> None:
     assert not [name for name in PUBLIC if isinstance(getattr(stoker, name), types.ModuleType)]
+    assert isinstance(stoker.clusters, types.ModuleType)
+    assert "clusters" in dir(stoker)
+
+
+def test_the_clusters_are_these() -> None:
+    assert sorted(stoker.clusters.__all__) == ["dask", "ray"]
+
+
+def test_a_cluster_imports_its_system_when_it_is_made() -> None:
+    code = "import sys, stoker; stoker.clusters.dask; print([m for m in sys.modules if m in ('distributed', 'ray')])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 def test_an_import_loads_nothing_before_it_is_used() -> None:

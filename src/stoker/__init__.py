@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from stoker._version import __version__
 
 if TYPE_CHECKING:
+    from stoker import clusters as clusters
     from stoker.client.app import App, LocalEntrypoint
     from stoker.client.call import Call, TimelineEntry, gather
     from stoker.client.function import Function
@@ -91,6 +92,7 @@ _PLACES = {
     "stoker.protocol.remote_value": ("RemoteValue",),
     "stoker.types": ("CallState",),
 }
+_MODULES = ("clusters",)  # public, and found here without an import of their own
 _PLACE_OF = {name: module for module, names in _PLACES.items() for name in names}
 
 __all__ = [
@@ -137,14 +139,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _MODULES:
+        return import_module(f"stoker.{name}")
     module = _PLACE_OF.get(name)
     if module is None:
         raise AttributeError(f"module 'stoker' has no attribute {name!r}")
-    from importlib import import_module
-
     found = globals()[name] = getattr(import_module(module), name)
     return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -15,6 +15,7 @@ from pathlib import Path
 from stoker.errors import StokerError
 
 SHM_ROOT = Path("/dev/shm")
+SCRATCH_VARIABLE = "STOKER_SCRATCH"  # in a worker: a directory of its own, not made yet, that goes with it
 
 
 def home() -> Path:
@@ -72,6 +73,12 @@ def server_segments(run_dir: Path, state_dir: Path) -> Path:
 def runs() -> Path:
     """The directories of embedded runs, one each, held by a lock file while their owner lives."""
     return private_dir(runtime() / "runs")
+
+
+def scratch(run_dir: Path) -> Path:
+    """Where the workers of a run put what is to go with them, each in a directory named by its id."""
+    tag = hashlib.sha256(str(run_dir).encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir()) / f"stoker-{os.getuid()}-{tag}"
 
 
 def private_dir(path: Path) -> Path:

@@ -166,6 +166,7 @@ def segments_of(directory: Path) -> Path:
 
 def _remove_run(directory: Path) -> None:
     shutil.rmtree(segments_of(directory), ignore_errors=True)
+    shutil.rmtree(paths.scratch(directory), ignore_errors=True)
     shutil.rmtree(directory, ignore_errors=True)
 
 

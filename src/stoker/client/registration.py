@@ -77,7 +77,7 @@ class Shipment:
         if self.include_source and extras:
             bundle = build_bundle(None, extras)
             if bundle.listing:
-                digest = self._keep(bundle)
+                digest = self.keep(bundle)
         return CodeRef(
             qualname=function.__qualname__, bundle=digest, by_value=self.add_blob(data), python=_CALLERS_PYTHON
         )
@@ -85,10 +85,11 @@ class Shipment:
     def _bundle(self, module: str) -> Bundle:
         if module not in self._bundles:
             self._bundles[module] = build_bundle(module)
-            self._keep(self._bundles[module])
+            self.keep(self._bundles[module])
         return self._bundles[module]
 
-    def _keep(self, bundle: Bundle) -> str:
+    def keep(self, bundle: Bundle) -> str:
+        """Have a bundle sent with the rest; return its digest."""
         self.blobs[bundle.digest] = bundle.archive
         return bundle.digest
 

@@ -40,7 +40,8 @@ def begin(st: State, gang: Gang, call: Call) -> None:
     gang.phase, gang.call, gang.attempt = GangPhase.GATHERING, call, call.attempt
     gang.ranks = {worker.id: rank for rank, worker in enumerate(gang.workers)}
     gang.size = len(gang.workers)
-    gang.ports, gang.installed, gang.value, gang.blame, gang.changing = {}, {}, None, None, False
+    gang.ports, gang.addresses, gang.installed = {}, [], {}
+    gang.value, gang.blame, gang.changing = None, None, False
     gang.patience = st.now + GATHER_SECONDS
     if call.detached and not gang.pool.options.lost_retries:
         gang.token = st.token()  # a call that must not run twice is first written down as running
@@ -92,6 +93,7 @@ def _lease_if_gathered(st: State, gang: Gang) -> None:
     call.leased_at = st.now
     hosts = [st.nodes[worker.node].address for worker in gang.workers]
     addresses = [f"{host}:{gang.ports[worker.id]}" for host, worker in zip(hosts, gang.workers, strict=True)]
+    gang.addresses = addresses
     for rank, worker in enumerate(gang.workers):
         worker.leased[call.id] = call
         worker.head_since = st.now

@@ -30,6 +30,7 @@ def returned(st: State, worker: Worker, held: dict[str, int], seat: GangSeat | N
         broken(st, gang)
         return
     gang.claim = claim
+    gang.addresses = list(seat.addresses)
     _keep_for_grace(st, gang)
     call = st.calls.get(call_id)
     if call is not None:

@@ -54,6 +54,7 @@ class Gang:
     """Workers that run one call together; see `stoker.core.gang_attempts`."""
 
     __slots__ = (
+        "addresses",
         "attempt",
         "blame",
         "broken",
@@ -86,6 +87,7 @@ class Gang:
         self.size = 0  # of this attempt
         self.ports: dict[str, int] = {}  # by worker
         self.installed: dict[str, Sequence[str]] = {}  # by worker: what it told of its environment
+        self.addresses: list[str] = []  # by rank, of this attempt, once it is leased
         self.token = 0  # of a write that must come before the leases
         self.value: Result | None = None  # what rank 0 has returned
         self.blame: Result | None = None  # what the first rank that failed has reported

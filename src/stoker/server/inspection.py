@@ -182,7 +182,9 @@ async def call_details(server: Server, call_id: str) -> Row:
 def _story(server: Server, call: Call) -> Row:
     wall = server.wall_offset
     entries = [_entry(at + wall, event, detail) for at, event, detail in call.timeline()]
-    return {"timeline": entries, "why": why_waiting(server, call), "tags": call.pool.options.tags}
+    story = {"timeline": entries, "why": why_waiting(server, call), "tags": call.pool.options.tags}
+    gang = call.worker.gang if call.state is CallState.LEASED and call.worker is not None else None
+    return story if gang is None else {**story, "addresses": gang.addresses}
 
 
 def _entry(at: float, event: str, detail: str) -> Row:

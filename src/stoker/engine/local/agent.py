@@ -25,7 +25,7 @@ from typing import Any
 
 from stoker import paths
 from stoker.blobs.base import BlobStore
-from stoker.engine.local import adoption, processes, usage
+from stoker.engine.local import adoption, processes, scratch, usage
 from stoker.engine.local.capacity import CapacityBusy, CapacityLedger
 from stoker.engine.local.config import (
     BLOBS_VARIABLE,
@@ -110,7 +110,7 @@ class Agent:
             kept=config.mode == "persistent",
         )
         self._limits = choose_limits(config.tag, mode=config.limits)
-        self._workers = Workers(self._ledger, report=self._on_worker_gone)
+        self._workers = Workers(self._ledger, scratch=config.scratch, report=self._on_worker_gone)
         self._zygotes = Zygotes(memory=self._size.memory)
         self._builder = EnvironmentBuilder(
             paths.environments(), blobs, home=self._home, node=config.node, agree=links.agree if links else alone
@@ -155,6 +155,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop.set)
         adoption.adopt(self._stock, self._ledger, report=self._report)
+        scratch.sweep(self._config.scratch, keep={entry.worker for entry in self._ledger.state.workers})
         if self._config.mode == "embedded" and not self._ledger.state.workers:
             self._background(self._stand_by(), name="standby")
         if self._payloads is not None:
@@ -450,6 +451,7 @@ class Agent:
         await self._workers.stop_all(grace=self._stop_grace, reason="shutdown")
         await self._zygotes.close()
         await asyncio.to_thread(adoption.end_everything, self._config)
+        await asyncio.to_thread(scratch.sweep, self._config.scratch)
         if self._payloads is not None:
             await self._payloads.close()
         self._answer_stop()

@@ -91,6 +91,10 @@ class AgentConfig:
         return self.state_dir / "logs"
 
     @property
+    def scratch(self) -> Path:
+        return paths.scratch(self.run_dir)
+
+    @property
     def zygote_socket(self) -> Path:
         return self.run_dir / "agent.sock"
 

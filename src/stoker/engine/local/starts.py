@@ -28,6 +28,7 @@ from stoker.images.code_holds import CodeHold
 from stoker.images.environment import Environment, Hold
 from stoker.images.halts import Wish
 from stoker.images.worker_path import ensure_worker_path
+from stoker.paths import SCRATCH_VARIABLE
 from stoker.protocol.messages import Phase, StartFailed, StartWorker, WorkerStarted
 from stoker.protocol.zygotes import THREAD_VARIABLES, Fork, ZygoteConfig
 from stoker.types import ErrorInfo
@@ -163,7 +164,12 @@ class Starter:
             log=str(log),
             cpus=order.cpus,
             cgroups=group.joins(),
-            env={RUN_MARKER: stock.config.marker, WORKER_MARKER: order.worker, **_seen(order.devices)},
+            env={
+                RUN_MARKER: stock.config.marker,
+                WORKER_MARKER: order.worker,
+                SCRATCH_VARIABLE: str(stock.config.scratch / order.worker),
+                **_seen(order.devices),
+            },
         )
         how, pid, parent = await self._make_process(attempt, launch, fork, log)
         attempt.lap("fork" if parent else "fresh")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from stoker.engine.local import marks, processes
 from stoker.engine.local.ledger import Ledger, WorkerEntry
@@ -47,8 +49,10 @@ class Running:
 class Workers:
     """All of them. ``report`` gets exactly one `WorkerExited` for each that was added."""
 
-    def __init__(self, ledger: Ledger, *, report: Callable[[WorkerExited], None]) -> None:
+    def __init__(self, ledger: Ledger, *, scratch: Path, report: Callable[[WorkerExited], None]) -> None:
+        """``scratch`` is where each worker's own directory may be."""
         self._ledger = ledger
+        self._scratch = scratch
         self._report = report
         self._running: dict[str, Running] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -105,6 +109,8 @@ class Workers:
         message = _exited(running, found)
         running.group.remove()
         worker = running.entry.worker
+        if (self._scratch / worker).exists():
+            await asyncio.to_thread(shutil.rmtree, self._scratch / worker, ignore_errors=True)
         del self._running[worker], self._tasks[worker]
         self._ledger.remove(worker)
         running.on_gone()

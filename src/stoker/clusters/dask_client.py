@@ -1,0 +1,167 @@
+"""The caller's side of a Dask cluster: a `distributed.Client` that brings its cluster with it, and takes it along."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from stoker.clusters.dask_ranks import DaskPlan, serve
+from stoker.clusters.gang_call import GangCall, deadline_of, gang_options
+from stoker.errors import ConnectionFailed, InvalidRequest, StartupError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+REACH_SECONDS = 60.0  # from the moment that the ranks run: for their imports, and for the first connection
+PROBE_SECONDS = 1.0
+
+
+def start(
+    *,
+    workers: int,
+    threads: int | None,
+    timeout: Any,
+    source: str,
+    options: dict[str, Any],
+) -> Client:
+    """Start a cluster and return its client; see `stoker.clusters.dask`."""
+    distributed = _distributed()
+    until = deadline_of(timeout)
+    given = gang_options(workers, **options)
+    plan = _plan(distributed, threads=_threads(threads, options["cpu"]), memory=_bytes(given))
+    gang = GangCall(serve, plan, what="Dask", source=source, options=given)
+    try:
+        addresses = gang.wait(gang.addresses, until=until, missing=gang.why)
+        _wait_for_scheduler(gang, addresses[0], until)
+        client = _client_class()(gang, f"tls://{addresses[0]}", plan, timeout=_left(until))
+    except BaseException:
+        gang.end()
+        raise
+    try:
+        gang.wait(lambda: _all_there(client, workers), until=until, missing=lambda: _missing(client, workers))
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def _distributed() -> Any:
+    try:
+        import distributed
+    except ImportError as error:
+        raise InvalidRequest(
+            f"stoker.clusters.dask() returns a client of Dask's, and {sys.executable} has none ({error}): pip install "
+            "'stoker[dask]'. In a function of Stoker's, its image needs it: .pip_install(\"distributed\")."
+        ) from None
+    return distributed
+
+
+def _plan(distributed: Any, *, threads: int, memory: int | None) -> DaskPlan:
+    try:
+        made = distributed.security.Security.temporary()
+    except ImportError:
+        raise InvalidRequest(
+            "A Dask cluster runs whatever whoever reaches it sends, so each has a key of its own, and making one takes "
+            f"the package cryptography, which {sys.executable} does not have. Install it: pip install cryptography. "
+            'In a function of Stoker\'s, its image needs it: .pip_install("cryptography").'
+        ) from None
+    return DaskPlan(
+        distributed=distributed.__version__,
+        python=f"{sys.version_info[0]}.{sys.version_info[1]}",
+        threads=threads,
+        memory=memory,
+        certificate=made.tls_ca_file,
+        key=made.tls_client_key,
+    )
+
+
+def _threads(threads: Any, cpu: float) -> int:
+    if threads is None:
+        return max(1, round(cpu))
+    if isinstance(threads, int) and not isinstance(threads, bool) and threads >= 1:
+        return threads
+    raise InvalidRequest(f"threads={threads!r} is not a number of threads. Write one of at least 1.")
+
+
+def _bytes(options: dict[str, Any]) -> int | None:
+    from stoker.client.options import FunctionOptions
+
+    return FunctionOptions.of(options).to_spec().memory
+
+
+def _left(until: float) -> float:
+    return max(1.0, until - time.monotonic())
+
+
+def _wait_for_scheduler(gang: GangCall, address: str, until: float) -> None:
+    """Return when something listens where the scheduler is to be.
+
+    Raises:
+        ConnectionFailed: nothing does that could be reached from here.
+    """
+    give_up = min(until, time.monotonic() + REACH_SECONDS)
+    why = ""
+
+    def connects() -> bool | None:
+        nonlocal why
+        try:
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
+        except OSError as error:
+            why = str(error)
+            return None
+        return True
+
+    try:
+        gang.wait(connects, until=give_up, missing=lambda: why)
+    except StartupError:
+        gang.check()
+        raise ConnectionFailed(
+            f"The Dask cluster's ranks run, but its scheduler at {address} could not be reached from this machine "
+            f"within {REACH_SECONDS:.0f} s ({why}). Where it never can be (a firewall, another network), make the "
+            "client in a function of Stoker's, which runs beside the ranks."
+        ) from None
+
+
+def _all_there(client: Client, workers: int) -> bool | None:
+    return True if len(client.scheduler_info(n_workers=-1)["workers"]) >= workers else None
+
+
+def _missing(client: Client, workers: int) -> str:
+    return f"{len(client.scheduler_info(n_workers=-1)['workers'])} of its {workers} workers had come."
+
+
+@cache
+def _client_class() -> Any:
+    """Return the type of the clients; made when first wanted, since `distributed` may not be here."""
+    from distributed import Client
+
+    class ClusterClient(Client):
+        """A client whose cluster lives as long as it."""
+
+        _gang: GangCall | None = None
+
+        def __init__(self, gang: GangCall, address: str, plan: DaskPlan, *, timeout: float) -> None:
+            super().__init__(address, security=plan.security(), timeout=timeout)
+            self._gang = gang
+
+        def close(self, *args: Any, **kwargs: Any) -> Any:
+            """Close the client and end its cluster.
+
+            Raises:
+                BaseException: what the cluster has ended with before, once.
+            """
+            gang, self._gang = self._gang, None
+            failure = gang.failure if gang is not None else None
+            try:
+                return super().close(*args, **kwargs)
+            finally:
+                if gang is not None:
+                    gang.end()
+                if failure is not None:
+                    raise failure
+
+    return ClusterClient

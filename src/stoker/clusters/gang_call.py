@@ -1,0 +1,161 @@
+"""The call that a cluster is: a gang that runs until it is ended, and where its ranks can be met.
+
+It is an attached call, so it ends with this program, however that ends: the server cancels what a client that is gone
+has asked for, and a cancelled gang's ranks let go or are killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import FrameType
+from typing import Any, TypeVar
+
+from stoker.client.app import App
+from stoker.client.bundle import build_bundle
+from stoker.client.calls import Slot, error_of
+from stoker.client.function import Function
+from stoker.client.gangs import Gang
+from stoker.client.registration import Shipment
+from stoker.errors import InvalidRequest, NotFound, StartupError, StokerError
+from stoker.quantities import parse_duration
+from stoker.types import FunctionSpec, Outcome
+
+LOOK_SECONDS = 0.1  # between two looks at a cluster that starts, which takes seconds
+LIFETIME = "3650d"  # a function's timeout has to be something, and a cluster lasts until it is closed
+CANCEL_SECONDS = 5.0  # for the server to say that the gang is cancelled
+CLEAN_UP_SECONDS = 15.0  # the grace of cancelled calls, and what it takes to see their processes off
+T = TypeVar("T")
+
+
+class ClusterApp(App):
+    """An app whose function is Stoker's own, beside the source of whoever wants the cluster: tasks refer to that."""
+
+    def __init__(self, name: str, *, source: str) -> None:
+        super().__init__(name, include_source=False)
+        self._source = source
+
+    def _spec_of(self, function: Function[..., Any], shipment: Shipment, *, run_id: str) -> FunctionSpec:
+        spec = super()._spec_of(function, shipment, run_id=run_id)
+        return replace(spec, code=replace(spec.code, bundle=self._bundle(shipment)))
+
+    def _bundle(self, shipment: Shipment) -> str:
+        try:
+            bundle = build_bundle(self._source or None)
+        except InvalidRequest:
+            return ""  # a module without a source file: what it defines travels by value
+        return shipment.keep(bundle) if bundle.listing else ""
+
+
+def module_of(frame: FrameType | None) -> str:
+    """Return the name of the module that a frame belongs to, if its source can be sent along."""
+    name = str(frame.f_globals.get("__name__", "")) if frame is not None else ""
+    module = sys.modules.get(name)
+    return name if getattr(module, "__file__", None) else ""
+
+
+class GangCall:
+    """See the module. ``rank`` is the function that each rank runs with ``plan``, ``what`` is for people."""
+
+    def __init__(
+        self, rank: Callable[[Any], Any], plan: object, *, what: str, source: str, options: Mapping[str, Any]
+    ) -> None:
+        self._what = what
+        app = ClusterApp(what.lower(), source=source)
+        self._function: Function[..., Any] = app.function(
+            timeout=LIFETIME, lost_retries=0, idle_timeout=0, name="cluster", **options
+        )(rank)
+        self._slot = Slot()
+        self._closing = contextlib.ExitStack()
+        self._closing.enter_context(app.run())
+        try:
+            self._session, route = self._function.route("remote")
+            self._pending = self._session.pending(route, self._slot, (plan,), {})
+            self._session.submit([self._pending])
+        except BaseException:
+            self._closing.close()
+            raise
+
+    def check(self) -> None:
+        """Raise what the gang ended with, if it has ended.
+
+        Raises:
+            BaseException: the error of the rank that failed, or Stoker's.
+            StartupError: it has ended without one.
+        """
+        settled = self._slot.settled
+        if settled is None:
+            return
+        if settled.outcome == Outcome.VALUE:
+            raise StartupError(f"The {self._what} cluster has ended: somebody has shut it down.")
+        raise error_of(settled, call_id=self._pending.id, label=self._function.label)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """How the gang ended by itself: None while it runs, and where it was shut down."""
+        settled = self._slot.settled
+        if settled is None or settled.outcome == Outcome.VALUE or self._pending.cancelled:
+            return None
+        return error_of(settled, call_id=self._pending.id, label=self._function.label)
+
+    def wait(self, look: Callable[[], T | None], *, until: float, missing: Callable[[], str]) -> T:
+        """Return what ``look`` finds, asked again and again while the gang runs.
+
+        Raises:
+            StartupError: it has found nothing by then; ``missing`` says what was waited for.
+        """
+        while True:
+            self.check()
+            found = look()
+            if found is not None:
+                return found
+            if time.monotonic() >= until:
+                raise StartupError(f"The {self._what} cluster was not there in time: {missing()}", call_id=self.id)
+            self._session.wait(self._slot, min(until, time.monotonic() + LOOK_SECONDS))
+
+    @property
+    def id(self) -> str:
+        return self._pending.id
+
+    def addresses(self) -> list[str] | None:
+        """Return ``host:port`` of each rank once they run; the server knows, as it has told them."""
+        return self._asked().get("addresses") or None
+
+    def why(self) -> str:
+        """Say what keeps the ranks from running."""
+        return str(self._asked().get("why") or "its ranks are about to begin") + "."
+
+    def _asked(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self._session.request("call", {"id": self._pending.id})
+        except NotFound:
+            return {}  # a server that was just restarted is told of it again
+        return found
+
+    def end(self) -> None:
+        """End the gang, and return when nothing of it runs any more. Twice is fine."""
+        with self._closing:
+            if self._slot.settled is None and not self._session.failed:
+                self._session.cancel([self._pending])
+                self._session.reader.wait(self._slot, time.monotonic() + CANCEL_SECONDS)
+            with contextlib.suppress(StokerError, TimeoutError):
+                self._session.request("flush", {"ended": True}, timeout=CLEAN_UP_SECONDS)
+
+
+def deadline_of(timeout: Any) -> float:
+    """Return until when a cluster may start, by the monotonic clock."""
+    return time.monotonic() + parse_duration(timeout, option="timeout")
+
+
+def gang_options(workers: Any, **options: Any) -> dict[str, Any]:
+    """Return the options of a cluster's function.
+
+    Raises:
+        InvalidRequest: it is no number of workers.
+    """
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+        raise InvalidRequest(f"workers={workers!r} is not a number of workers. Write one of at least 1.")
+    return {**options, "gang": Gang(size=workers)}

@@ -155,7 +155,7 @@ def _client_class() -> Any:
                 BaseException: what the cluster has ended with before, once.
             """
             gang, self._gang = self._gang, None
-            failure = gang.failure if gang is not None else None
+            failure = gang.failure(is_lost=self.status == "connecting") if gang is not None else None
             try:
                 return super().close(*args, **kwargs)
             finally:

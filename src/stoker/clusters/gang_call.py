@@ -26,6 +26,7 @@ from stoker.types import FunctionSpec, Outcome
 
 LOOK_SECONDS = 0.1  # between two looks at a cluster that starts, which takes seconds
 LIFETIME = "3650d"  # a function's timeout has to be something, and a cluster lasts until it is closed
+LOST_SECONDS = 5.0  # for the server to hear of a rank's end whose connections have broken
 CANCEL_SECONDS = 5.0  # for the server to say that the gang is cancelled
 CLEAN_UP_SECONDS = 15.0  # the grace of cancelled calls, and what it takes to see their processes off
 T = TypeVar("T")
@@ -93,9 +94,13 @@ class GangCall:
             raise StartupError(f"The {self._what} cluster has ended: somebody has shut it down.")
         raise error_of(settled, call_id=self._pending.id, label=self._function.label)
 
-    @property
-    def failure(self) -> BaseException | None:
-        """How the gang ended by itself: None while it runs, and where it was shut down."""
+    def failure(self, *, is_lost: bool) -> BaseException | None:
+        """Return what the gang has ended with by itself: None while it runs, and where it was shut down.
+
+        ``is_lost`` says that it does not answer any more: its connections break a moment before anybody can say why.
+        """
+        if is_lost and not self._session.failed:
+            self._session.reader.wait(self._slot, time.monotonic() + LOST_SECONDS)
         settled = self._slot.settled
         if settled is None or settled.outcome == Outcome.VALUE or self._pending.cancelled:
             return None

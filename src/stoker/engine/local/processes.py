@@ -20,6 +20,7 @@ PR_SET_CHILD_SUBREAPER = 36
 KILL_SECONDS = 5.0  # for what was killed to be gone: on a busy machine even that takes its turn
 KILL_PAUSE_SECONDS = 0.0005  # between two looks at what has still to go, and longer each time
 KILL_PAUSE_MAX_SECONDS = 0.02
+TRACKER_SECONDS = 1.0  # for a tracker to remove what the killed have left: an interpreter that does a few unlinks
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 libc = ctypes.CDLL(None, use_errno=True)
@@ -138,18 +139,29 @@ def signal_group(pgrp: int, number: int) -> None:
 def kill_all(find: Callable[[], Iterable[int]]) -> None:
     """Kill what ``find`` returns until it returns nothing that lives.
 
-    A process may fork between being listed and being killed, so new ones are looked for at once.
+    A process may fork between being listed and being killed, so new ones are looked for at once. Trackers of Python's
+    multiprocessing end by themselves once all that they serve are gone, and remove their semaphores and shared memory,
+    which nobody else would: they have a moment for it.
     """
     killed: set[int] = set()
-    pause, give_up = KILL_PAUSE_SECONDS, time.monotonic() + KILL_SECONDS
-    while time.monotonic() < give_up:
+    began = time.monotonic()
+    pause, give_up = KILL_PAUSE_SECONDS, began + KILL_SECONDS
+    while (now := time.monotonic()) < give_up:
         living = {pid for pid in find() if start_time(pid) is not None}
-        if not [pid for pid in living if send_signal(pid, signal.SIGKILL)]:
+        spared = {pid for pid in living if _is_tracker(pid)} if now < began + TRACKER_SECONDS else set()
+        if not spared | {pid for pid in living - spared if send_signal(pid, signal.SIGKILL)}:
             return
         if living <= killed:
             time.sleep(pause)
             pause = min(2 * pause, KILL_PAUSE_MAX_SECONDS)
         killed |= living
+
+
+def _is_tracker(pid: int) -> bool:
+    try:
+        return b".resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def explain(status: int) -> tuple[str, str]:

@@ -34,7 +34,8 @@ server_side = ("core", "blobs", "store", "images", "engine", "server", "cli")
 foreign = [m for m in sys.modules if m.startswith("stoker.") and m.split(".")[1] in server_side]
 if foreign:
     sys.exit(f"server-side modules were imported: {foreign}")
-installed = [m for m in ("msgspec", "rich", "typer", "psutil", "uvloop", "numpy", "torch", "distributed", "ray") if m in sys.modules]
+foreign = ("msgspec", "rich", "typer", "psutil", "uvloop", "numpy", "torch", "distributed", "ray")
+installed = [m for m in foreign if m in sys.modules]
 if installed:
     sys.exit(f"installed packages were imported: {installed}")
 """

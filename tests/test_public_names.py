@@ -63,7 +63,7 @@ def test_nothing_public_is_a_module_but_what_is_meant_to_be() -> None:
 
 
 def test_the_clusters_are_these() -> None:
-    assert sorted(stoker.clusters.__all__) == ["dask", "ray"]
+    assert sorted(stoker.clusters.__all__) == ["RayCluster", "dask", "ray"]
 
 
 def test_a_cluster_imports_its_system_when_it_is_made() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,5 +33,5 @@ def no_files_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
         monkeypatch.setenv("TMPDIR", name)
         monkeypatch.setattr(tempfile, "tempdir", None)
         yield place
-        wait_until(lambda: not os.listdir(place), timeout=20, message=f"nothing is left: {os.listdir(place)}")
+        wait_until(lambda: not any(place.iterdir()), timeout=20, message="its temporary files are gone")
     tempfile.tempdir = None

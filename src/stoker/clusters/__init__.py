@@ -14,13 +14,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from stoker.clusters.gang_call import module_of
+from stoker.clusters.ray_driver import RayCluster
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from stoker.client.image import Image
 
-__all__ = ["dask"]
+__all__ = ["RayCluster", "dask", "ray"]
 
 
 def dask(
@@ -54,3 +55,36 @@ def dask(
     options = {"image": image, "cpu": cpu, "memory": memory, "env": dict(env or {})}
     source = module_of(sys._getframe(1))
     return dask_client.start(workers=workers, threads=threads, timeout=timeout, source=source, options=options)
+
+
+def ray(
+    workers: int = 4,
+    *,
+    image: Image | None = None,
+    cpu: float = 1.0,
+    memory: int | str | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | str | timedelta = "10m",
+) -> RayCluster:
+    """Start a Ray cluster in a gang and make this program its driver, until what this returns is closed.
+
+    One of the workers has to be on this program's machine, since Ray connects a driver to a node beside it.
+
+    Args:
+        workers: how many nodes there are; each is a rank of the gang, and holds ``cpu`` and ``memory``.
+        image: their environment; None is the caller's own. It needs the caller's versions of Python and ``ray``.
+        env: environment variables of the nodes.
+        timeout: within which the whole cluster must be there, the wait for room and the building of the image included.
+
+    Raises:
+        InvalidRequest: Ray is missing, here or in the image, or this program is connected to one already.
+        VersionMismatch: its versions differ.
+        Unschedulable: the nodes can never hold so many workers; says how many fit.
+        StartupError: it was not there in time.
+        ConnectionFailed: no worker is on this machine, or this machine does not reach them.
+    """
+    from stoker.clusters import ray_driver
+
+    options = {"image": image, "cpu": cpu, "memory": memory, "env": dict(env or {})}
+    source = module_of(sys._getframe(1))
+    return ray_driver.start(workers=workers, timeout=timeout, source=source, options=options)

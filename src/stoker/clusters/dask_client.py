@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 from functools import cache
@@ -10,13 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.clusters.dask_ranks import DaskPlan, serve
 from stoker.clusters.gang_call import GangCall, deadline_of, gang_options
-from stoker.errors import ConnectionFailed, InvalidRequest, StartupError
+from stoker.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from distributed import Client
-
-REACH_SECONDS = 60.0  # from the moment that the ranks run: for their imports, and for the first connection
-PROBE_SECONDS = 1.0
 
 
 def start(
@@ -35,7 +31,7 @@ def start(
     gang = GangCall(serve, plan, what="Dask", source=source, options=given)
     try:
         addresses = gang.wait(gang.addresses, until=until, missing=gang.why)
-        _wait_for_scheduler(gang, addresses[0], until)
+        gang.reach(addresses[0], until=until)
         client = _client_class()(gang, f"tls://{addresses[0]}", plan, timeout=_left(until))
     except BaseException:
         gang.end()
@@ -94,36 +90,6 @@ def _bytes(options: dict[str, Any]) -> int | None:
 
 def _left(until: float) -> float:
     return max(1.0, until - time.monotonic())
-
-
-def _wait_for_scheduler(gang: GangCall, address: str, until: float) -> None:
-    """Return when something listens where the scheduler is to be.
-
-    Raises:
-        ConnectionFailed: nothing does that could be reached from here.
-    """
-    give_up = min(until, time.monotonic() + REACH_SECONDS)
-    why = ""
-
-    def connects() -> bool | None:
-        nonlocal why
-        try:
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
-        except OSError as error:
-            why = str(error)
-            return None
-        return True
-
-    try:
-        gang.wait(connects, until=give_up, missing=lambda: why)
-    except StartupError:
-        gang.check()
-        raise ConnectionFailed(
-            f"The Dask cluster's ranks run, but its scheduler at {address} could not be reached from this machine "
-            f"within {REACH_SECONDS:.0f} s ({why}). Where it never can be (a firewall, another network), make the "
-            "client in a function of Stoker's, which runs beside the ranks."
-        ) from None
 
 
 def _all_there(client: Client, workers: int) -> bool | None:

@@ -7,7 +7,9 @@ has asked for, and a cancelled gang's ranks let go or are killed.
 from __future__ import annotations
 
 import contextlib
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,16 +18,18 @@ from typing import Any, TypeVar
 
 from stoker.client.app import App
 from stoker.client.bundle import build_bundle
-from stoker.client.calls import Slot, error_of
+from stoker.client.calls import Pending, Settled, Slot, error_of
 from stoker.client.function import Function
 from stoker.client.gangs import Gang
 from stoker.client.registration import Shipment
-from stoker.errors import InvalidRequest, NotFound, StartupError, StokerError
+from stoker.errors import ConnectionFailed, InvalidRequest, NotFound, StartupError, StokerError
 from stoker.quantities import parse_duration
 from stoker.types import FunctionSpec, Outcome
 
 LOOK_SECONDS = 0.1  # between two looks at a cluster that starts, which takes seconds
 LIFETIME = "3650d"  # a function's timeout has to be something, and a cluster lasts until it is closed
+REACH_SECONDS = 60.0  # from the moment that the ranks run: for their imports, and for the first connection
+PROBE_SECONDS = 1.0
 LOST_SECONDS = 5.0  # for the server to hear of a rank's end whose connections have broken
 CANCEL_SECONDS = 5.0  # for the server to say that the gang is cancelled
 CLEAN_UP_SECONDS = 15.0  # the grace of cancelled calls, and what it takes to see their processes off
@@ -58,6 +62,22 @@ def module_of(frame: FrameType | None) -> str:
     return name if getattr(module, "__file__", None) else ""
 
 
+class _Watched(Slot):
+    """The sink of a cluster's call: when that ends by itself and badly, somebody may want to know at once."""
+
+    __slots__ = ("on_failure",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_failure: Callable[[], None] | None = None
+
+    def settle(self, pending: Pending, settled: Settled) -> None:
+        super().settle(pending, settled)
+        on_failure = self.on_failure
+        if on_failure is not None and settled.outcome != Outcome.VALUE and not pending.cancelled:
+            threading.Thread(target=on_failure, name="stoker-cluster", daemon=True).start()
+
+
 class GangCall:
     """See the module. ``rank`` is the function that each rank runs with ``plan``, ``what`` is for people."""
 
@@ -69,7 +89,7 @@ class GangCall:
         self._function: Function[..., Any] = app.function(
             timeout=LIFETIME, lost_retries=0, idle_timeout=0, name="cluster", **options
         )(rank)
-        self._slot = Slot()
+        self._slot = _Watched()
         self._closing = contextlib.ExitStack()
         self._closing.enter_context(app.run())
         try:
@@ -94,7 +114,12 @@ class GangCall:
             raise StartupError(f"The {self._what} cluster has ended: somebody has shut it down.")
         raise error_of(settled, call_id=self._pending.id, label=self._function.label)
 
-    def failure(self, *, is_lost: bool) -> BaseException | None:
+    def on_failure(self, tell: Callable[[], None]) -> None:
+        """Have this called, in a thread of its own, when the gang ends by itself and badly."""
+        self._slot.on_failure = tell
+        self.check()
+
+    def failure(self, *, is_lost: bool = False) -> BaseException | None:
         """Return what the gang has ended with by itself: None while it runs, and where it was shut down.
 
         ``is_lost`` says that it does not answer any more: its connections break a moment before anybody can say why.
@@ -120,6 +145,35 @@ class GangCall:
             if time.monotonic() >= until:
                 raise StartupError(f"The {self._what} cluster was not there in time: {missing()}", call_id=self.id)
             self._session.wait(self._slot, min(until, time.monotonic() + LOOK_SECONDS))
+
+    def reach(self, address: str, *, until: float) -> None:
+        """Return when rank 0 listens at this address.
+
+        Raises:
+            ConnectionFailed: nothing does that could be reached from here.
+        """
+        give_up = min(until, time.monotonic() + REACH_SECONDS)
+        why = ""
+
+        def connects() -> bool | None:
+            nonlocal why
+            try:
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
+            except OSError as error:
+                why = str(error)
+                return None
+            return True
+
+        try:
+            self.wait(connects, until=give_up, missing=lambda: why)
+        except StartupError:
+            self.check()
+            raise ConnectionFailed(
+                f"The {self._what} cluster's ranks run, but the first one could not be reached from this machine at "
+                f"{address} within {REACH_SECONDS:.0f} s ({why}). Where it never can be (a firewall, another network), "
+                "make the cluster in a function of Stoker's, which runs beside the ranks."
+            ) from None
 
     @property
     def id(self) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 
-import stoker
 from tests.clusters import work
+
+import stoker
 
 if __name__ == "__main__":
     client = stoker.clusters.dask(workers=2, cpu=0.5)

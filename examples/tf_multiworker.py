@@ -3,9 +3,9 @@
     stoker run examples/tf_multiworker.py
     stoker run examples/tf_multiworker.py --steps 60
 
-TensorFlow finds its peers by ``TF_CONFIG``, which Stoker sets for each rank of a gang. Every rank takes its share of the
-same batches; the gradients are summed over all of them in each step, so all end with the same weights, which are those
-of one process that has seen whole batches.
+TensorFlow finds its peers by ``TF_CONFIG``, which Stoker sets for each rank of a gang. Every rank takes its share of
+the same batches, and the gradients are summed over all ranks in each step: so all end with the same weights, which are
+those of one process that has seen whole batches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import stoker
 
-# TensorFlow starts threads when it is imported, so workers could not be forked with it: each imports it in its function.
+# TensorFlow starts threads when it is imported, and a worker could not be forked with them: functions import it.
 image = stoker.Image.python("3.11").pip_install("tensorflow-cpu==2.21.0", "scikit-learn==1.6.1")
 app = stoker.App("tf-multiworker", image=image, env={"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""})
 
@@ -94,9 +94,11 @@ def train_together(steps: int) -> dict[str, Any]:
 
 def apart(tf: Any, strategy: Any, weights: list[float]) -> float:
     """Return the largest difference between two ranks' weights, of all ranks."""
-    gathered = strategy.run(
-        lambda: tf.distribute.get_replica_context().all_gather(tf.constant([weights], dtype=tf.float64), axis=0)
-    )
+
+    def gather() -> Any:
+        return tf.distribute.get_replica_context().all_gather(tf.constant([weights], dtype=tf.float64), axis=0)
+
+    gathered = tf.function(lambda: strategy.run(gather))()
     return float(tf.reduce_max(tf.reduce_max(gathered, axis=0) - tf.reduce_min(gathered, axis=0)))
 
 

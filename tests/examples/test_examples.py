@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 # As `stoker run`, in a process that has no NumPy: what comes from the workers cannot be opened there.
 _WITHOUT_NUMPY = """
 import sys
-for name in ("numpy", "sklearn", "matplotlib", "torch"):
+for name in ("numpy", "sklearn", "matplotlib", "torch", "tensorflow", "dask", "distributed"):
     sys.modules[name] = None
 from stoker.cli import main
 sys.argv[0] = "stoker"
@@ -90,3 +90,35 @@ def test_horovod_style(tmp_path: Path) -> None:
     assert told is not None, out
     assert float(told[1]) > 90
     assert len(re.findall(r"train\[0\] \| epoch \d: loss", out)) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("wheels")
+def test_tf_multiworker(tmp_path: Path) -> None:
+    out = _run(str(EXAMPLES / "tf_multiworker.py"), "--steps", "40", cwd=tmp_path)
+    losses = re.findall(r"loss (\d\.\d+) → (\d\.\d+)", out)
+    assert len(losses) == 5  # of each process as it ends, and of both kinds of training
+    assert len(set(losses)) == 1 or _close([(float(one), float(other)) for one, other in losses])
+    assert float(losses[0][1]) < float(losses[0][0]) / 2
+    told = re.search(r"their weights are 0 apart, and at most (\S+) from those of one process", out)
+    assert told is not None, out
+    assert float(told[1]) < 1e-4
+
+
+def _close(losses: list[tuple[float, float]]) -> bool:
+    return all(abs(a - b) < 1e-4 for one in losses for a, b in zip(one, losses[0], strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("wheels")
+def test_dask_on_stoker(tmp_path: Path) -> None:
+    out = _run(str(EXAMPLES / "dask_on_stoker.py"), "--workers", "2", "--splits", "2", cwd=tmp_path)
+    scores = [float(found) for found in re.findall(r"^ *(\d+\.\d\d)%  gamma=", out, flags=re.M)]
+    assert len(scores) == 12
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 95
+    done = re.search(r"^models fitted by each worker: (.*)$", out, flags=re.M)
+    assert done is not None, out
+    assert sum(int(count) for count in re.findall(r"rank-\d: (\d+)", done[1])) == 24

@@ -7,7 +7,7 @@ import pytest
 
 import stoker
 from tests.nodes.running import Nodes
-from tests.nodes.work import app, arrays, count, fails, make, nested, ranks, square, takes, total, where
+from tests.nodes.work import app, arrays, count, fails, make, nested, node, ranks, square, takes, total, where
 from tests.tcp_proxy import CuttingProxy
 from tests.waiting import wait_until
 
@@ -75,3 +75,10 @@ def test_a_payload_that_arrives_damaged_each_time_is_an_error(nodes: Nodes) -> N
 def test_a_gang_over_both_nodes(nodes: Nodes) -> None:
     with app.run():
         assert len(ranks.remote()) == 4
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_over_both_nodes(nodes: Nodes) -> None:
+    with stoker.clusters.dask(workers=4, cpu=1) as client:
+        assert set(client.run(node).values()) == {"n1", "n2"}
+        assert client.submit(sum, client.map(abs, range(-10, 0))).result() == 55

@@ -45,7 +45,7 @@ class RayCluster:
             return
         failure = gang.failure(is_lost=not ray.is_initialized())
         try:
-            ray.shutdown()
+            _disconnect()
         finally:
             self._authority.leave()
             gang.end()
@@ -127,6 +127,17 @@ def _connect(gang: GangCall, address: str, workers: int, authority: Authority) -
         ray.shutdown()
         raise
     return RayCluster(gang, address, workers, authority)
+
+
+def _disconnect() -> None:
+    """Leave the cluster, also where that is interrupted: a program that is connected would wait for it at its end."""
+    import ray
+
+    try:
+        ray.shutdown()
+    except BaseException:
+        ray.shutdown()
+        raise
 
 
 def _version() -> str:

@@ -35,6 +35,11 @@ def where(x: int) -> tuple[int, int, str]:
     return work.square(x), os.getppid(), os.environ.get("COLOUR", "")
 
 
+@ray.remote
+def nap() -> None:
+    time.sleep(600)
+
+
 def rank_of(raylet: int) -> int:
     """Return the process that has started what has started a raylet."""
     for _ in range(2):
@@ -61,8 +66,9 @@ def main(how: str) -> None:
             head = ray.get_runtime_context().get_node_id()
             os.kill(rank_of(ray_head(found)), 9)
             print("killed the rank of the head; this driver's node is", head)
+        naps = nap.remote()
         print("ready", flush=True)
-        ray.get(ray.remote(time.sleep).remote(600))
+        ray.get(naps)
 
 
 def ray_head(found: list[tuple[int, int, str]]) -> int:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import ray
 from tests.clusters import work
@@ -51,7 +52,8 @@ def main(how: str) -> None:
     with stoker.clusters.ray(workers=2, cpu=0.5, memory="512MiB", env={"COLOUR": "green"}) as cluster:
         found = ray.get([where.remote(x) for x in range(4)])
         print("values", [value for value, _, _ in found], {colour for _, _, colour in found})
-        print("nodes", len({raylet for _, raylet, _ in found}), ray.cluster_resources()["CPU"], cluster)
+        resources: Any = ray.cluster_resources  # it says nothing of its types
+        print("nodes", len({raylet for _, raylet, _ in found}), resources()["CPU"], cluster)
         if how == "end":
             told = subprocess.run(
                 [sys.executable, "-W", "ignore", "-c", STRANGER],

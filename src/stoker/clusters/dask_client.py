@@ -41,6 +41,7 @@ def start(
     except BaseException:
         client.close()
         raise
+    client.scheduler_info()  # what its repr shows
     return client
 
 
@@ -93,11 +94,11 @@ def _left(until: float) -> float:
 
 
 def _all_there(client: Client, workers: int) -> bool | None:
-    return True if len(client.scheduler_info(n_workers=-1)["workers"]) >= workers else None
+    return True if len(client.nthreads()) >= workers else None
 
 
 def _missing(client: Client, workers: int) -> str:
-    return f"{len(client.scheduler_info(n_workers=-1)['workers'])} of its {workers} workers had come."
+    return f"{len(client.nthreads())} of its {workers} workers had come."
 
 
 @cache

@@ -13,12 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 from stoker.client.app import App
 from stoker.client.bundle import build_bundle
 from stoker.client.calls import Pending, Settled, Slot, error_of
+from stoker.client.first_party import is_first_party
 from stoker.client.function import Function
 from stoker.client.gangs import Gang
 from stoker.client.registration import Shipment
@@ -48,18 +50,17 @@ class ClusterApp(App):
         return replace(spec, code=replace(spec.code, bundle=self._bundle(shipment)))
 
     def _bundle(self, shipment: Shipment) -> str:
-        try:
-            bundle = build_bundle(self._source or None)
-        except InvalidRequest:
-            return ""  # a module without a source file: what it defines travels by value
-        return shipment.keep(bundle) if bundle.listing else ""
+        return shipment.keep(build_bundle(self._source)) if self._source else ""
 
 
 def module_of(frame: FrameType | None) -> str:
-    """Return the name of the module that a frame belongs to, if its source can be sent along."""
+    """Return the name of the module that a frame belongs to, if it is a file of the user's own: a notebook is none."""
     name = str(frame.f_globals.get("__name__", "")) if frame is not None else ""
-    module = sys.modules.get(name)
-    return name if getattr(module, "__file__", None) else ""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if not file:
+        return ""
+    source = Path(str(file)).resolve()
+    return name if source.is_file() and is_first_party(str(source)) else ""
 
 
 class _Watched(Slot):

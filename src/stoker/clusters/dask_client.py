@@ -7,7 +7,7 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from stoker.clusters.dask_ranks import DaskPlan, serve
+from stoker.clusters.dask_ranks import READY, DaskPlan, serve
 from stoker.clusters.gang_call import GangCall, deadline_of, gang_options
 from stoker.errors import InvalidRequest
 
@@ -37,7 +37,8 @@ def start(
         gang.end()
         raise
     try:
-        gang.wait(lambda: _all_there(client, workers), until=until, missing=lambda: _missing(client, workers))
+        missing = f"of its {workers} workers were up."
+        gang.wait(lambda: _ready(client) >= workers or None, until=until, missing=lambda: f"{_ready(client)} {missing}")
     except BaseException:
         client.close()
         raise
@@ -93,12 +94,8 @@ def _left(until: float) -> float:
     return max(1.0, until - time.monotonic())
 
 
-def _all_there(client: Client, workers: int) -> bool | None:
-    return True if len(client.nthreads()) >= workers else None
-
-
-def _missing(client: Client, workers: int) -> str:
-    return f"{len(client.nthreads())} of its {workers} workers had come."
+def _ready(client: Client) -> int:
+    return len(client.get_metadata([READY], default={}))
 
 
 @cache

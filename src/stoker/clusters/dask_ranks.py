@@ -26,6 +26,7 @@ CONFIG = {
     "distributed.worker.http.routes": [],
 }
 NOWHERE = "127.0.0.1:0"
+READY = "stoker-ranks"  # where in the scheduler's metadata each rank says that it is up
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ async def serve(plan: DaskPlan) -> None:
             )
             closing.push_async_callback(nanny.close, timeout=CLOSE_SECONDS)
             await nanny
+            # Its worker is known to the scheduler a moment before, and a task that ended it then would end the rank.
+            await nanny.scheduler.set_metadata(keys=[READY, nanny.name], value=True)
             await nanny.finished()
 
 

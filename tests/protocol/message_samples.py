@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stoker.protocol import data_messages as d
 from stoker.protocol import messages as m
 from stoker.protocol.frames import FrameReader, encode_prefix
 from stoker.protocol.structure import decode_header, encode_header
@@ -110,13 +111,13 @@ SAMPLES: tuple[Any, ...] = (
     m.ChannelAnswer(1, ERROR, True, True),
     m.GatherRank("c-1.1", 1),
     m.RankGathered("c-1.1", 1, 40000, ["numpy==2.4.6", "python==3.11"]),
-    m.Fetch("payload", "c-1.1.a"),
-    m.Fetched(300_000, "0a1b2c3d"),
-    m.FetchFailed("NotFound", "It is gone.", {"name": "c-1.1.a"}),
-    m.WatchDrops(),
-    m.Drop(["c-1.1.a"]),
-    m.AgreeLock("0123456789abcdef0123456789abcdef-3.11", "six==1.16.0\n"),
-    m.AgreedLock("six==1.16.0\n"),
+    d.Fetch("payload", "c-1.1.a"),
+    d.Fetched(300_000, "0a1b2c3d"),
+    d.FetchFailed("NotFound", "It is gone.", {"name": "c-1.1.a"}),
+    d.WatchDrops(),
+    d.Drop(["c-1.1.a"]),
+    d.AgreeLock("0123456789abcdef0123456789abcdef-3.11", "six==1.16.0\n"),
+    d.AgreedLock("six==1.16.0\n"),
 )
 
 

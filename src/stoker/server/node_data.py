@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.core.calls import Segment
 from stoker.errors import InvalidRequest, NotFound, ProtocolError, StokerError
+from stoker.protocol import data_messages as d
 from stoker.protocol import messages as m
 from stoker.protocol.frames import Buffer
 from stoker.protocol.parts import pieces
@@ -62,7 +63,7 @@ class NodeCopies:
         for node, gone in told.items():
             link = self._watching.get(node)
             if link is not None:
-                link.send(m.Drop(gone))
+                link.send(d.Drop(gone))
             else:
                 self._owed.setdefault(node, deque(maxlen=OWED_MAX)).extend(gone)
 
@@ -78,7 +79,7 @@ class NodeCopies:
         self._watching[node] = link
         owed = self._owed.pop(node, None)
         if owed:
-            link.send(m.Drop(list(owed)))
+            link.send(d.Drop(list(owed)))
 
     def unwatch(self, node: str, link: RemoteLink) -> None:
         if self._watching.get(node) is link:
@@ -94,14 +95,14 @@ class NodePeer:
         self._node = node
 
     def received(self, message: Any, body: memoryview) -> None:
-        if isinstance(message, m.WatchDrops):
+        if isinstance(message, d.WatchDrops):
             self._server.copies.watch(self._node, self._link)
-        elif isinstance(message, m.Fetch):
+        elif isinstance(message, d.Fetch):
             try:
                 self._fetch(message)
             except StokerError as error:
                 self._link.send(_failure(error))
-        elif isinstance(message, m.AgreeLock):
+        elif isinstance(message, d.AgreeLock):
             self._server.run(self._agree(message), name=f"lock for node {self._node}")
         else:
             raise ProtocolError(f"A node does not send {type(message).__name__} on a data connection.")
@@ -109,7 +110,7 @@ class NodePeer:
     def closed(self) -> None:
         self._server.copies.unwatch(self._node, self._link)
 
-    def _fetch(self, message: m.Fetch) -> None:
+    def _fetch(self, message: d.Fetch) -> None:
         if message.kind == "payload":
             body = _payload(self._server.files, message.name)
             self._server.copies.sent(message.name, self._node)
@@ -119,18 +120,18 @@ class NodePeer:
         else:
             raise InvalidRequest(f"There is nothing of the kind {message.kind!r:.40} to be fetched.")
 
-    async def _agree(self, message: m.AgreeLock) -> None:
+    async def _agree(self, message: d.AgreeLock) -> None:
         try:
-            self._link.send(m.AgreedLock(await self._server.locks.agree(message.name, message.text)))
+            self._link.send(d.AgreedLock(await self._server.locks.agree(message.name, message.text)))
         except StokerError as error:
             self._link.send(_failure(error))
         self._server.flush()
 
-    async def _blob(self, message: m.Fetch) -> None:
+    async def _blob(self, message: d.Fetch) -> None:
         blobs = self._server.blobs
         try:
             if message.kind == "blob_size":
-                self._link.send(m.Fetched(await asyncio.to_thread(blobs.size, message.name)))
+                self._link.send(d.Fetched(await asyncio.to_thread(blobs.size, message.name)))
             else:
                 opened = blobs.open_mapped(message.name)
                 view, digest = await asyncio.to_thread(_read_once, opened)
@@ -161,7 +162,7 @@ def _file_frames(body: FileBody, name: str) -> Iterator[Buffer]:
         log.error("payload %s could not be read: %s", name, error)
         yield from wire.encode(_failure(StokerError(f"Payload {name} could not be read on the server: {error}.")))
     else:
-        yield from wire.encode(m.Fetched(len(body), f"{digest:08x}"))
+        yield from wire.encode(d.Fetched(len(body), f"{digest:08x}"))
 
 
 def _read_once(opened: AbstractContextManager[memoryview]) -> tuple[memoryview, int]:
@@ -175,10 +176,10 @@ def _blob_frames(opened: AbstractContextManager[memoryview], view: memoryview, d
         told = m.Part(len(view))
         for piece in pieces([view]):
             yield from wire.encode(told, [bytes(piece)])
-        yield from wire.encode(m.Fetched(len(view), f"{digest:08x}"))
+        yield from wire.encode(d.Fetched(len(view), f"{digest:08x}"))
     finally:
         opened.__exit__(None, None, None)
 
 
-def _failure(error: StokerError) -> m.FetchFailed:
-    return m.FetchFailed(type(error).__name__, str(error), error.fields)
+def _failure(error: StokerError) -> d.FetchFailed:
+    return d.FetchFailed(type(error).__name__, str(error), error.fields)

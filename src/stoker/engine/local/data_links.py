@@ -16,8 +16,9 @@ from typing import TypeVar
 
 from stoker.engine.local.config import FINGERPRINT_VARIABLE, AgentConfig
 from stoker.errors import ConnectionFailed, ProtocolError, StokerError, StoreUnavailable, from_wire
+from stoker.protocol.data_messages import AgreedLock, AgreeLock, Fetch, Fetched, FetchFailed
 from stoker.protocol.frames import Buffer
-from stoker.protocol.messages import AgreedLock, AgreeLock, Fetch, Fetched, FetchFailed, Part, Welcome
+from stoker.protocol.messages import Part, Welcome
 from stoker.protocol.parts import check_part
 from stoker.transport.addresses import Address, parse_address
 from stoker.transport.sockets import FrameSocket, Received, greet

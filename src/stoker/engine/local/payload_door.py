@@ -17,7 +17,7 @@ from stoker.engine.local.config import AgentConfig
 from stoker.engine.local.data_links import DataLinks
 from stoker.engine.local.node_payloads import NodePayloads
 from stoker.errors import ConnectionFailed, InvalidRequest, StokerError
-from stoker.protocol.messages import Drop, WatchDrops
+from stoker.protocol.data_messages import Drop, WatchDrops
 from stoker.transport.sockets import FrameSocket
 
 LINE_MAX_BYTES = 4096  # a name has 128 characters

@@ -137,10 +137,17 @@ class AgentProcess:
             f"--grace={config.grace}",
             f"--limits={config.limits}",
             f"--runner={config.runner}",
+            f"--node={config.node}",
+            *(["--until-stdin-closes"] if config.until_stdin_closes else []),
         ]
         command = [sys.executable, "-m", "stoker.engine.local.agent", *words]
-        self._process = subprocess.Popen(command, env={**os.environ, **(env or {})})
+        self._process = subprocess.Popen(command, env={**os.environ, **(env or {})}, stdin=subprocess.PIPE)
         self.pid = self._process.pid
+
+    def close_stdin(self) -> None:
+        """Be an owner that has ended."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     def kill(self) -> None:
         self._process.kill()
@@ -154,4 +161,5 @@ class AgentProcess:
 
     async def wait(self) -> int:
         await until(lambda: self._process.poll() is not None, what="the agent's end")
+        self.close_stdin()
         return self._process.wait()

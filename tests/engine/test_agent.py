@@ -50,6 +50,17 @@ async def test_starts_a_worker_by_fork_and_stops_it(bench: Bench) -> None:
     assert exited.peak_memory > MIB
 
 
+async def test_workers_whose_agent_ends_with_its_owner_are_lost_with_their_node(bench: Bench) -> None:
+    agent = bench.start_agent(until_stdin_closes=True, node="n7")
+    await bench.server.get(NodeState)
+    bench.server.send(order("w1", bench.function()))
+    await bench.server.get(WorkerStarted, worker="w1")
+    agent.close_stdin()
+    exited = await bench.server.get(WorkerExited, worker="w1")
+    assert exited.cause == "stopped" and exited.detail.startswith("its node n7 is going")
+    assert await agent.wait() == 0
+
+
 @pytest.mark.parametrize(
     ("body", "cause", "detail"),
     [

@@ -133,6 +133,7 @@ class Agent:
         self._left = self._size
         self._stop = asyncio.Event()
         self._stop_grace = STOP_GRACE_SECONDS
+        self._stop_reason = "shutdown"
         self._answer_stop: Callable[[], None] = lambda: None
         self._tasks: set[asyncio.Task[None]] = set()
         self._builds = 0
@@ -180,6 +181,7 @@ class Agent:
             while await reader.read(1024):
                 continue
             log.warning("whoever started this agent has ended: ending everything")
+            self._stop_reason = f"its node {self._config.node} is going: whoever started the agent there has ended"
             self._stop.set()
 
         self._background(until_closed(), name="owner's pipe")
@@ -448,7 +450,7 @@ class Agent:
     async def _shut_down(self) -> None:
         self._builder.close("the agent is shutting down")
         await self._starter.call_off_all("the agent is shutting down")
-        await self._workers.stop_all(grace=self._stop_grace, reason="shutdown")
+        await self._workers.stop_all(grace=self._stop_grace, reason=self._stop_reason)
         await self._zygotes.close()
         await asyncio.to_thread(adoption.end_everything, self._config)
         await asyncio.to_thread(scratch.sweep, self._config.scratch)

@@ -33,6 +33,14 @@ class CallState(str, Enum):
 _SETTLED = frozenset({CallState.SUCCEEDED, CallState.FAILED, CallState.CANCELLED, CallState.REFUSED})
 
 
+class Growth(str, Enum):
+    """How an engine may come to have more nodes than it has now."""
+
+    NEVER = "never"  # what no node can hold now, none ever will
+    BY_HAND = "by hand"  # somebody may add one, for whatever reason
+    BY_ITSELF = "by itself"  # they are added for what waits, or are on their way
+
+
 class Outcome(int, Enum):
     """How one attempt ended, as its worker reports it."""
 

@@ -7,7 +7,7 @@ from stoker.core import events as e
 from stoker.core.placement import Capacity
 from stoker.core.pools import WorkerState
 from stoker.core.unmet import ROOMS_MAX, unmet
-from stoker.types import CallState, GangSpec
+from stoker.types import CallState, GangSpec, Growth
 
 from .world import World, spec
 
@@ -15,9 +15,9 @@ SIZE = Capacity(2.0, 1 << 30)
 OTHER = "n2"
 
 
-def two_nodes(*, elastic: bool = False) -> World:
+def two_nodes(*, growth: Growth = Growth.NEVER) -> World:
     world = World(cpus=2.0)
-    world.plane.state.elastic = elastic
+    world.step(e.GrowthChanged(growth))
     world.step(e.NodeReported(OTHER, SIZE, SIZE, address="10.0.0.2"))
     return world
 
@@ -115,7 +115,7 @@ def test_where_a_node_is_reached_is_known() -> None:
 
 
 def test_what_waits_for_room_is_told() -> None:
-    world = two_nodes(elastic=True)
+    world = two_nodes(growth=Growth.BY_ITSELF)
     busy(world, count=12)
     world.sleep(1.0)
     rooms = unmet(world.plane.state)
@@ -126,7 +126,7 @@ def test_what_waits_for_room_is_told() -> None:
 
 
 def test_what_no_node_could_hold_waits_where_nodes_may_come() -> None:
-    world = two_nodes(elastic=True)
+    world = two_nodes(growth=Growth.BY_ITSELF)
     key = world.declare(spec(cpu=64.0))
     world.submit(["a"], key=key)
     world.sleep(5.0)
@@ -137,8 +137,46 @@ def test_what_no_node_could_hold_waits_where_nodes_may_come() -> None:
     assert on(world, "n3") and unmet(world.plane.state) == []
 
 
+def test_what_no_node_could_hold_is_refused_where_nodes_come_by_hand() -> None:
+    world = two_nodes(growth=Growth.BY_HAND)
+    key = world.declare(spec(cpu=64.0))
+    world.submit(["a"], key=key)
+    gang = world.declare(spec("g", gang=GangSpec(6, 6)))
+    world.submit(["b"], key=gang)
+    assert "64 CPUs (the largest node has 2)" in world.refused["a"].message
+    assert "of which 4 fit on the 2 nodes" in world.refused["b"].message
+    assert "add a node" in world.refused["a"].message
+
+
+def test_what_was_taken_in_waits_for_its_node_to_come_back_and_says_so() -> None:
+    world = two_nodes(growth=Growth.BY_HAND)
+    big = Capacity(8.0, 1 << 30)
+    world.step(e.NodeReported("n3", big, big))
+    key = world.declare(spec(cpu=8.0))
+    world.submit(["a"], key=key, detached=True)
+    world.write()
+    lose(world, "n3")
+    world.sleep(5.0)
+    assert world.plane.state.calls["a"].state is CallState.QUEUED
+    told = [command.detail for command in world.log if isinstance(command, c.TellPhase) and command.phase == "waiting"]
+    assert told == ["for a node to be added: it asks for 8 CPUs (the largest node has 2)"]
+    world.step(e.NodeReported("n3", big, big))
+    world.settle_everything()
+    assert len(world.results["a"]) == 1
+
+
+def test_what_waits_without_any_node_says_so() -> None:
+    world = two_nodes(growth=Growth.BY_HAND)
+    lose(world, OTHER)
+    lose(world, "n1")
+    world.submit(["a"], key=world.declare(spec()))
+    world.sleep(5.0)
+    told = [command.detail for command in world.log if isinstance(command, c.TellPhase)]
+    assert told == ["for a node to join"]
+
+
 def test_without_any_node_all_that_is_wanted_is_told() -> None:
-    world = two_nodes(elastic=True)
+    world = two_nodes(growth=Growth.BY_ITSELF)
     lose(world, OTHER)
     lose(world, "n1")
     key = world.declare(spec(max_workers=3))
@@ -148,7 +186,7 @@ def test_without_any_node_all_that_is_wanted_is_told() -> None:
 
 
 def test_all_ranks_of_a_gang_are_asked_for() -> None:
-    world = two_nodes(elastic=True)
+    world = two_nodes(growth=Growth.BY_ITSELF)
     key = world.declare(spec(gang=GangSpec(6, 6)))
     world.submit(["a"], key=key)
     world.sleep(1.0)
@@ -156,7 +194,7 @@ def test_all_ranks_of_a_gang_are_asked_for() -> None:
 
 
 def test_what_is_told_is_bounded() -> None:
-    world = two_nodes(elastic=True)
+    world = two_nodes(growth=Growth.BY_ITSELF)
     key = world.declare(spec())
     world.submit([f"c{i}" for i in range(1000)], key=key)
     world.sleep(1.0)
@@ -182,7 +220,7 @@ def test_idle_workers_make_room_though_a_busy_one_is_on_its_way_out() -> None:
 
 
 def test_a_gang_that_gathers_is_lost_with_a_node_that_has_two_of_its_ranks() -> None:
-    world = two_nodes(elastic=True)
+    world = two_nodes(growth=Growth.BY_ITSELF)
     key = world.declare(spec(gang=GangSpec(4, 4)))
     world.submit(["a"], key=key)
     world.connect_all()

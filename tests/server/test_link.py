@@ -17,6 +17,7 @@ from stoker.protocol.frames import GREETING_MAX_BYTES, PREFIX, encode_prefix
 from stoker.server import link as links
 from stoker.server.link import Link
 from stoker.transport.sockets import FrameSocket, greet
+from stoker.types import Growth
 from tests.waiting import wait_until
 
 from .harness import Peer, Running, spec
@@ -146,7 +147,7 @@ def test_a_welcome_says_where_payloads_are(running: Running) -> None:
     assert (welcome.segments, welcome.spill) == (str(running.config.segments), str(running.config.spill))
     assert (welcome.server, welcome.term) == ("run", 1)
     assert not welcome.freeze
-    running.server.plane.state.elastic = True  # nodes on other machines may come
+    running.server.engine.growth = Growth.BY_ITSELF  # nodes on other machines may come
     again = running.client("c-2").welcome
     assert again is not None
     assert again.freeze

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from stoker.core.calls import Payload, Result
 from stoker.core.placement import Capacity
-from stoker.types import ErrorInfo, FunctionSpec, GangSeat
+from stoker.types import ErrorInfo, FunctionSpec, GangSeat, Growth
 
 
 class FunctionDeclared(NamedTuple):
@@ -193,6 +193,12 @@ class NodeReported(NamedTuple):
     address: str = "127.0.0.1"
 
 
+class GrowthChanged(NamedTuple):
+    """How more nodes may come is another now."""
+
+    growth: Growth
+
+
 class NodeDraining(NamedTuple):
     """A node will be taken away: its workers finish what they run, and none is placed there."""
 
@@ -291,6 +297,7 @@ Event = (
     | ChannelUsed
     | RankGathered
     | NodeReported
+    | GrowthChanged
     | NodeDraining
     | NodeLost
     | WorkerConnected

@@ -12,7 +12,7 @@ from stoker.core.intake import unschedulable
 from stoker.core.placement import Capacity, Node, place, seats, shown, why_never
 from stoker.core.pools import GangPhase, Pool, Worker, WorkerState
 from stoker.core.state import State
-from stoker.types import CallState, ErrorInfo, Outcome
+from stoker.types import CallState, ErrorInfo, Growth, Outcome
 
 TELL_WAITING_SECONDS = 2.0  # a pool without room says so to whoever waits for it
 QUEUE_SWEEP_SECONDS = 0.1  # while calls wait, whether another worker would help is asked this often
@@ -113,21 +113,27 @@ def _add_worker(st: State, worker: Worker, node: Node) -> None:
 
 def _wait_for_room(st: State, pool: Pool) -> None:
     """Say what the pool waits for; make room by ending workers that others do not need, or have too many of."""
-    if not st.nodes:
-        pool.waiting = "for a node to join"
-        return
-    reason = "" if st.elastic else why_never(st.nodes.values(), pool.needs, count=pool.least)
-    if reason:
-        _fail_queue(st, pool, unschedulable(pool, reason), final=True)
+    never = why_never(st.nodes.values(), pool.needs, count=pool.least)
+    error = (
+        unschedulable(st, pool, count=pool.least) if st.growth is Growth.NEVER else None
+    )  # elsewhere a node may come back
+    if error is not None:
+        _fail_queue(st, pool, error, final=True)
         return
     times = f"{pool.least} times " if pool.options.gang is not None else ""
     pool.waiting = f"for {times}{shown(pool.needs)} to be free"
+    if not st.nodes:
+        pool.waiting = "for a node to join"
+    elif never:
+        pool.waiting = f"for a node to be added: it asks for {never}"
     if not pool.wanted_since:
         pool.wanted_since = st.now
     waits = len(pool.queue) and not pool.workers  # one that has workers only wants more of them
     if waits and st.now - pool.wanted_since >= TELL_WAITING_SECONDS and pool.told_waiting != pool.waiting:
         pool.told_waiting = pool.waiting
         st.emit(c.TellPhase(pool.key, "waiting", pool.waiting))
+    if never or not st.nodes:
+        return  # nothing that ends here would help
     channels.reclaim_all(st)
     if not _make_room(st, pool) and not any(w.state is not WorkerState.STOPPING for w in pool.workers.values()):
         _steal(st, pool)
@@ -445,6 +451,14 @@ def node_reported(st: State, event: e.NodeReported) -> None:
             worker_gone(st, e.WorkerGone(worker.id, "unknown", "it was gone when its node reported again"))
     st.recovering_nodes.discard(event.node)
     recovery.node_settled(st)
+    for pool in st.pools.values():
+        st.touch(pool)
+
+
+def growth_changed(st: State, event: e.GrowthChanged) -> None:
+    """Whether what no node can hold is refused is decided anew."""
+    st.growth = event.growth
+    _reconsider(st)
     for pool in st.pools.values():
         st.touch(pool)
 

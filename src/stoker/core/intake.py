@@ -22,7 +22,7 @@ from stoker.core.draining import call_off_builds
 from stoker.core.placement import why_never
 from stoker.core.pools import Pool
 from stoker.core.state import State
-from stoker.types import CallState, ErrorInfo, Outcome
+from stoker.types import CallState, ErrorInfo, Growth, Outcome
 
 STREAM_WINDOW_ITEMS = 64  # items a generator may be ahead of its reader
 
@@ -92,17 +92,20 @@ def _unknown_only(st: State, event: e.Submitted) -> tuple[Sequence[str], Sequenc
 
 
 def _impossible(st: State, pool: Pool) -> ErrorInfo | None:
-    reason = "" if st.elastic else why_never(st.nodes.values(), pool.needs, count=pool.least)
-    if not reason:
+    error = unschedulable(st, pool, count=pool.least)
+    if error is None:
         pool.schedulable = bool(st.nodes)
+    return error
+
+
+def unschedulable(st: State, pool: Pool, *, count: int) -> ErrorInfo | None:
+    """Return the error for workers that the nodes can never hold; None where they can, or where others will come."""
+    reason = "" if st.growth is Growth.BY_ITSELF else why_never(st.nodes.values(), pool.needs, count=count)
+    if not reason:
         return None
-    return unschedulable(pool, reason)
-
-
-def unschedulable(pool: Pool, reason: str) -> ErrorInfo:
     less = "with cpu= or memory=" if pool.options.gang is None else "with gang=, cpu= or memory="
-    message = f"{pool.spec.label} asks for {reason}. Ask for less {less}, or run it on a larger machine."
-    return stoker_error("Unschedulable", message)
+    more = "run it on a larger machine" if st.growth is Growth.NEVER else "add a node: this cluster adds none by itself"
+    return stoker_error("Unschedulable", f"{pool.spec.label} asks for {reason}. Ask for less {less}, or {more}.")
 
 
 def _too_late(st: State, pool: Pool, event: e.Submitted) -> ErrorInfo | None:

@@ -15,6 +15,7 @@ from stoker.core import events as e
 from stoker.core.pools import WorkerState
 from stoker.core.prefetch import STUCK_SECONDS
 from stoker.core.state import Limits, State
+from stoker.types import Growth
 
 SWEEP_SECONDS = 0.5  # idle workers and overdue attempts are looked for this often
 
@@ -38,6 +39,7 @@ _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
     e.ChannelUsed: channels.used,
     e.RankGathered: gang_attempts.gathered,
     e.NodeReported: fleet.node_reported,
+    e.GrowthChanged: fleet.growth_changed,
     e.NodeDraining: fleet.node_draining,
     e.NodeLost: fleet.node_lost,
     e.WorkerConnected: fleet.worker_connected,
@@ -55,10 +57,15 @@ class CallPlane:
     """See the module. ``prefix`` makes worker ids unique over terms of a server."""
 
     def __init__(
-        self, *, prefix: str = "w", limits: Limits | None = None, elastic: bool = False, now: float = 0.0
+        self,
+        *,
+        prefix: str = "w",
+        limits: Limits | None = None,
+        growth: Growth = Growth.NEVER,
+        now: float = 0.0,
     ) -> None:
         self.state = State(
-            limits=limits or Limits(), elastic=elastic, prefix=prefix, now=now, started=now, next_sweep=now
+            limits=limits or Limits(), growth=growth, prefix=prefix, now=now, started=now, next_sweep=now
         )
 
     def handle(self, events: Iterable[e.Event], now: float) -> list[c.Command]:

@@ -14,7 +14,7 @@ from stoker.core import commands as c
 from stoker.core.calls import Call, Delivery, IllegalTransition, Payload, Result, Segment, Settlement
 from stoker.core.placement import Node
 from stoker.core.pools import Channel, Gang, Pool, Worker
-from stoker.types import CallState
+from stoker.types import CallState, Growth
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class State:
     """See the module."""
 
     limits: Limits = field(default_factory=Limits)
-    elastic: bool = False  # more nodes may come: nothing is unschedulable for good
+    growth: Growth = Growth.NEVER
     now: float = 0.0
     calls: dict[str, Call] = field(default_factory=dict)
     pools: dict[str, Pool] = field(default_factory=dict)

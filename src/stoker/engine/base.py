@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeAlias
 
 from stoker.protocol.messages import Hello, LogLines
 from stoker.transport.addresses import Address
-from stoker.types import ErrorInfo, FunctionSpec, ImageSpec
+from stoker.types import ErrorInfo, FunctionSpec, Growth, ImageSpec
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,13 @@ class NodeDraining:
 
 
 @dataclass(frozen=True)
+class GrowthChanged:
+    """How more nodes may come is another now; it is never `NEVER` that changes, nor what it changes to."""
+
+    growth: Growth
+
+
+@dataclass(frozen=True)
 class WorkerUp:
     """A worker process runs. ``how``: ``fork`` · ``fresh``. ``seconds``: how long each phase of its start took."""
 
@@ -182,6 +189,7 @@ Event: TypeAlias = (
     | NodeLost
     | NodeGone
     | NodeDraining
+    | GrowthChanged
     | WorkerUp
     | WorkerDown
     | StartRefused
@@ -211,8 +219,8 @@ class Engine(Protocol):
     """See the module."""
 
     name: str
-    grows: bool
-    """Whether nodes may be added for what waits: `demand` is called then, and nothing is unschedulable for good."""
+    growth: Growth
+    """How more nodes may come, as was told last. Where it is not `NEVER`, `demand` is called, and nodes are elsewhere."""
 
     def set_listener(self, listener: Listener) -> None:
         """Deliver events to this callback from now on; set once, before `start_up`."""

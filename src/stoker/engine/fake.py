@@ -28,7 +28,7 @@ from stoker.engine.base import (
 from stoker.errors import ConnectionFailed, InvalidRequest
 from stoker.protocol.messages import Hello
 from stoker.transport.addresses import Address
-from stoker.types import ErrorInfo, ImageSpec
+from stoker.types import ErrorInfo, Growth, ImageSpec
 
 EPSILON_CPUS = 1e-6
 
@@ -37,7 +37,7 @@ class FakeEngine:
     """See the module, and `stoker.engine.base.Engine`."""
 
     name = "fake"
-    grows = False
+    growth = Growth.NEVER
 
     def __init__(self, *, cpus: float = 4.0, memory: int = 4 << 30, automatic: bool = True) -> None:
         self.specs: dict[str, WorkerSpec] = {}

@@ -45,7 +45,7 @@ from stoker.server.watching import Watches
 from stoker.server.workers import ControlPeer, GoneLinks, WorkerLinks, WorkerPeer
 from stoker.server.writer import StoreWriter
 from stoker.store.base import Store
-from stoker.types import ErrorInfo, FunctionSpec
+from stoker.types import ErrorInfo, FunctionSpec, Growth
 
 if TYPE_CHECKING:
     from stoker.server.doors import TcpDoor
@@ -86,7 +86,7 @@ class Server:
         self.started = time.time()
         now = self.loop.time()
         self.wall_offset = wall_offset(now)
-        self.plane = CallPlane(prefix=f"w{self.epoch}-", elastic=self.engine.grows, now=now)
+        self.plane = CallPlane(prefix=f"w{self.epoch}-", growth=self.engine.growth, now=now)
         self.client_processes = ClientProcesses(self.client_ended)
         secret = kept_secret(self.config.state_dir / "worker.secret")
         self.tokens, self.node_tokens = WorkerTokens(secret), NodeTokens(secret)
@@ -217,7 +217,7 @@ class Server:
             grace=self.plane.state.limits.client_grace,
             connection=client.connection if client is not None else 0,
             known=self._known_to(client) if client is not None else [],
-            freeze=client is not None and (remote or self.plane.state.elastic),
+            freeze=client is not None and (remote or self.engine.growth is not Growth.NEVER),
         )
 
     def _agent(self, link: Link, hello: m.Hello) -> Peer:
@@ -453,6 +453,8 @@ class Server:
             return []
         if isinstance(event, engine_base.NodeGone):
             return self._node_gone(event)
+        if isinstance(event, engine_base.GrowthChanged):
+            return [e.GrowthChanged(event.growth)]
         if isinstance(event, engine_base.NodeDraining):
             log.warning("node %s is taken away in %.0f s: %s", event.node, event.seconds, event.reason)
             return [e.NodeDraining(event.node, event.reason)]
@@ -612,7 +614,7 @@ class Server:
             self.run(kept_sweeps.sweep(self, self.files.kept), name="sweep copies of payloads")
         self.run(restart.expire_results(self, every=self._sweep_seconds), name="expire results")
         await self.engine.start_up()
-        if self.engine.grows:
+        if self.engine.growth is not Growth.NEVER:
             self.run(self._tell_demand(), name="demand for room")
         self.flush()
 

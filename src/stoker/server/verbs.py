@@ -15,7 +15,6 @@ import msgspec
 from stoker._version import __version__
 from stoker.blobs.location import shown_address
 from stoker.core.intake import unschedulable
-from stoker.core.placement import needs, why_never
 from stoker.core.pools import Pool
 from stoker.errors import InvalidRequest, NotFound, PermissionDenied, StokerError, Unschedulable
 from stoker.protocol import messages as m
@@ -170,9 +169,9 @@ class Verbs:
     def _check_schedulable(self, specs: list[FunctionSpec]) -> None:
         state = self._server.plane.state
         for spec in specs:
-            reason = "" if state.elastic else why_never(state.nodes.values(), needs(spec.options))
-            if reason:
-                raise Unschedulable(unschedulable(Pool(spec.key, spec), reason).message)
+            error = unschedulable(state, Pool(spec.key, spec), count=1)
+            if error is not None:
+                raise Unschedulable(error.message)
 
     async def _in_writer(self, work: Callable[[], T]) -> T:
         """Run a store's write in the writer's thread, after all that was put in before."""
@@ -217,6 +216,7 @@ class Verbs:
                     "memory": node.total.memory,
                     "memory_free": node.free().memory,
                     "workers": len(node.held),
+                    "draining": node.draining,
                 }
                 for node in state.nodes.values()
             ],

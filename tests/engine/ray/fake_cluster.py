@@ -107,6 +107,7 @@ class FakeCluster:
         self.agents: dict[str, FakeAgent] = {}
         self.orders: list[c.AgentOrder] = []
         self.slow = False
+        self.adds_nodes = True
         self.automatic = True  # agents connect when they are started
         self.engine: RayEngine
         self._listener: c.ClusterListener = lambda event: None
@@ -173,7 +174,8 @@ class FakeCluster:
 
     def look(self) -> None:
         """Have the cluster report its nodes."""
-        self._listener(c.NodesSeen([replace(n, cpus_free=self._free(n)) for n in self.machines.values()]))
+        nodes = [replace(n, cpus_free=self._free(n)) for n in self.machines.values()]
+        self._listener(c.NodesSeen(nodes, self.adds_nodes))
 
     def _free(self, node: c.ClusterNode) -> float:
         held = sum(room.cpus for rooms in self.groups.values() for room in rooms if room.node == node.id)

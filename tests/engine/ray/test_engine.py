@@ -10,6 +10,7 @@ import pytest
 from stoker.engine.base import (
     Bundle,
     Event,
+    GrowthChanged,
     NodeChanged,
     NodeDraining,
     NodeGone,
@@ -23,7 +24,7 @@ from stoker.engine.ray import cluster as c
 from stoker.engine.ray import engine as ray_engine
 from stoker.engine.ray.engine import RayEngine
 from stoker.transport.addresses import Address
-from stoker.types import CodeRef, FunctionSpec, ImageSpec
+from stoker.types import CodeRef, FunctionSpec, Growth, ImageSpec
 from tests.engine.contract import EngineContract
 from tests.engine.ray.fake_cluster import GIB, FakeCluster, machine
 from tests.engine.waiting import until
@@ -339,3 +340,26 @@ async def test_answers_of_all_nodes_come_together(two: Two) -> None:
     assert sorted((await two.engine.ask("inventory"))["nodes"]) == ["n1", "n2"]
     assert await two.engine.ask("images") == []
     await two.engine.flush_logs()
+
+
+async def test_how_nodes_may_come_is_told(two: Two) -> None:
+    assert two.engine.growth is Growth.BY_ITSELF  # nothing is known yet of what adds nodes
+    two.cluster.adds_nodes = False
+    two.cluster.look()
+    await until(lambda: GrowthChanged(Growth.BY_HAND) in two.events, what="nobody adds nodes")
+    two.cluster.automatic = False
+    two.cluster.machines["n3"] = machine("n3")
+    two.cluster.look()
+    assert two.engine.growth is Growth.BY_ITSELF, "n3 is on its way"
+    two.cluster.agents["n3"].connect()
+    await until(lambda: two.engine.growth is Growth.BY_HAND, what="n3 is there")
+    two.cluster.machines.pop("n3")
+    two.cluster.look()
+    assert two.engine.growth is Growth.BY_ITSELF, "it may be started again"
+
+
+async def test_a_node_that_can_run_no_agent_is_not_on_its_way(two: Two) -> None:
+    two.cluster.adds_nodes = False
+    two.cluster.machines["n3"] = machine("n3", problem="it has no Stoker")
+    two.cluster.look()
+    await until(lambda: two.engine.growth is Growth.BY_HAND, what="nobody adds nodes")

@@ -35,7 +35,7 @@ from stoker.engine.local.processes import Watch, start_time
 from stoker.errors import ConnectionFailed, Fenced, InvalidRequest
 from stoker.protocol import messages as m
 from stoker.transport.addresses import Address
-from stoker.types import ImageSpec
+from stoker.types import Growth, ImageSpec
 
 RESTART_FIRST_SECONDS = 0.1
 RESTART_LAST_SECONDS = 10.0  # an agent that dies at once each time is not started in a tight loop
@@ -48,7 +48,7 @@ class LocalEngine:
     """See the module, and `stoker.engine.base.Engine`."""
 
     name = "local"
-    grows = False
+    growth = Growth.NEVER
 
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
@@ -170,7 +170,7 @@ class LocalEngine:
         self._node.lend(grant, lent=lent)
 
     def demand(self, bundles: list[Bundle]) -> None:
-        return  # this machine does not grow, as `grows` says
+        return  # this machine does not grow, as `growth` says
 
     async def flush_logs(self) -> None:
         await self._node.exchange(m.FlushLogs(self._node.number()))

@@ -75,9 +75,13 @@ class AgentOrder:
 
 @dataclass(frozen=True)
 class NodesSeen:
-    """All nodes that are there now; one that was named before and is not any more is dead."""
+    """All nodes that are there now; one that was named before and is not any more is dead.
+
+    ``adds_nodes``: the cluster adds some by itself for what waits, as far as is known.
+    """
 
     nodes: list[ClusterNode]
+    adds_nodes: bool = True
 
 
 @dataclass(frozen=True)

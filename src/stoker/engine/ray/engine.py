@@ -23,6 +23,7 @@ from stoker.engine.base import (
     Bundle,
     Event,
     Grant,
+    GrowthChanged,
     Listener,
     NodeChanged,
     NodeDraining,
@@ -32,11 +33,12 @@ from stoker.engine.base import (
 )
 from stoker.engine.ray import cluster as c
 from stoker.engine.ray.groups import Group, Groups
+from stoker.engine.ray.growth import growth
 from stoker.engine.ray.merging import merged
 from stoker.errors import ConnectionFailed, StokerError
 from stoker.protocol import messages as m
 from stoker.transport.addresses import Address
-from stoker.types import ImageSpec
+from stoker.types import Growth, ImageSpec
 
 RESERVE_SECONDS = 10.0  # for the cluster to give the room that it said was free
 AGENT_GRACE_SECONDS = 600.0  # without a server; it may be upgraded meanwhile, what runs goes on running
@@ -89,7 +91,7 @@ class RayEngine:
     """See the module, and `stoker.engine.base.Engine`."""
 
     name = "ray"
-    grows = True
+    growth = Growth.BY_ITSELF  # until the nodes are known that there are
 
     def __init__(self, cluster: c.Cluster, *, state_dir: Path, lease: float) -> None:
         """``lease``: seconds for which nothing may be heard of a node before its workers count as lost."""
@@ -111,6 +113,8 @@ class RayEngine:
         self._is_up = False
         self._is_ending = False
         self._lost = ""
+        self._lost_at: float | None = None  # when a node was seen to be gone last
+        self._adds_nodes = True
 
     def set_listener(self, listener: Listener) -> None:
         self._listener = listener
@@ -397,7 +401,7 @@ class RayEngine:
     def _on_cluster(self, event: c.ClusterEvent) -> None:
         match event:
             case c.NodesSeen():
-                self._on_nodes(event.nodes)
+                self._on_nodes(event.nodes, adds_nodes=event.adds_nodes)
             case c.Reserved():
                 self._on_reserved(event)
             case c.ReserveFailed():
@@ -410,7 +414,8 @@ class RayEngine:
             case c.ClusterBack():
                 self._on_back(event.groups)
 
-    def _on_nodes(self, nodes: list[c.ClusterNode]) -> None:
+    def _on_nodes(self, nodes: list[c.ClusterNode], *, adds_nodes: bool) -> None:
+        self._adds_nodes = adds_nodes
         there = {one.id for one in nodes}
         for one in nodes:
             node = self._node(one.id)
@@ -504,6 +509,7 @@ class RayEngine:
 
     def _die(self, node: RayNode) -> None:
         """A node is not in the cluster any more: all that ran there has ended with it."""
+        self._lost_at = self._now()
         if node.restart is not None:
             node.restart.cancel()
         if node.agent.link is not None:
@@ -572,6 +578,11 @@ class RayEngine:
             if node.told is not None and (info := self._info(node)) != node.told:
                 node.told = info
                 self._tell(NodeChanged(info))
+        arriving = (node.told is None and not node.problem for node in self._nodes.values())
+        now = growth(adds_nodes=self._adds_nodes, lost_at=self._lost_at, arriving=arriving, now=self._now())
+        if now is not self.growth:
+            self.growth = now
+            self._tell(GrowthChanged(now))
 
     def _info(self, node: RayNode) -> NodeInfo:
         assert node.seen is not None

@@ -291,7 +291,8 @@ class RayCluster:
     def _with_problems(self, seen: NodesSeen) -> NodesSeen:
         now = time.monotonic()
         self._problems = {node: problem for node, problem in self._problems.items() if problem[1] > now}
-        return NodesSeen([replace(node, problem=self._problems.get(node.id, ("", 0.0))[0]) for node in seen.nodes])
+        nodes = [replace(node, problem=self._problems.get(node.id, ("", 0.0))[0]) for node in seen.nodes]
+        return replace(seen, nodes=nodes)
 
 
 class _Bridge:

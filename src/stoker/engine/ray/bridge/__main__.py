@@ -84,18 +84,21 @@ class Bridge:
         Raises:
             StokerError: the head does not answer.
         """
+        from stoker.engine.ray.bridge.autoscaler import Autoscaler
         from stoker.engine.ray.bridge.nodes import look
 
-        before = None
+        before, autoscaler = None, Autoscaler()
         while True:
             try:
                 nodes = await asyncio.wait_for(asyncio.to_thread(look), SILENT_SECONDS)
+                adds_nodes = await asyncio.wait_for(asyncio.to_thread(autoscaler.look), SILENT_SECONDS)
             except TimeoutError:
                 raise StokerError(f"the cluster's head has not answered for {SILENT_SECONDS:.0f} s") from None
             self._groups.see({node.id for node in nodes})
-            if nodes != before:
-                self._say(NodesSeen(nodes))
-                before = nodes
+            seen = NodesSeen(nodes, adds_nodes)
+            if seen != before:
+                self._say(seen)
+                before = seen
             await asyncio.sleep(POLL_SECONDS)
 
     def _say(self, message: Any) -> None:

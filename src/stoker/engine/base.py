@@ -220,7 +220,11 @@ class Engine(Protocol):
 
     name: str
     growth: Growth
-    """How more nodes may come, as was told last. Where it is not `NEVER`, `demand` is called, and nodes are elsewhere."""
+    """How more nodes may come, as was told last. Where it is not `NEVER`, nodes are elsewhere; `demand` is called."""
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be reserved now, wherever it is; empty where that depends on what there is room for."""
 
     def set_listener(self, listener: Listener) -> None:
         """Deliver events to this callback from now on; set once, before `start_up`."""

@@ -38,6 +38,7 @@ class FakeEngine:
 
     name = "fake"
     growth = Growth.NEVER
+    trouble = ""
 
     def __init__(self, *, cpus: float = 4.0, memory: int = 4 << 30, automatic: bool = True) -> None:
         self.specs: dict[str, WorkerSpec] = {}

@@ -209,7 +209,8 @@ class Executor:
             [Bundle(order.capacity.cpus, order.capacity.memory, node=order.node) for order in orders]
         )
         if not grants:
-            error = ErrorInfo("Overloaded", "The node's capacity is held by other programs just now.")
+            why = self._engine.trouble or "The node's capacity is held by other programs just now."
+            error = ErrorInfo("Overloaded", why)
             self._server.later(*(e.WorkerRefused(order.worker, error, retry=True) for order in orders))
             return
         for order, grant in zip(orders, grants, strict=True):

@@ -302,11 +302,22 @@ async def test_a_node_that_died_while_no_server_was_there_is_not_waited_for(two:
 async def test_without_the_cluster_nothing_is_granted_and_what_runs_runs_on(two: Two) -> None:
     await two.up("w1", node="n1")
     two.cluster.tell(c.ClusterLost("its head does not answer"))
-    assert two.engine.reserve([Bundle(1.0)]) is None
+    assert two.engine.reserve([Bundle(1.0)]) is None and "its head does not answer" in two.engine.trouble
     assert two.told("w1") == [WorkerUp]
     two.cluster.tell(c.ClusterBack(list(two.cluster.groups)))
     two.cluster.look()
+    assert not two.engine.trouble
     await two.up("w2", node="n1")
+
+
+async def test_a_start_whose_room_is_not_confirmed_is_refused_while_the_cluster_is_away(two: Two) -> None:
+    two.cluster.slow = True
+    two.start("w1", node="n1")
+    await until(lambda: two.cluster.asked, what="its room is asked for")
+    two.cluster.tell(c.ClusterLost("its head does not answer"))
+    await until(lambda: two.told("w1"), what="the refusal")
+    (event,) = [event for event in two.events if isinstance(event, StartRefused)]
+    assert event.retry and "its head does not answer" in event.error.message
 
 
 async def test_borrowed_cores_get_room_of_their_own_when_their_lender_ends(two: Two) -> None:

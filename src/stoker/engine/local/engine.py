@@ -49,6 +49,7 @@ class LocalEngine:
 
     name = "local"
     growth = Growth.NEVER
+    trouble = ""
 
     def __init__(self, config: AgentConfig) -> None:
         self._config = config

@@ -116,6 +116,10 @@ class RayEngine:
         self._lost_at: float | None = None  # when a node was seen to be gone last
         self._adds_nodes = True
 
+    @property
+    def trouble(self) -> str:
+        return self._lost
+
     def set_listener(self, listener: Listener) -> None:
         self._listener = listener
 
@@ -367,6 +371,14 @@ class RayEngine:
                     grant = node.agent.grants[grant.id] = replace(grant, devices=devices)
                 node.agent.send(node.agent.start(grant, waiting.spec))
 
+    def _refuse_unconfirmed(self) -> None:
+        """Refuse the starts whose room a cluster that is away has not confirmed: nobody knows when it will."""
+        for worker, waiting in list(self._waiting.items()):
+            group = self._groups.of(waiting.grant.id)
+            if group is not None and not group.is_ready:
+                del self._waiting[worker]
+                self._refuse(waiting, self._lost)
+
     def _refuse(self, waiting: Waiting, why: str) -> None:
         agent = self._node(waiting.node).agent
         agent.starting.add(waiting.spec.worker)
@@ -411,6 +423,7 @@ class RayEngine:
             case c.ClusterLost():
                 self._lost = f"The Ray cluster does not answer: {event.reason}"
                 log.warning("%s; what runs, runs on", self._lost)
+                self._refuse_unconfirmed()
             case c.ClusterBack():
                 self._on_back(event.groups)
 

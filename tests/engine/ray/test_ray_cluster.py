@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from stoker.engine.ray.cluster import (
@@ -228,3 +229,20 @@ async def test_a_bridge_ends_with_its_server(ray_nodes: RayClusterProcess, serve
     assert pid
     await asyncio.wait_for(recorder.cluster.abandon(), 10)
     assert is_gone(pid)
+
+
+async def test_an_agent_that_looks_for_its_server_elsewhere_is_ended(
+    ray_nodes: RayClusterProcess, server: MakeServer, nodes_place: Path
+) -> None:
+    first = await server(ray_nodes, owner="moved")
+    node = ray_nodes.head.id
+    first.cluster.start_agent(order(node))
+    note = await first.until(lambda: note_of(nodes_place, node, "moved"))
+    await first.cluster.abandon()
+    second = await server(ray_nodes, owner="moved")
+    elsewhere = replace(order(node), server="stoker://10.0.0.1:4001")
+    second.cluster.start_agent(elsewhere)
+    await second.event(AgentEnded, node=node)
+    assert is_gone(note["pid"]) and is_gone(note["child"])
+    second.cluster.start_agent(elsewhere)
+    await second.until(lambda: (new := note_of(nodes_place, node, "moved")) and new["pid"] != note["pid"])

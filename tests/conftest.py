@@ -151,4 +151,4 @@ def _in_use(segments: str) -> bool:
                 return True
         except OSError:
             continue
-    return run_id.startswith("server-")  # its command line does not name it; each test looks for its own
+    return run_id.startswith(("server-", "node-"))  # no command line names it; each test looks for its own

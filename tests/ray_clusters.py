@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,10 @@ HEALTH = {
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 5000,
     "health_check_failure_threshold": 3,
+    "gcs_rpc_server_reconnect_timeout_s": 20,  # a node whose head is away for longer ends
 }
+
+QUICK = {"RAY_worker_niceness": "0"}  # else what runs on nodes waits for all other tests on this machine
 
 
 @dataclass(frozen=True)
@@ -40,15 +44,18 @@ class RayNode:
 
 
 class RayClusterProcess:
-    """A running cluster. ``head`` is its first node."""
+    """A running cluster. ``head`` is its first node.
 
-    def __init__(self, *, env: dict[str, str] | None = None) -> None:
+    ``keeps``: the head writes down what it knows, in Ray's own RocksDB, so that it can be started again.
+    """
+
+    def __init__(self, *, env: dict[str, str] | None = None, keeps: bool = False) -> None:
         self._place = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # short, for the paths of its sockets
         self._process = subprocess.Popen(
-            [sys.executable, "-P", __file__, str(self._place)],
+            [sys.executable, "-P", __file__, str(self._place), *(["keeps"] if keeps else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "RAY_TMPDIR": str(self._place), "PYTHONWARNINGS": "ignore", **(env or {})},
+            env={**os.environ, "RAY_TMPDIR": str(self._place), "PYTHONWARNINGS": "ignore", **QUICK, **(env or {})},
             text=True,
             start_new_session=True,
         )
@@ -86,9 +93,39 @@ class RayClusterProcess:
         """Have Ray move work off a node, which is to be taken away at this Unix time."""
         self._ask("drain_node", node=node.id, until=until)
 
+    def start_autoscaler(self, *, cpus: float, env: dict[str, str]) -> None:
+        """Have Ray's own autoscaler, which adds one node of that size, with ``env``, where something waits for it."""
+        self._ask("start_autoscaler", cpus=cpus, env=env)
+
+    def kill_autoscaler(self) -> None:
+        """Kill it with the node that it has added."""
+        self._ask("kill_autoscaler")
+
     def kill_head(self) -> None:
-        """Kill the head's processes; what is left of the cluster is of no use."""
+        """Kill the head's processes, its node among them, and what it has kept: other nodes end as they notice.
+
+        A node that is added afterwards is the head of another cluster at the same address.
+        """
         self._ask("kill_head")
+        self.nodes.clear()
+
+    def kill_head_service(self) -> None:
+        """Kill what knows of the cluster, and leave the head's node alone."""
+        self._ask("kill_head_service")
+
+    def start_head_service(self) -> None:
+        """Start it again, where it keeps what it knows."""
+        self._ask("start_head_service")
+
+    def groups(self) -> dict[str, str]:
+        """Return the states of the placement groups that there are, by name; those without have their id."""
+        found: dict[str, str] = self._ask("groups")["groups"]
+        return found
+
+    def actors(self) -> dict[str, int]:
+        """Return the processes of the named actors that live."""
+        found: dict[str, int] = self._ask("actors")["actors"]
+        return found
 
     def stop(self) -> None:
         """End everything and remove its files."""
@@ -134,27 +171,28 @@ def two_nodes(
 
 
 class _Keeper:
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, keeps: bool) -> None:
         from ray.cluster_utils import Cluster
 
         (place / "ray").mkdir()
 
         self._place = place
-        self._cluster = Cluster(shutdown_at_exit=False)
+        self._cluster: Any = Cluster(shutdown_at_exit=False)
         self._nodes: dict[str, Any] = {}
+        self._autoscaler: Any = None
+        self._port = 0  # any; a head that is started again has the same
+        if keeps:
+            os.environ.update(RAY_gcs_storage="rocksdb", RAY_gcs_storage_path=str(place / "kept"))
 
     def add_node(self, request: dict[str, Any]) -> dict[str, Any]:
         options: dict[str, Any] = {**request["options"], "temp_dir": str(self._place / "ray")}
-        if not self._nodes:
+        if self._cluster.head_node is None:
             options |= {"_system_config": HEALTH, "include_dashboard": False, "include_log_monitor": False}
-        before = dict(os.environ)
-        os.environ.update(request["env"])
-        try:
+            options |= {"gcs_server_port": self._port}
+        with _environment(request["env"]):
             node = self._cluster.add_node(**options)
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
         self._nodes[node.node_id] = node
+        self._port = int(self._cluster.address.rpartition(":")[2])
         raylet = node.all_processes["raylet"][0].process.pid
         return {"node": node.node_id, "raylet": raylet, "address": self._cluster.address}
 
@@ -172,10 +210,70 @@ class _Keeper:
         )
         return {} if accepted else {"error": why}
 
+    def start_autoscaler(self, request: dict[str, Any]) -> dict[str, Any]:
+        from ray._private import services
+        from ray.autoscaler._private.monitor import BASE_READONLY_CONFIG
+
+        base: dict[str, Any] = BASE_READONLY_CONFIG
+
+        head = self._cluster.head_node
+        self._kill(head, "monitor")  # it only looks on
+        of_head = {"resources": {}, "node_config": {}, "max_workers": 0}
+        larger = {"resources": {"CPU": request["cpus"]}, "node_config": {}, "min_workers": 0, "max_workers": 1}
+        here = {"head_node_id": head.node_id, "gcs_address": self._cluster.address}
+        config = {
+            **base,
+            "max_workers": 1,
+            "idle_timeout_minutes": 60,
+            "provider": {**base["provider"], "type": "fake_multinode", **here},
+            "available_node_types": {"head": of_head, "larger": larger},
+            "head_node_type": "head",
+        }
+        (self._place / "autoscaling.json").write_text(json.dumps(config))
+        with _environment({**request["env"], "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}):
+            self._autoscaler = services.start_monitor(
+                self._cluster.address,
+                str(self._place),
+                stdout_filepath=str(self._place / "autoscaler.out"),
+                stderr_filepath=str(self._place / "autoscaler.err"),
+                autoscaling_config=str(self._place / "autoscaling.json"),
+                monitor_ip=None,
+            )
+        return {}
+
+    def kill_autoscaler(self, request: dict[str, Any]) -> dict[str, Any]:
+        from stoker.engine.local import processes
+
+        monitor = self._autoscaler.process
+        for pid in [monitor.pid, *processes.descendants([monitor.pid])]:
+            os.kill(pid, signal.SIGKILL)
+        monitor.wait()
+        return {}
+
     def kill_head(self, request: dict[str, Any]) -> dict[str, Any]:
-        head: Any = self._cluster.head_node
+        head = self._cluster.head_node
         for kind in list(head.all_processes):
             self._kill(head, kind)
+        self._nodes.pop(head.node_id, None)
+        self._cluster.head_node = None
+        shutil.rmtree(self._place / "kept", ignore_errors=True)
+        return {}
+
+    def groups(self, request: dict[str, Any]) -> dict[str, Any]:
+        table = self._cluster.global_state.placement_group_table()
+        there = {one["name"] or id: one["state"] for id, one in table.items() if one["state"] != "REMOVED"}
+        return {"groups": there}
+
+    def actors(self, request: dict[str, Any]) -> dict[str, Any]:
+        table = self._cluster.global_state.actor_table(None).values()
+        return {"actors": {one["Name"]: one["Pid"] for one in table if one["Name"] and one["State"] == "ALIVE"}}
+
+    def kill_head_service(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._cluster.head_node.kill_gcs_server()
+        return {}
+
+    def start_head_service(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._cluster.head_node.start_gcs_server()
         return {}
 
     @staticmethod
@@ -183,6 +281,23 @@ class _Keeper:
         for info in node.all_processes[kind]:
             info.process.kill()
             info.process.wait()  # a zombie counts as alive for the workers below it
+
+
+@contextmanager
+def _environment(added: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at now."""
+    with socket.create_server(("", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def _descendants() -> list[int]:
@@ -199,13 +314,13 @@ def _end(place: Path) -> None:
     os._exit(0)
 
 
-def _main(place: Path) -> None:
+def _main(place: Path, *, keeps: bool) -> None:
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what a killed raylet leaves behind is ours to end
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, lambda number, frame: _end(place))
     try:
-        keeper = _Keeper(place)
+        keeper = _Keeper(place, keeps=keeps)
         for line in sys.stdin:
             request = json.loads(line)
             answers.write(json.dumps(getattr(keeper, request["verb"])(request)) + "\n")
@@ -217,4 +332,4 @@ def _main(place: Path) -> None:
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    _main(Path(sys.argv[1]), keeps="keeps" in sys.argv[2:])

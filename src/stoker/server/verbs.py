@@ -208,6 +208,7 @@ class Verbs:
             "state_dir": str(server.config.state_dir),
             "store": server.config.store_shown,
             "blobs": shown_address(server.config.blobs) if server.config.blobs else "",
+            "growth": state.growth,
             "nodes": [
                 {
                     "id": node.id,
@@ -216,7 +217,6 @@ class Verbs:
                     "memory": node.total.memory,
                     "memory_free": node.free().memory,
                     "workers": len(node.held),
-                    "draining": node.draining,
                 }
                 for node in state.nodes.values()
             ],

@@ -13,6 +13,7 @@ import pytest
 from tests.engine.ray.recorder import Recorder
 from tests.ray_clusters import RayClusterProcess, two_nodes
 
+TOKEN = "0123456789abcdef" * 2
 STAND_IN = Path(__file__).with_name("agent_stand_in.py")
 
 MakeServer = Callable[..., Awaitable[Recorder]]
@@ -27,7 +28,7 @@ def node_environment(place: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def nodes_place() -> Iterator[Path]:
     """Return where the nodes keep their things."""
     place = Path(tempfile.mkdtemp(prefix="rn", dir=os.environ["STOKER_TEST_ROOT"]))
@@ -35,10 +36,30 @@ def nodes_place() -> Iterator[Path]:
     shutil.rmtree(place, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_nodes(nodes_place: Path) -> Iterator[RayClusterProcess]:
     with two_nodes(env=node_environment(nodes_place)) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="package")
+def guarded() -> Iterator[RayClusterProcess]:
+    """Have a cluster that wants a token."""
+    cluster = RayClusterProcess(env={"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN})
+    try:
+        cluster.add_node(cpus=1)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Take away what the person who runs the tests may have."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
 
 
 @pytest.fixture

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,30 +16,14 @@ from stoker.engine.ray import ray_cluster
 from stoker.engine.ray.bridge import reaching
 from stoker.engine.ray.ray_cluster import RayCluster
 from stoker.errors import ConnectionFailed, InvalidOption, InvalidRequest, PermissionDenied, VersionMismatch
+from tests.engine.ray.conftest import TOKEN
+from tests.engine.ray.versions import told_version
 from tests.ray_clusters import RayClusterProcess
 
-TOKEN = "0123456789abcdef" * 2
 AT_MOST_SECONDS = 20.0  # 14 and what a busy machine needs to end a process
 
 
-@pytest.fixture(scope="module")
-def guarded() -> Iterator[RayClusterProcess]:
-    """Have a cluster that wants a token."""
-    cluster = RayClusterProcess(env={"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN})
-    try:
-        cluster.add_node(cpus=1)
-        yield cluster
-    finally:
-        cluster.stop()
-
-
-@pytest.fixture(autouse=True)
-def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Take away what the person who runs the tests may have."""
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("no_token")
 
 
 def cluster_at(address: str, tmp_path: Path) -> RayCluster:
@@ -133,42 +114,6 @@ def test_a_token_that_is_here_is_shown_to_a_ray_on_this_machine_alone(
         assert os.environ.get("RAY_AUTH_MODE") == mode
     monkeypatch.delenv("RAY_AUTH_MODE")
 
-
-class told_version:
-    """Have a cluster say that it is of another version, for a while."""
-
-    def __init__(self, address: str, **versions: str) -> None:
-        self._address = address
-        self._versions = {name: version for name, version in versions.items() if version}
-        self._before: dict[str, Any] = {}
-
-    def __enter__(self) -> dict[str, str]:
-        self._before = self._tell(self._versions)
-        return {name: self._before[name] for name in ("ray_version", "python_version")}
-
-    def __exit__(self, *error: object) -> None:
-        self._tell(self._before)
-
-    def _tell(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """Change what the head has noted, and return what it was; in a process of its own, as Ray stays in one."""
-        done = subprocess.run(
-            [sys.executable, "-c", _TELL, self._address, json.dumps(changes)],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        before: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return before
-
-
-_TELL = """
-import json, sys
-from ray._raylet import GcsClient
-head = GcsClient(address=sys.argv[1])
-before = json.loads(head.internal_kv_get(b"CLUSTER_METADATA", b"cluster"))
-head.internal_kv_put(b"CLUSTER_METADATA", json.dumps({**before, **json.loads(sys.argv[2])}).encode(), True, b"cluster")
-print(json.dumps(before))
-"""
 
 _AUTO = """
 from ray._private import services

@@ -29,10 +29,12 @@ HEALTH = {
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 5000,
     "health_check_failure_threshold": 3,
-    "gcs_rpc_server_reconnect_timeout_s": 20,  # a node whose head is away for longer ends
 }
 
-QUICK = {"RAY_worker_niceness": "0"}  # else what runs on nodes waits for all other tests on this machine
+BUSY = {  # as a machine that runs other tests is
+    "RAY_worker_niceness": "0",  # else what runs on nodes waits for all of them
+    "RAY_gcs_server_port_wait_time_s": "120",
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class RayClusterProcess:
             [sys.executable, "-P", __file__, str(self._place), *(["keeps"] if keeps else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "RAY_TMPDIR": str(self._place), "PYTHONWARNINGS": "ignore", **QUICK, **(env or {})},
+            env={**os.environ, "RAY_TMPDIR": str(self._place), "PYTHONWARNINGS": "ignore", **BUSY, **(env or {})},
             text=True,
             start_new_session=True,
         )
@@ -109,13 +111,14 @@ class RayClusterProcess:
         self._ask("kill_head")
         self.nodes.clear()
 
-    def kill_head_service(self) -> None:
-        """Kill what knows of the cluster, and leave the head's node alone."""
+    @contextmanager
+    def without_head_service(self) -> Iterator[None]:
+        """Kill what knows of the cluster, leave the head's node alone, and start it again afterwards."""
         self._ask("kill_head_service")
-
-    def start_head_service(self) -> None:
-        """Start it again, where it keeps what it knows."""
-        self._ask("start_head_service")
+        try:
+            yield
+        finally:
+            self._ask("start_head_service")
 
     def groups(self) -> dict[str, str]:
         """Return the states of the placement groups that there are, by name; those without have their id."""
@@ -256,6 +259,7 @@ class _Keeper:
             self._kill(head, kind)
         self._nodes.pop(head.node_id, None)
         self._cluster.head_node = None
+        self._cluster.global_state.disconnect()  # it knows the old one
         shutil.rmtree(self._place / "kept", ignore_errors=True)
         return {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import select
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from tests import leftovers
 
 START_SECONDS = 30.0
+WORKER_LOG = re.compile(r"w\d+-\d+\.log")  # Ray has worker logs of its own
 
 
 def by_role(runtime: Path) -> dict[str, list[int]]:
@@ -41,7 +43,7 @@ def _role(pid: int, command: str) -> str:
         return ""  # what a worker started
     if "/logs/zygote-" in out:
         return "zygote"
-    if "/logs/w" in out:
+    if WORKER_LOG.fullmatch(name):
         return "worker"
     return "server" if "-m stoker.server" in command else ""
 
@@ -111,16 +113,22 @@ class Chaos:
 class PersistentServer:
     """A persistent server of this test's own, in its environment's home and runtime directory."""
 
-    def __init__(self, *options: str, module: str = "stoker.server") -> None:
+    def __init__(self, *options: str, module: str = "stoker.server", env: dict[str, str] | None = None) -> None:
+        """``env`` is added to what the environment is when it is started."""
         self._options = options
         self._module = module
+        self._env = env or {}
         self.process: subprocess.Popen[bytes] | None = None
-        self.log = Path(os.environ["STOKER_HOME"]) / "server-under-test.log"
+        self.log = Path({**os.environ, **self._env}["STOKER_HOME"]) / "server-under-test.log"
 
     @property
     def pid(self) -> int:
         assert self.process is not None
         return self.process.pid
+
+    @property
+    def lives(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def start(self) -> dict[str, object]:
         """Start it; the answer that it gives when it listens, or its error."""
@@ -143,6 +151,7 @@ class PersistentServer:
                     stderr=log,
                     pass_fds=(ready_out,),
                     start_new_session=True,
+                    env={**os.environ, **self._env},
                 )
         finally:
             os.close(ready_out)
@@ -180,10 +189,14 @@ class PersistentServer:
 
 
 class Supervised:
-    """A persistent server that is started again whenever it is killed, as systemd would."""
+    """A persistent server that is started again whenever it is killed, as systemd would.
 
-    def __init__(self) -> None:
-        self.server = PersistentServer()
+    ``server``: one that runs already, and is left running.
+    """
+
+    def __init__(self, server: PersistentServer | None = None) -> None:
+        self._is_lent = server is not None
+        self.server = server or PersistentServer()
         self.starts = 0
         self.errors: list[dict[str, object]] = []
         self._stop = threading.Event()
@@ -198,9 +211,15 @@ class Supervised:
     def __exit__(self, *exc_info: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.server.stop()
+        if not self._is_lent:
+            self.server.stop()
+        elif not self.server.lives:
+            self.server.start()
 
     def _run(self) -> None:
+        if self.server.lives:
+            self._up.set()
+            self.server.wait(unless=self._stop)
         while not self._stop.is_set():
             self.starts += 1
             try:

@@ -185,10 +185,11 @@ def test_a_call_that_is_submitted_again_runs_once(
         assert work.tells.remote(str(tmp_path / "other"), str(gate))
         _, key = work.app.key_of(work.tells)
         link = connect_unix(_socket(runtime_dir), timeout=5)
-        greet(link, role="client", name="c-again")
+        name = f"c-again-{detached}"
+        greet(link, role="client", name=name)
         link.settimeout(10)
         body = encode_call((str(began), str(gate)), {}).to_bytes()
-        submit = Submit(key, ["c-again.1"], [len(body)], detached=detached)
+        submit = Submit(key, [f"{name}.1"], [len(body)], detached=detached)
         for _ in range(3):
             link.send(submit, [body])
         while not isinstance(link.receive().message, Results):

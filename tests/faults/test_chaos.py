@@ -6,7 +6,6 @@ More than a hundred kills in all, over workers, zygotes, agents, servers and cli
 from __future__ import annotations
 
 import sqlite3
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import stoker
 from stoker.client import session as sessions
 from tests import leftovers
 from tests.faults import work
+from tests.faults.load import call_under, map_under, spawn_under
 from tests.faults.running import Chaos, PersistentServer, Program, Supervised, by_role, kill
 from tests.waiting import wait_until
 
@@ -26,61 +26,27 @@ SUCCEEDED = 1  # as the store writes it
 GONE_SECONDS = 20.0  # the agent's ten seconds without a server, and what a busy machine adds
 
 
-def test_an_attached_map_survives_whatever_is_killed_under_it(runtime_dir: Path, tmp_path: Path) -> None:
+def test_an_attached_map_survives_whatever_is_killed_under_it(runtime_dir: Path) -> None:
     weights = {"worker": 8.0, "zygote": 2.0, "agent": 1.5, "server": 1.5}
-    done = 0
-    with (
-        work.app.run(),
-        Chaos(runtime_dir, weights=weights, pause=(0.1, 0.5), limits={"server": 4, "agent": 8}) as chaos,
-    ):
-        give_up = time.monotonic() + 60
-        while chaos.total < 45 and time.monotonic() < give_up:
-            inputs = range(done, done + 300)
-            assert list(work.square.map(inputs)) == [x * x for x in inputs]
-            done += 300
-        chaos.stop()
-        assert work.square.remote(-3) == 9
-    print(f"{done} calls, killed: {dict(chaos.killed)}")
-    assert chaos.total >= 45
+    limits = {"server": 4, "agent": 8}
+    with work.app.run(), Chaos(runtime_dir, weights=weights, pause=(0.1, 0.5), limits=limits) as chaos:
+        map_under(chaos, kills=45, seconds=60)
     assert {"worker", "zygote", "agent", "server"} <= set(chaos.killed)
 
 
 def test_single_calls_survive_whatever_is_killed_under_them(runtime_dir: Path) -> None:
     """They go straight to a worker that the client was lent, and come back by the server when that is killed."""
     weights = {"worker": 8.0, "zygote": 1.0, "agent": 1.0, "server": 1.0}
-    done = 0
-    with (
-        work.app.run(),
-        Chaos(runtime_dir, weights=weights, pause=(0.05, 0.4), limits={"server": 3, "agent": 4}) as chaos,
-    ):
-        give_up = time.monotonic() + 45
-        while chaos.total < 20 and time.monotonic() < give_up:
-            assert work.quick.remote(done) == done * done
-            done += 1
-        chaos.stop()
-        assert work.quick.remote(-3) == 9
-    print(f"{done} calls, killed: {dict(chaos.killed)}")
-    assert chaos.total >= 20
+    limits = {"server": 3, "agent": 4}
+    with work.app.run(), Chaos(runtime_dir, weights=weights, pause=(0.05, 0.4), limits=limits) as chaos:
+        call_under(chaos, kills=20, seconds=45)
 
 
 def test_every_accepted_detached_call_is_settled_once(own_home: Path, runtime_dir: Path) -> None:
     weights = {"worker": 8.0, "zygote": 2.0, "agent": 1.5, "server": 1.5}
-    calls: dict[int, stoker.Call[int]] = {}
     with Supervised() as supervised:
         with work.app.run(), Chaos(runtime_dir, weights=weights, pause=(0.1, 0.6)) as chaos:
-            give_up = time.monotonic() + 60
-            while chaos.total < 55 and time.monotonic() < give_up:
-                first = len(calls)
-                calls.update(
-                    zip(range(first, first + 60), work.square.spawn_map(range(first, first + 60)), strict=True)
-                )
-                calls[len(calls)] = work.square.spawn(len(calls))
-                assert calls[first].result(timeout=60) == first * first
-            chaos.stop()
-            for x, call in calls.items():
-                assert call.result(timeout=90) == x * x
-        print(f"{len(calls)} calls, killed: {dict(chaos.killed)}, {supervised.starts} starts of the server")
-        assert chaos.total >= 55
+            calls = spawn_under(chaos, kills=55, seconds=60)
         assert not supervised.errors
         assert {"worker", "zygote", "agent", "server"} <= set(chaos.killed)
         again = [stoker.Call.from_id(call.id) for call in calls.values()]

@@ -125,6 +125,7 @@ def _timeline_columns(timeline: list[dict[str, Any]]) -> tuple[Column, ...]:
         Column("after", lambda entry: format_duration(max(0.0, entry["at"] - first)), right=True),
         Column("", state("event")),
         Column("worker", field("worker")),
+        *([Column("node", field("host"))] if any(entry.get("host") for entry in timeline) else []),
         Column("", lambda entry: escape(entry["detail"]), flexible=True),
     )
 

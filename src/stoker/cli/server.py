@@ -36,12 +36,15 @@ START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 60.0  # running calls get their grace first
 STATUS_TIMEOUT_SECONDS = 2.0  # for what is said before it stops: a server that hangs is stopped all the same
 POLL_SECONDS = 0.05
+NODE_CHARACTERS = 12  # of a node's id on a screen
 FIRST_TOKEN = "first"  # made with the first door, so that somebody can come in
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 NODE_COLUMNS = (
-    Column("node", field("id")),
+    Column("node", lambda row: row["host"] or row["id"]),
+    Column("address", field("address"), spare=2),
+    Column("state", field("state"), spare=1),
     Column("cores", lambda row: f"{row['cpus']:g}", right=True),
     Column("free", lambda row: f"{row['cpus_free']:g}", right=True),
     Column("memory", lambda row: format_size(row["memory"]), right=True),
@@ -93,7 +96,8 @@ def start(
         else:
             say(f"The server waits as a standby (pid {ready['pid']}): {holder} has the store.\n  log     {log}")
         return
-    doors = tcp_doors(ask_local("status")) if os.environ.get("STOKER_LISTEN") else []
+    has_door = os.environ.get("STOKER_LISTEN") or os.environ.get("STOKER_ENGINE") == "ray"
+    doors = tcp_doors(ask_local("status")) if has_door else []
     made = ask_local("token_create", name=FIRST_TOKEN) if doors and not ask_local("tokens") else None
     if as_json:
         token = {"token": made["token"]} if made else {}
@@ -232,6 +236,7 @@ def status(as_json: AsJson = False) -> None:
             **({"used through": elsewhere.path} if elsewhere is not None else {}),
             "up for": format_duration(found["uptime"]),
             "socket": found["socket"],
+            **_engine_of(found),
             "store": found["store"],
             **_described(tcp_doors(found)),
             **({"log": str(log_file())} if elsewhere is None else {}),
@@ -242,7 +247,17 @@ def status(as_json: AsJson = False) -> None:
         }
     )
     say("")
-    show_rows(found["nodes"], NODE_COLUMNS, as_json=False, empty="No machine has reported yet.")
+    outages = found["outages"]
+    columns = NODE_COLUMNS if found["engine"] == "ray" else tuple(c for c in NODE_COLUMNS if not c.spare)
+    if found["nodes"] or not outages:
+        show_rows(found["nodes"], columns, as_json=False, empty="No machine has reported yet.")
+    for outage in outages:
+        where = f"{outage['address']} (node {outage['node'][:NODE_CHARACTERS]}): " if outage["node"] else ""
+        say(f"! {where}{outage['reason']}")
+
+
+def _engine_of(found: dict[str, Any]) -> dict[str, str]:
+    return {"engine": f"a Ray cluster ({found['ray_address']})"} if found["engine"] == "ray" else {}
 
 
 def _described(doors: list[dict[str, Any]]) -> dict[str, str]:

@@ -23,10 +23,13 @@ COLUMNS = (
     Column("calls", field("calls_done"), right=True, spare=3),
     Column("started", since("started"), right=True, spare=4),
 )
+NODE = Column("node", field("host"))  # where there are several
 
 
 @app.command("list")
 def list_workers(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the workers of all functions."""
     empty = "No workers: nothing is running. They start when calls come and end when they have been idle for a while."
-    show_rows(ask("workers"), COLUMNS, as_json=as_json, empty=empty)
+    rows = ask("workers")
+    columns = (*COLUMNS[:2], NODE, *COLUMNS[2:]) if any(row["host"] for row in rows) else COLUMNS
+    show_rows(rows, columns, as_json=as_json, empty=empty)

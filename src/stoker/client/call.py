@@ -26,12 +26,16 @@ SPAWN_BATCH_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class TimelineEntry:
-    """One step of a call: ``at`` is seconds since the epoch, ``detail`` the reason, for people."""
+    """One step of a call: ``at`` is seconds since the epoch, ``detail`` the reason, for people.
+
+    ``host`` is the machine of the worker, where the server has several.
+    """
 
     at: float
     event: str
     detail: str = ""
     worker: str = ""
+    host: str = ""
 
 
 class Call(Generic[R_co]):

@@ -67,6 +67,15 @@ class NodeInfo:
 
 
 @dataclass(frozen=True)
+class Outage:
+    """A machine that runs nothing now, and why. ``node`` and ``address`` are empty where it is the whole cluster."""
+
+    node: str
+    address: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class WorkerSpec:
     """A worker to be started. ``token`` is the one with which it will greet the server."""
 
@@ -270,6 +279,9 @@ class Engine(Protocol):
 
     def expected_nodes(self) -> list[str]:
         """Return the nodes that may run workers from before this server, and have not joined yet."""
+
+    def outages(self) -> list[Outage]:
+        """Return the machines that are known and run nothing now: they are on their way, silent, or cannot."""
 
     def attach(self, link: AgentLink, hello: Hello, *, term: int) -> None:
         """Take the connection of a node's agent that has greeted the server, whose term it is."""

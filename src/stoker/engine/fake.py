@@ -20,6 +20,7 @@ from stoker.engine.base import (
     NodeInfo,
     NodeJoined,
     NodeLost,
+    Outage,
     StartRefused,
     WorkerDown,
     WorkerSpec,
@@ -111,6 +112,9 @@ class FakeEngine:
 
     def demand(self, bundles: list[Bundle]) -> None:
         return  # nothing can be added to a fake node
+
+    def outages(self) -> list[Outage]:
+        return []
 
     def expected_nodes(self) -> list[str]:
         return []

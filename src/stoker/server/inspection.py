@@ -59,6 +59,7 @@ def _worker_row(server: Server, worker: Worker) -> Row:
         "state": _worker_state(worker),
         "pid": pid,
         "node": worker.node,
+        "host": server.hosts.of_node(worker.node),
         "cpus": worker.capacity.cpus,
         "memory_limit": worker.capacity.memory,
         "memory": memory,
@@ -159,7 +160,7 @@ async def call_details(server: Server, call_id: str) -> Row:
     record = server.records.get(call_id)
     if record is not None:
         story = _story(server, record.call)
-        ended = {"at": record.finished + wall, "event": record.call.state.value, "detail": "", "worker": ""}
+        ended = _entry(server, record.finished + wall, record.call.state.value, "")
         return {
             **row_of(record.call, wall=wall, record=record),
             **story,
@@ -173,23 +174,24 @@ async def call_details(server: Server, call_id: str) -> Row:
             "long as results are kept; `stoker calls list` shows what is known."
         )
     settled = stored.settled
-    entries = [_entry(at, event, detail) for at, event, detail in _stored_timeline(stored)]
+    entries = [_entry(server, at, event, detail) for at, event, detail in _stored_timeline(stored)]
     if settled:
-        entries.append({"at": settled.finished, "event": settled.state.value, "detail": "", "worker": ""})
+        entries.append(_entry(server, settled.finished, settled.state.value, ""))
     return {**_stored_row(server, stored), "timeline": entries, "why": "", "tags": stored.call.tags}
 
 
 def _story(server: Server, call: Call) -> Row:
     wall = server.wall_offset
-    entries = [_entry(at + wall, event, detail) for at, event, detail in call.timeline()]
+    entries = [_entry(server, at + wall, event, detail) for at, event, detail in call.timeline()]
     story = {"timeline": entries, "why": why_waiting(server, call), "tags": call.pool.options.tags}
     gang = call.worker.gang if call.state is CallState.LEASED and call.worker is not None else None
     return story if gang is None else {**story, "addresses": gang.addresses}
 
 
-def _entry(at: float, event: str, detail: str) -> Row:
+def _entry(server: Server, at: float, event: str, detail: str) -> Row:
     worker = detail if event == "running" else ""
-    return {"at": at, "event": event, "detail": "" if worker else detail, "worker": worker}
+    host = server.hosts.of_worker(worker)
+    return {"at": at, "event": event, "detail": "" if worker else detail, "worker": worker, "host": host}
 
 
 def _stored_timeline(record: CallRecord) -> list[tuple[float, str, str]]:

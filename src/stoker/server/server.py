@@ -31,6 +31,7 @@ from stoker.server.config import ServerConfig
 from stoker.server.early_cancels import Asked, EarlyCancels
 from stoker.server.execution import Executor, error_info, wall_offset
 from stoker.server.functions import Functions
+from stoker.server.hosts import Hosts
 from stoker.server.kept_payloads import Keeping
 from stoker.server.link import Link, Peer, close_all
 from stoker.server.news import News
@@ -115,6 +116,7 @@ class Server:
         self.copies = NodeCopies()
         self.locks = AgreedLocks(self.blobs)
         self.records = Records()
+        self.hosts = Hosts(self.engine)
         self.early_cancels = EarlyCancels()
         self.watches = Watches(self)
         self.verbs = Verbs(self)
@@ -460,6 +462,8 @@ class Server:
             return [e.NodeDraining(event.node, event.reason)]
         if isinstance(event, engine_base.WorkerUp):
             self.pids[event.worker] = (event.pid, event.how)
+            if (grant := self.executor.grants.get(event.worker)) is not None:
+                self.hosts.note(event.worker, grant.node)
             return [e.WorkerProgress(event.worker, "started")]
         if isinstance(event, engine_base.WorkerDown):
             self._worker_ended(event.worker)
@@ -478,6 +482,7 @@ class Server:
             self.functions.ensure(running.function)
             self.executor.grants[running.worker] = running.grant
             self.pids.setdefault(running.worker, (running.pid, ""))
+            self.hosts.note(running.worker, event.node.node)
             capacity = Capacity(running.grant.cpus, running.grant.memory)
             workers.append((running.worker, running.function, capacity))
         node = event.node

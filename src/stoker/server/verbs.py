@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
@@ -206,12 +206,17 @@ class Verbs:
             "socket": str(server.config.socket),
             "doors": self._doors(),
             "state_dir": str(server.config.state_dir),
+            "engine": server.engine.name,
+            "ray_address": server.config.ray_address if server.engine.name == "ray" else "",
             "store": server.config.store_shown,
             "blobs": shown_address(server.config.blobs) if server.config.blobs else "",
             "growth": state.growth,
             "nodes": [
                 {
                     "id": node.id,
+                    "host": server.hosts.of_node(node.id),
+                    "address": node.address,
+                    "state": "drains" if node.draining else "up",
                     "cpus": node.total.cpus,
                     "cpus_free": max(0.0, node.free().cpus),
                     "memory": node.total.memory,
@@ -220,6 +225,7 @@ class Verbs:
                 }
                 for node in state.nodes.values()
             ],
+            "outages": [asdict(outage) for outage in server.engine.outages()],
             "calls": {
                 "queued": sum(len(pool.queue) + pool.backoff for pool in state.pools.values()),
                 "running": sum(pool.running for pool in state.pools.values()),

@@ -26,6 +26,7 @@ from stoker.engine.base import (
     Listener,
     NodeChanged,
     NodeInfo,
+    Outage,
     WorkerSpec,
 )
 from stoker.engine.local.agent import fork_agent, take_run_lock
@@ -132,6 +133,9 @@ class LocalEngine:
         else:
             self._node.state = state
             self._tell(NodeChanged(self._info()))
+
+    def outages(self) -> list[Outage]:
+        return []
 
     def expected_nodes(self) -> list[str]:
         ended = not self._adoptable or self._node.state is not None

@@ -29,6 +29,7 @@ from stoker.engine.base import (
     NodeDraining,
     NodeGone,
     NodeInfo,
+    Outage,
     WorkerSpec,
 )
 from stoker.engine.ray import cluster as c
@@ -262,6 +263,22 @@ class RayEngine:
 
     def expected_nodes(self) -> list[str]:
         return sorted(self._expected)
+
+    def outages(self) -> list[Outage]:
+        found = [Outage("", "", self._lost)] if self._lost else []
+        for name, node in self._nodes.items():
+            if node.seen is not None and node.told is None:
+                found.append(Outage(name, node.seen.address, self._why_away(node)))
+        return found
+
+    def _why_away(self, node: RayNode) -> str:
+        if problem := node.seen.problem if node.seen is not None else "":
+            return problem
+        if node.problem:
+            return f"its agent is started again: {node.problem}"
+        if node.heard_at:
+            return f"nothing was heard of it for {self._now() - node.heard_at:.0f} s"
+        return "its agent is being started"
 
     def reserve(self, bundles: list[Bundle]) -> list[Grant] | None:
         if self._lost:

@@ -65,7 +65,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "function": "digits-sweep.a_function_with_quite_a_long_name",
             "state": "busy",
             "pid": 123456,
-            "node": "local",
+            "node": "7c9d0b185962b6f200f471d39b0f6a54d975439dfd81e57fb11bba18",
+            "host": "gpu-1",
             "cpus": 0.5,
             "memory_limit": 1 << 30,
             "memory": 300 << 20,
@@ -82,7 +83,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 HEADERS = {
     "function", "version", "queued", "running", "workers", "done", "failed", "a call takes", "waiting", "app",
     "deployed", "functions", "call", "state", "made", "took", "tries", "error", "worker", "pid", "cores", "memory",
-    "limit", "cpu time", "calls", "started",
+    "limit", "cpu time", "calls", "started", "node",
 }  # fmt: skip
 
 
@@ -138,6 +139,52 @@ def test_a_call_is_shown_with_its_timeline_and_why_it_waits(server: FakeSession,
     out = stoker_command("calls", "show", CALL["id"]).out
     for text in ("it waits for [2] cores", "1.5 s", "attempt 2", "team=a", "ValueError: [no] markup", "stoker logs"):
         assert text in out
+
+
+def test_a_reason_is_shown_whole_however_narrow_the_screen_is(
+    server: FakeSession, stoker_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    reason = "attempt 1: its worker ended (node gpu-1 died or left the cluster)"
+    timeline = [
+        {"at": NOW - 5, "event": "lost", "detail": reason, "worker": "", "host": ""},
+        {"at": NOW - 3, "event": "running", "detail": "", "worker": "w2-3", "host": "gpu-2"},
+    ]
+    server.answers["call"] = {**CALL, "timeline": timeline}
+    out = stoker_command("calls", "show", CALL["id"]).out
+    shown = out.partition("lost")[2].partition("running")[0]
+    assert "".join(shown.split())[: len(reason)].startswith("attempt1:itsworkerended(nodegpu-1diedorleftthecluster)")
+    assert "gpu-2" in out
+
+
+STATUS: dict[str, Any] = {
+    "version": "1",
+    "pid": 7,
+    "term": 3,
+    "uptime": 5.0,
+    "socket": "/run/server.sock",
+    "doors": [],
+    "engine": "ray",
+    "ray_address": "auto",
+    "store": "a file",
+    "blobs": "",
+    "apps": 0,
+    "workers": 0,
+    "calls": {"queued": 0, "running": 0},
+    "nodes": [],
+    "outages": [{"node": "7c9d0b185962b6f200f471d3", "address": "10.0.0.2", "reason": "its agent is being started"}],
+}
+
+
+def test_status_says_which_machines_are_not_there_and_why(
+    server: FakeSession, stoker_command: Command, own_home: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOKER_SERVER", "stoker://127.0.0.1:1")
+    server.answers["status"] = STATUS
+    out = stoker_command("server", "status").out
+    assert "a Ray cluster (auto)" in out
+    assert "! 10.0.0.2 (node 7c9d0b185962): its agent is being started" in out
+    assert "No machine" not in out
 
 
 def test_cancel_names_the_calls_that_were_not_open(server: FakeSession, stoker_command: Command) -> None:

@@ -126,7 +126,7 @@ def _timeline_columns(timeline: list[dict[str, Any]]) -> tuple[Column, ...]:
         Column("", state("event")),
         Column("worker", field("worker")),
         *([Column("node", field("host"))] if any(entry.get("host") for entry in timeline) else []),
-        Column("", lambda entry: escape(entry["detail"]), flexible=True),
+        Column("", lambda entry: escape(entry["detail"]), flexible=True, wraps=True),
     )
 
 

@@ -35,14 +35,15 @@ STATE_STYLES = {
 class Column:
     """``of`` gives a row's cell.
 
-    Where the screen is too narrow, cells of ``flexible`` columns are cut short; then whole columns are left out, that
-    with the highest ``spare`` first. Those with 0 always stay.
+    Where the screen is too narrow, cells of ``flexible`` columns are cut short, or with ``wraps`` go on in the next
+    line; then whole columns are left out, that with the highest ``spare`` first. Those with 0 always stay.
     """
 
     title: str
     of: Callable[[Mapping[str, Any]], str]
     right: bool = False
     flexible: bool = False
+    wraps: bool = False
     style: str = ""
     spare: int = 0
 
@@ -141,10 +142,11 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, width
     for i, wide in fitted.items():
         column = columns[i]
         justify: Literal["left", "right"] = "right" if column.right else "left"
-        made.add_column(column.title, justify=justify, no_wrap=True, style=column.style, width=wide)
+        made.add_column(column.title, justify=justify, no_wrap=not column.wraps, style=column.style, width=wide)
     for row in cells:
         for i, wide in fitted.items():
-            row[i].truncate(wide, overflow="ellipsis")
+            if not columns[i].wraps:
+                row[i].truncate(wide, overflow="ellipsis")
         made.add_row(*(row[i] for i in fitted))
     return made
 

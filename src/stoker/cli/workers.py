@@ -31,5 +31,5 @@ def list_workers(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
     """List the workers of all functions."""
     empty = "No workers: nothing is running. They start when calls come and end when they have been idle for a while."
     rows = ask("workers")
-    columns = (*COLUMNS[:2], NODE, *COLUMNS[2:]) if any(row["host"] for row in rows) else COLUMNS
+    columns = (*COLUMNS[:2], NODE, *COLUMNS[2:]) if any(row.get("host") for row in rows) else COLUMNS
     show_rows(rows, columns, as_json=as_json, empty=empty)

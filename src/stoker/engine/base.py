@@ -18,13 +18,15 @@ What holds for every implementation (``tests/engine/contract.py`` runs on each):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from stoker.protocol.messages import Hello, LogLines
 from stoker.transport.addresses import Address
 from stoker.types import ErrorInfo, FunctionSpec, Growth, ImageSpec
+
+SHORT_CHARACTERS = 12  # of an id: enough to tell nodes apart
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ class NodeInfo:
     memory_free: int
     labels: dict[str, str] = field(default_factory=dict)
     address: str = "127.0.0.1"  # at which workers of other nodes reach those here
+
+
+def called(node: str, hosts: Mapping[str, str]) -> str:
+    """Return what people call a node: its machine's name, of ``hosts`` by node, if no other has it; else its id."""
+    host = hosts.get(node, "")
+    return host if host and list(hosts.values()).count(host) == 1 else node[:SHORT_CHARACTERS]
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from stoker.engine.base import Engine
+from stoker.engine.base import Engine, called
 
 WORKERS_KEPT = 10_000  # that are gone; calls of earlier ones are shown without their machine
-SHORT_CHARACTERS = 12  # of an id: enough to tell nodes apart
 
 
 class Hosts:
-    """See the module. With an engine that has one machine only, nothing is named."""
+    """See the module. With the local engine, which has one machine, nothing is named."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -19,12 +18,12 @@ class Hosts:
         self._workers: OrderedDict[str, str] = OrderedDict()
 
     def of_node(self, node: str) -> str:
-        """Return the name of a node's machine; of one that never said it the beginning of its id."""
+        """Return what a node is called, also when it is gone."""
         if self._engine.name == "local":
             return ""
         for info in self._engine.nodes():
             self._nodes[info.node] = info.labels.get("host", "")
-        return self._nodes.get(node) or node[:SHORT_CHARACTERS]
+        return called(node, self._nodes)
 
     def of_worker(self, worker: str) -> str:
         return self._workers.get(worker, "")

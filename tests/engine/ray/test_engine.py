@@ -19,6 +19,7 @@ from stoker.engine.base import (
     WorkerDown,
     WorkerSpec,
     WorkerUp,
+    called,
 )
 from stoker.engine.ray import cluster as c
 from stoker.engine.ray import engine as ray_engine
@@ -208,6 +209,16 @@ async def test_a_node_that_dies_takes_its_workers_with_it(two: Two) -> None:
     assert [info.node for info in two.engine.nodes()] == ["n2"]
 
 
+def test_a_node_is_called_by_its_machines_name_where_that_tells_it_from_others() -> None:
+    hosts = {"7c9d0b185962b6f2": "gpu-1", "9fc9379adb1a14ec": "gpu-2", "210659e388f60718": "gpu-2"}
+    assert [called(node, hosts) for node in (*hosts, "24f35ef36662792b")] == [
+        "gpu-1",
+        "9fc9379adb1a",
+        "210659e388f6",
+        "24f35ef36662",
+    ]
+
+
 async def test_an_agent_that_ends_is_started_again(two: Two) -> None:
     await two.up("w1", node="n1")
     two.cluster.agents["n1"].closed = True
@@ -225,6 +236,8 @@ async def test_a_silent_node_is_given_up_after_its_lease_and_may_come_back(event
     await one.up("w1")
     agent = cluster.agents["n1"]
     await until(lambda: one.of(NodeGone) == ["n1"], what="the end of the lease")
+    (outage,) = engine.outages()
+    assert outage.node == "n1" and "nothing was heard of it for" in outage.reason
     assert agent.closed and engine.nodes() == [] and engine.reserve([Bundle(1.0)]) is None
     (grant,) = engine._nodes["n1"].agent.grants.values()
     engine.release(grant)  # the server does, for workers that it gave up
@@ -304,6 +317,9 @@ async def test_without_the_cluster_nothing_is_granted_and_what_runs_runs_on(two:
     two.cluster.tell(c.ClusterLost("its head does not answer"))
     assert two.engine.reserve([Bundle(1.0)]) is None and "its head does not answer" in two.engine.trouble
     assert two.told("w1") == [WorkerUp]
+    assert [(one.node, one.reason) for one in two.engine.outages()] == [
+        ("", "The Ray cluster does not answer: its head does not answer")
+    ]
     two.cluster.tell(c.ClusterBack(list(two.cluster.groups)))
     two.cluster.look()
     assert not two.engine.trouble
@@ -337,6 +353,8 @@ async def test_a_node_without_stoker_is_named(two: Two) -> None:
     two.cluster.machines["n3"] = machine("n3", problem="Stoker is not installed in /usr/bin/python3 on node n3.")
     two.cluster.look()
     assert [one.node for one in two.cluster.orders] == ["n1", "n2"]
+    (outage,) = two.engine.outages()
+    assert (outage.node, outage.reason) == ("n3", "Stoker is not installed in /usr/bin/python3 on node n3.")
     two.cluster.machines["n3"] = machine("n3")
     two.cluster.look()
     await until(lambda: "n3" in two.of(NodeJoined), what="the node once Stoker is there")

@@ -31,6 +31,7 @@ from stoker.engine.base import (
     NodeInfo,
     Outage,
     WorkerSpec,
+    called,
 )
 from stoker.engine.ray import cluster as c
 from stoker.engine.ray.groups import Group, Groups
@@ -67,6 +68,7 @@ class RayNode:
     drains: bool = False
     delay: float = RESTART_FIRST_SECONDS
     problem: str = ""
+    host: str = ""  # the machine's name, once its agent has said it
     restart: asyncio.TimerHandle | None = None
 
 
@@ -209,6 +211,7 @@ class RayEngine:
         if state is None or node.seen is None:
             node.state = state
             return
+        node.host = state.labels.get("host", "")
         node.agent.joined(state, lambda: self._told(node), new_grant=f"{self._run}-a")
         self._expected.discard(node.agent.node)
         self._settle_debts(node)
@@ -491,7 +494,7 @@ class RayEngine:
         log.warning("the agent of node %s ended: %s", event.node, event.reason)
         if node.agent.link is not None:
             self.detach(node.agent.link)
-        self._lose_all(node, "unknown", f"the agent of node {event.node} ended: {event.reason}")
+        self._lose_all(node, "unknown", f"the agent of node {self._called(node)} ended: {event.reason}")
         delay, node.delay = node.delay, min(RESTART_LAST_SECONDS, node.delay * 2)
         node.restart = asyncio.get_running_loop().call_later(delay, self._start_agent, node)
 
@@ -546,9 +549,9 @@ class RayEngine:
             self._links.pop(node.agent.link, None)
             node.agent.link.close()
             node.agent.detach(node.agent.link)
-        self._lose_all(node, "unknown", f"its node {node.agent.node} died")
+        self._lose_all(node, "unknown", f"node {self._called(node)} died or left the cluster")
         if node.told is not None:
-            self._tell(NodeGone(node.agent.node, "it died, or left the Ray cluster"))
+            self._tell(NodeGone(node.agent.node, f"node {self._called(node)} died or left the cluster"))
         self._keep_nodes()
 
     def _lose_all(self, node: RayNode, cause: str, detail: str) -> None:
@@ -601,7 +604,7 @@ class RayEngine:
             self.detach(link)
             link.close()
         self._keep_nodes()
-        self._tell(NodeGone(node.agent.node, f"nothing was heard of it for {self._lease:.0f} s"))
+        self._tell(NodeGone(node.agent.node, f"nothing was heard of node {self._called(node)} for {self._lease:.0f} s"))
 
     def _tell_changes(self) -> None:
         for node in list(self._nodes.values()):
@@ -637,6 +640,10 @@ class RayEngine:
         if node is None:
             node = self._nodes[name] = RayNode(AgentNode(name, tell=self._tell))
         return node
+
+    def _called(self, node: RayNode) -> str:
+        others = {name: other.host for name, other in self._nodes.items()}
+        return called(node.agent.node, {**others, node.agent.node: node.host})
 
     def _keep_nodes(self) -> None:
         """Write down where workers may run, for the next server to wait for."""

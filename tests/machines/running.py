@@ -38,6 +38,7 @@ class Machine:
     keeper_pid: int
     switch: int
     env: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def command(self, *words: str | Path) -> list[str]:
         """Return the command that runs another one there, in the home directory."""
@@ -67,10 +68,10 @@ class Machine:
 
     def start(
         self, *words: str | Path, output: Path, env: dict[str, str] | None = None, fds: Sequence[int] = ()
-    ) -> subprocess.Popen[bytes]:
+    ) -> None:
         """Start a command there; it ends with the machine at the latest."""
         with output.open("ab") as sink:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(*words),
                 env=self.environment(env),
                 stdin=subprocess.DEVNULL,
@@ -79,6 +80,7 @@ class Machine:
                 pass_fds=fds,
                 start_new_session=True,
             )
+        self.started.append(process)
 
     def write(self, path: Path, text: str, *, mode: int = 0o644) -> None:
         """Write a file there."""
@@ -147,6 +149,7 @@ class Machines:
             ["unshare", *apart, *keeper], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
         assert self._process.stdout is not None
+        self.machines: list[Machine] = []
         answer = self._process.stdout.readline()
         if not answer:
             self.stop()
@@ -171,6 +174,8 @@ class Machines:
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait(30)
+        for process in [process for machine in self.machines for process in machine.started]:
+            process.wait(30)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from . import s3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-CLUSTER = Path(__file__).parents[2] / "docs" / "cluster.md"
+STORAGE_PAGE = Path(__file__).parents[2] / "docs" / "storage.md"
 PROGRAM = """
 import stoker
 
@@ -198,7 +198,7 @@ def test_the_doctor_tells_of_blobs(home: Path, address: str) -> None:
 
 def section() -> str:
     """Return what the documentation says of object storage."""
-    return CLUSTER.read_text(encoding="utf-8").partition("## Object storage")[2].partition("\n## ")[0]
+    return STORAGE_PAGE.read_text(encoding="utf-8").partition("## Object storage")[2].partition("\n## ")[0]
 
 
 def test_every_command_of_the_documentation_works(home: Path, address: str, bucket: str, s3_port: int) -> None:

@@ -35,6 +35,7 @@ app = typer.Typer(help="The server that stays: it keeps apps, calls and logs.", 
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 60.0  # running calls get their grace first
 STATUS_TIMEOUT_SECONDS = 2.0  # for what is said before it stops: a server that hangs is stopped all the same
+NODES_SECONDS = 10.0  # for the machines of a cluster to join: some seconds, and no more for one that cannot
 POLL_SECONDS = 0.05
 NODE_CHARACTERS = 12  # of a node's id on a screen
 FIRST_TOKEN = "first"  # made with the first door, so that somebody can come in
@@ -96,8 +97,9 @@ def start(
         else:
             say(f"The server waits as a standby (pid {ready['pid']}): {holder} has the store.\n  log     {log}")
         return
-    has_door = os.environ.get("STOKER_LISTEN") or os.environ.get("STOKER_ENGINE") == "ray"
-    doors = tcp_doors(ask_local("status")) if has_door else []
+    on_ray = os.environ.get("STOKER_ENGINE") == "ray"
+    status = _when_nodes_are_up() if on_ray else ask_local("status") if os.environ.get("STOKER_LISTEN") else {}
+    doors = tcp_doors(status)
     made = ask_local("token_create", name=FIRST_TOKEN) if doors and not ask_local("tokens") else None
     if as_json:
         token = {"token": made["token"]} if made else {}
@@ -109,7 +111,20 @@ def start(
         for door in doors:
             say(f"  door    {door['address']}{', TLS, ' + door['fingerprint'] if door['tls'] else ''}")
             say(how_to_connect(door, made["token"] if made else ""))
+        if on_ray:
+            say(f"  nodes   {', '.join(sorted(node['host'] for node in status['nodes'])) or 'none yet'}")
+            _say_outages(status)
         say("Deploy an app with `stoker deploy FILE.py`; end the server with `stoker server stop`.")
+
+
+def _when_nodes_are_up() -> dict[str, Any]:
+    """Return the status once the machines of the cluster have joined, or will not soon."""
+    give_up = time.monotonic() + NODES_SECONDS
+    while True:
+        status: dict[str, Any] = ask_local("status")
+        if (status["nodes"] and not status["outages"]) or time.monotonic() > give_up:
+            return status
+        time.sleep(POLL_SECONDS)
 
 
 @contextmanager
@@ -250,8 +265,13 @@ def status(as_json: AsJson = False) -> None:
     outages = found["outages"]
     columns = NODE_COLUMNS if found["engine"] == "ray" else tuple(c for c in NODE_COLUMNS if not c.spare)
     if found["nodes"] or not outages:
-        show_rows(found["nodes"], columns, as_json=False, empty="No machine has reported yet.")
-    for outage in outages:
+        rows = sorted(found["nodes"], key=lambda node: (node["host"], node["id"]))
+        show_rows(rows, columns, as_json=False, empty="No machine has reported yet.")
+    _say_outages(found)
+
+
+def _say_outages(status: dict[str, Any]) -> None:
+    for outage in status["outages"]:
         where = f"{outage['address']} (node {outage['node'][:NODE_CHARACTERS]}): " if outage["node"] else ""
         say(f"! {where}{outage['reason']}")
 

@@ -97,7 +97,7 @@ class Cluster:
         wait_until(
             lambda: len(self.lines(name)) >= count,
             timeout=START_SECONDS,
-            message=f"{count} lines in {name}: {self.lines(name)}",
+            message=f"{count} lines in {name}",
         )
         return self.lines(name)
 

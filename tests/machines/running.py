@@ -93,6 +93,10 @@ class Machine:
         """Return a file there."""
         return (Path(f"/proc/{self.pid}/root") / path.relative_to("/")).read_text()
 
+    def sees(self, path: Path) -> bool:
+        """Tell whether a file is there."""
+        return (Path(f"/proc/{self.pid}/root") / path.relative_to("/")).exists()
+
     def cut(self) -> None:
         """Cut its cable: what is on its way is lost, and neither side is told."""
         self._ip("nomaster")

@@ -11,7 +11,7 @@ import pytest
 
 import stoker
 from tests.nodes.running import Nodes
-from tests.nodes.work import app, make, ranks, square, tells, where
+from tests.nodes.work import app, make, square, tells, where
 from tests.tcp_proxy import CuttingProxy
 from tests.waiting import wait_until
 
@@ -106,36 +106,6 @@ def test_a_cut_that_is_shorter_than_the_lease_costs_nothing(nodes: Nodes, gate: 
         proxy.refusing = False
         assert sorted(call.result(timeout=60) for call in calls) == sorted(node for node, _ in began)
         assert gate.began() == began, "nothing ran twice"
-
-
-def test_a_cut_that_is_longer_than_the_lease(nodes: Nodes, gate: Gate) -> None:
-    with CuttingProxy(nodes.port) as proxy, app.run():
-        nodes.behind(proxy.port, n1={"cpus": 2}, n2={"cpus": 2})
-        wait_until(lambda: "n2" in set(where.map([0.1] * 8)), timeout=30, message="n2 is back")
-        calls = gate.spawn(4)
-        began = gate.wait(4)
-        assert sorted(node for node, _ in began) == ["n1", "n1", "n2", "n2"]
-        proxy.passing.clear()
-        nodes.change(n1={"cpus": 2}, n2={"cpus": 2}, n3={"cpus": 2})
-        again = gate.wait(6, timeout=60)
-        assert {node for node, _ in again[4:]} == {"n3"}
-        gate.open()
-        proxy.passing.set()
-        assert len([call.result(timeout=60) for call in calls]) == 4
-        # The node comes back, and its workers with it: they work on.
-        wait_until(lambda: "n2" in set(where.map([0.2] * 8)), timeout=60, message="n2 is back")
-
-
-def test_a_gang_on_a_node_past_its_lease_ends_there(nodes: Nodes) -> None:
-    with CuttingProxy(nodes.port) as proxy, app.run():
-        nodes.behind(proxy.port, n1={"cpus": 2}, n2={"cpus": 2})
-        wait_until(lambda: "n2" in set(where.map([0.1] * 8)), timeout=30, message="n2 is back")
-        assert len(ranks.remote()) == 4
-        held = len(nodes.processes("n2"))
-        proxy.passing.clear()
-        wait_until(lambda: len(nodes.processes("n2")) < held, timeout=30, message="the ranks on n2 end")
-        proxy.passing.set()
-        assert len(ranks.remote()) == 4
 
 
 def test_a_node_whose_clock_is_an_hour_off(nodes: Nodes, root: Path) -> None:

@@ -14,16 +14,17 @@ class Hosts:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._nodes: dict[str, str] = {}
+        self._names: dict[str, str] = {}
         self._workers: OrderedDict[str, str] = OrderedDict()
 
     def of_node(self, node: str) -> str:
         """Return what a node is called, also when it is gone."""
         if self._engine.name == "local":
             return ""
-        for info in self._engine.nodes():
-            self._nodes[info.node] = info.labels.get("host", "")
-        return called(node, self._nodes)
+        # Of those that are there now: a machine that was started again is another node, of the same name.
+        hosts = {info.node: info.labels.get("host", "") for info in self._engine.nodes()}
+        self._names.update({here: called(here, hosts) for here in hosts})
+        return self._names.get(node) or called(node, {})
 
     def of_worker(self, worker: str) -> str:
         return self._workers.get(worker, "")

@@ -158,7 +158,9 @@ def _pass_on_items(st: State, call: Call, worker_id: str, attempt: int) -> None:
         streams.pass_on(st, call, attempt, first, payloads)
 
 
-def give(st: State, worker: Worker, call: Call, attempt: int, *, why: str = "after a restart of the server") -> None:
+def give(
+    st: State, worker: Worker, call: Call, attempt: int, *, why: str = "after its server or node was away"
+) -> None:
     """Make a call the worker's that has been running it all along."""
     call.pool.queue.discard(call)
     call.state = CallState.LEASED

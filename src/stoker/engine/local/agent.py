@@ -25,6 +25,7 @@ from typing import Any
 
 from stoker import paths
 from stoker.blobs.base import BlobStore
+from stoker.engine.base import SHORT_CHARACTERS
 from stoker.engine.local import adoption, processes, scratch, usage
 from stoker.engine.local.capacity import CapacityBusy, CapacityLedger
 from stoker.engine.local.config import (
@@ -181,7 +182,8 @@ class Agent:
             while await reader.read(1024):
                 continue
             log.warning("whoever started this agent has ended: ending everything")
-            self._stop_reason = f"its node {self._config.node} is going: whoever started the agent there has ended"
+            here = f"{node_labels()['host']} ({self._config.node[:SHORT_CHARACTERS]})"
+            self._stop_reason = f"its node {here} is going: whoever started the agent there has ended"
             self._stop.set()
 
         self._background(until_closed(), name="owner's pipe")

@@ -33,8 +33,10 @@ HEALTH = {
 
 BUSY = {  # as a machine that runs other tests is
     "RAY_worker_niceness": "0",  # else what runs on nodes waits for all of them
-    "RAY_gcs_server_port_wait_time_s": "120",
+    "RAY_gcs_server_port_wait_time_s": "40",
 }
+HEAD_TRIES = 3  # now and then Ray's head process hangs as it starts, on any machine: another one does not
+LOG_CHARACTERS = 3000
 
 
 @dataclass(frozen=True)
@@ -193,11 +195,34 @@ class _Keeper:
             options |= {"_system_config": HEALTH, "include_dashboard": False, "include_log_monitor": False}
             options |= {"gcs_server_port": self._port}
         with _environment(request["env"]):
-            node = self._cluster.add_node(**options)
+            node = self._start(options)
         self._nodes[node.node_id] = node
         self._port = int(self._cluster.address.rpartition(":")[2])
         raylet = node.all_processes["raylet"][0].process.pid
         return {"node": node.node_id, "raylet": raylet, "address": self._cluster.address}
+
+    def _start(self, options: dict[str, Any]) -> Any:
+        for left in reversed(range(HEAD_TRIES)):
+            try:
+                return self._cluster.add_node(**options)
+            except RuntimeError:
+                if not left or self._nodes:
+                    raise
+                self._give_up_head()
+        raise AssertionError("the last try returns or raises")
+
+    def _give_up_head(self) -> None:
+        """End a head that did not come up, and say what it wrote."""
+        from ray.cluster_utils import Cluster
+
+        from stoker.engine.local import processes
+
+        for log in sorted(self._place.glob("ray/session_*/logs/gcs_server*")):
+            print(f"{log}:\n{log.read_text(errors='replace')[-LOG_CHARACTERS:]}", file=sys.stderr)
+        processes.kill_all(_descendants)
+        shutil.rmtree(self._place / "ray", ignore_errors=True)
+        (self._place / "ray").mkdir()
+        self._cluster = Cluster(shutdown_at_exit=False)
 
     def kill_node(self, request: dict[str, Any]) -> dict[str, Any]:
         self._kill(self._nodes.pop(request["node"]), "raylet")

@@ -12,6 +12,17 @@ from tests.faults.running import PersistentServer
 from tests.on_ray.gate import Gate
 from tests.on_ray.running import OnRay, on_ray
 
+HERE = Path(__file__).parent
+SECONDS = 120.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have a test's time begin when its Ray is there, which takes from ten seconds to two minutes."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            mark = item.get_closest_marker("timeout")
+            item.add_marker(pytest.mark.timeout(mark.args[0] if mark else SECONDS, func_only=True), append=False)
+
 
 @pytest.fixture(scope="package")
 def two_nodes() -> Iterator[OnRay]:

@@ -15,6 +15,7 @@ from bench.sides.with_numpy import pid_here
 from stoker.client import session as sessions
 
 app = stoker.App("bench-ray")
+sharing = stoker.App("bench-ray-shared")  # of its own: it needs a larger node than others have
 IDLE_SECONDS = 0.5  # after a turn the cores are the other side's
 WARM_CALLS = 20_000
 WARM_SECONDS = 30.0
@@ -37,12 +38,12 @@ def arrives(directory: str, number: int, count: int) -> int:
     return here
 
 
-@app.function(cpu=1, idle_timeout=IDLE_SECONDS)
+@sharing.function(cpu=1, idle_timeout=IDLE_SECONDS)
 def make(megabytes: int) -> Any:
     return array(megabytes)
 
 
-@app.function(cpu=2, idle_timeout=IDLE_SECONDS)
+@sharing.function(cpu=2, idle_timeout=IDLE_SECONDS)
 def use(made: stoker.Call[Any]) -> float:
     return total(made.result())
 
@@ -102,7 +103,7 @@ def scale() -> Iterator[Callable[..., Any]]:
 
 def shared() -> Iterator[Callable[..., Any]]:
     """A big result that one node has made is used by calls on the other."""
-    with app.run(show_progress=False):
+    with sharing.run(show_progress=False):
 
         def turn(megabytes: int, calls: int) -> dict[str, float]:
             made = make.spawn(megabytes)

@@ -141,7 +141,10 @@ class Agent:
         self._zombies: set[int] = set()
         self._lends: dict[str, float] = {}  # not yet written down
         self._welcome: Welcome | None = None
-        self._handlers: dict[type, Callable[[Any], None]] = {
+        self._handlers = self._what_is_obeyed()
+
+    def _what_is_obeyed(self) -> dict[type, Callable[[Any], None]]:
+        return {
             StartWorker: self._on_start,
             StopWorker: self._on_stop,
             BuildImage: self._on_build,

@@ -8,6 +8,9 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from stoker.engine.ray.cluster import (
     AgentEnded,
@@ -231,18 +234,25 @@ async def test_a_bridge_ends_with_its_server(ray_nodes: RayClusterProcess, serve
     assert is_gone(pid)
 
 
-async def test_an_agent_that_looks_for_its_server_elsewhere_is_ended(
-    ray_nodes: RayClusterProcess, server: MakeServer, nodes_place: Path
+@pytest.mark.parametrize(
+    "change", [{"server": "stoker://10.0.0.1:4001"}, {"token": "another"}, {"fingerprint": "cd" * 32}], ids=list
+)
+async def test_an_agent_whose_server_is_elsewhere_or_another_is_ended(
+    ray_nodes: RayClusterProcess, server: MakeServer, nodes_place: Path, change: dict[str, Any]
 ) -> None:
-    first = await server(ray_nodes, owner="moved")
+    """As where a standby has taken over: an agent that it does not let in would hold its node's room for minutes."""
+    owner = f"moved_{next(iter(change))[:8]}"
+    first = await server(ray_nodes, owner=owner)
     node = ray_nodes.head.id
     first.cluster.start_agent(order(node))
-    note = await first.until(lambda: note_of(nodes_place, node, "moved"))
+    note = await first.until(lambda: note_of(nodes_place, node, owner))
     await first.cluster.abandon()
-    second = await server(ray_nodes, owner="moved")
-    elsewhere = replace(order(node), server="stoker://10.0.0.1:4001")
+    second = await server(ray_nodes, owner=owner)
+    elsewhere = replace(order(node), **change)
     second.cluster.start_agent(elsewhere)
     await second.event(AgentEnded, node=node)
     assert is_gone(note["pid"]) and is_gone(note["child"])
     second.cluster.start_agent(elsewhere)
-    await second.until(lambda: (new := note_of(nodes_place, node, "moved")) and new["pid"] != note["pid"])
+    await second.until(lambda: (new := note_of(nodes_place, node, owner)) and new["pid"] != note["pid"])
+    second.cluster.stop_agent(node)
+    await second.event(AgentEnded, len(second.events), node=node)

@@ -41,7 +41,7 @@ class NodeActor:
         self._stdin = -1
         self._result = -1
         self._is_stopped = False
-        self._arguments: list[str] = []
+        self._told: tuple[list[str], dict[str, str]] = ([], {})
         self._raylet = os.getppid()
         self._ending: asyncio.Future[str] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -49,8 +49,8 @@ class NodeActor:
     async def start(self, spec: dict[str, Any]) -> dict[str, str]:
         """Start the agent, unless it runs; returns ``{"problem": …}`` where none can, ``{"ended": …}`` where it has."""
         if self._ending is not None:
-            if not self._ending.done() and spec["arguments"] != self._arguments:
-                await self.stop()  # it looks for its server where that is not any more, and would for minutes
+            if not self._ending.done() and (spec["arguments"], spec["environment"]) != self._told:
+                await self.stop()  # its server is not where it looks, or takes it for a stranger, and would for minutes
             return {"ended": self._ending.result()} if self._ending.done() else {}
         environment = _environment(self._raylet, spec["environment"])
         if problem := await asyncio.to_thread(self._check, spec["version"], environment):
@@ -59,8 +59,8 @@ class NodeActor:
             return {"ended": "it was stopped before it had started"}
         if self._ending is None:  # two servers' orders may cross
             self._ending = asyncio.get_running_loop().create_future()
-            self._arguments = spec["arguments"]
-            self._launch(self._arguments, environment)
+            self._told = (spec["arguments"], spec["environment"])
+            self._launch(spec["arguments"], environment)
             self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._watch_raylet())]
         return {}
 

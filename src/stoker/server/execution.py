@@ -209,7 +209,7 @@ class Executor:
             [Bundle(order.capacity.cpus, order.capacity.memory, node=order.node) for order in orders]
         )
         if not grants:
-            why = self._engine.trouble or "The node's capacity is held by other programs just now."
+            why = self._engine.trouble or "Its node has no room just now: other programs hold it, or its agent is away."
             error = ErrorInfo("Overloaded", why)
             self._server.later(*(e.WorkerRefused(order.worker, error, retry=True) for order in orders))
             return

@@ -44,6 +44,7 @@ async def test_a_node_that_is_killed_takes_its_agent_and_its_groups_with_it(
     assert "gone" in (await recorder.event(AgentEnded, node=third.id)).reason
     assert third.id in (await recorder.event(ReserveFailed, group="waits")).reason
     await recorder.until(lambda: third.id not in [node.id for node in recorder.nodes])
+    await recorder.until(lambda: [name for name in ray_nodes.groups() if "chaos" in name] == ["stoker-chaos-both"])
     # What was on that node alone is gone; the rest of a group stays for as long as it is wanted.
     await recorder.cluster.abandon()
     again = await server(ray_nodes, owner="chaos")

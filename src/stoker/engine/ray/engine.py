@@ -318,14 +318,16 @@ class RayEngine:
             here = taken.get(info.node, [])
             left = info.cpus_free - sum(room.cpus for room in here) - bundle.cpus
             memory = info.memory_free - sum(room.memory for room in here) - bundle.memory
-            others = self._has_devices(self._nodes[info.node], [*here, _room(bundle)])
+            others = self._can_hold(self._nodes[info.node], [*here, _room(bundle)])
             if left >= -EPSILON_CPUS and memory >= 0 and others and (best is None or (left, info.node) < best):
                 best = (left, info.node)
         return self._nodes[best[1]] if best is not None else None
 
-    def _has_devices(self, node: RayNode, rooms: list[c.Room]) -> bool:
-        if node.seen is None or node.seen.draining:
-            return False
+    def _can_hold(self, node: RayNode, rooms: list[c.Room]) -> bool:
+        if node.seen is None or node.seen.draining or node.agent.state is None:
+            return (
+                False  # where no agent would start anything, room asked for would only be given back, again and again
+            )
         if not any(room.gpus or room.resources for room in rooms):
             return True
         free = self._groups.free(node.seen, now=self._now())

@@ -44,6 +44,7 @@ from stoker.types import Growth, ImageSpec
 
 RESERVE_SECONDS = 10.0  # for the cluster to give the room that it said was free
 AGENT_GRACE_SECONDS = 600.0  # without a server; it may be upgraded meanwhile, what runs goes on running
+DEMAND_SHOWN = 4  # where nobody adds nodes it is for people who look; each takes room that is free for a moment
 RESTART_FIRST_SECONDS = 0.5
 RESTART_LAST_SECONDS = 30.0
 WATCH_SECONDS = 1.0
@@ -357,7 +358,8 @@ class RayEngine:
             node.agent.lend(grant, lent=lent)
 
     def demand(self, bundles: list[Bundle]) -> None:
-        self._cluster.demand([_room(bundle) for bundle in bundles])
+        told = bundles if self._adds_nodes else bundles[:DEMAND_SHOWN]
+        self._cluster.demand([_room(bundle) for bundle in told])
 
     # Workers
 

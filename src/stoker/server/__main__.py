@@ -20,6 +20,7 @@ from stoker import paths
 from stoker.engine.base import Engine
 from stoker.engine.local.config import BLOBS_VARIABLE, AgentConfig
 from stoker.engine.local.engine import LocalEngine
+from stoker.engine.ray.owner import NODES_FILE
 from stoker.errors import InvalidRequest, StokerError
 from stoker.quantities import parse_duration
 from stoker.server.config import ServerConfig
@@ -124,9 +125,25 @@ def _engine(config: ServerConfig, identity: str = "") -> Engine:
         owner = owner_of(config.state_dir, identity)
         cluster = RayCluster(address=config.ray_address, owner=owner, state_dir=config.state_dir)
         return RayEngine(cluster, state_dir=config.state_dir, lease=config.node_lease)
+    _refuse_beside_a_cluster(config)
     engine = LocalEngine(_agent_config(config))
     engine.fork_agent()
     return engine
+
+
+def _refuse_beside_a_cluster(config: ServerConfig) -> None:
+    """See that nothing of a server on Ray runs any more, whose calls would be run here as well.
+
+    Raises:
+        InvalidRequest: it was killed, and its nodes may still run them.
+    """
+    kept = config.state_dir / NODES_FILE
+    if kept.exists():
+        raise InvalidRequest(
+            f"The last server on {config.state_dir} ran its calls on a Ray cluster and was killed: they may still run "
+            "there. Start it again as it was (`stoker server start --engine ray`); `stoker server stop` ends it in "
+            f"order. If that cluster is gone for good, remove {kept} and start this one."
+        )
 
 
 def _allow_many_files() -> None:

@@ -37,6 +37,7 @@ from stoker.engine.ray import cluster as c
 from stoker.engine.ray.groups import Group, Groups
 from stoker.engine.ray.growth import growth
 from stoker.engine.ray.merging import merged
+from stoker.engine.ray.owner import NODES_FILE
 from stoker.errors import ConnectionFailed, StokerError
 from stoker.protocol import messages as m
 from stoker.transport.addresses import Address
@@ -52,7 +53,6 @@ LATE_SECONDS = 1.0  # so much later than it should the watch runs on a loop that
 STOP_SLACK_SECONDS = 10.0  # past the grace of workers, for agents to say that all has ended
 _OF_WORKERS = (m.WorkerStarted, m.StartFailed, m.WorkerExited)
 ANYWHERE = frozenset({"0.0.0.0", "::"})
-NODES_FILE = "ray-nodes.json"
 log = logging.getLogger("stoker.engine")
 
 

@@ -11,6 +11,7 @@ import secrets
 from pathlib import Path
 
 OWNER_FILE = "ray-owner"
+NODES_FILE = "ray-nodes.json"  # where workers may run, until a server has ended in order
 OWNER_CHARACTERS = 12
 
 

@@ -265,4 +265,5 @@ def test_interrupted_calls_leave_nothing_open() -> None:
         finally:
             timer.join()
     wait_until(lambda: not len(session.connection.calls), message="no call to be open")
-    wait_until(lambda: double.remote(1) and opened(), timeout=20, message="a channel again")
+    # One that did not last is asked for again after ever more calls, some thousand at last.
+    wait_until(lambda: [double.remote(1) for _ in range(500)] and opened(), timeout=60, message="a channel again")

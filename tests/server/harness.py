@@ -233,14 +233,18 @@ class Peer:
 
     def receive(self, kind: type[T]) -> tuple[T, list[bytes]]:
         """Return the next message of a kind with its parts; others that come meanwhile wait for their turn."""
+        return self.receive_any(kind)
+
+    def receive_any(self, *kinds: type[Any]) -> tuple[Any, list[bytes]]:
+        """Return the next message of any of these kinds, likewise."""
         for at, (message, parts) in enumerate(self._came):
-            if isinstance(message, kind):
+            if isinstance(message, kinds):
                 del self._came[at]
                 return message, parts
         while True:
             received = self.frames.receive()
             parts = [bytes(part) for part in received.parts()] if getattr(received.message, "sizes", None) else []
-            if isinstance(received.message, kind):
+            if isinstance(received.message, kinds):
                 return received.message, parts
             self._came.append((received.message, parts))
 
@@ -321,6 +325,13 @@ class ScriptedWorker:
         }
         self.leases.send(m.Results(self.sent, ids, **{**columns, **fields}), *parts)
         return self.sent
+
+    def is_acknowledged(self, seq: int) -> bool:
+        """Read until the server says that this frame is safe: with an acknowledgement, or with the lease it sent first."""
+        while True:
+            message, _ = self.leases.receive_any(m.Ack, m.Lease)
+            if (message.seq if isinstance(message, m.Ack) else message.acked) >= seq:
+                return True
 
     def close(self) -> None:
         self.leases.close()

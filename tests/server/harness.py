@@ -327,7 +327,7 @@ class ScriptedWorker:
         return self.sent
 
     def is_acknowledged(self, seq: int) -> bool:
-        """Read until the server says that this frame is safe: with an acknowledgement, or with the lease it sent first."""
+        """Read until the server says that this frame is safe: by an acknowledgement, or on the lease it sent first."""
         while True:
             message, _ = self.leases.receive_any(m.Ack, m.Lease)
             if (message.seq if isinstance(message, m.Ack) else message.acked) >= seq:

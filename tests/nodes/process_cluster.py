@@ -47,7 +47,9 @@ class ProcessCluster:
         self._listener = listener
 
     async def start_up(self) -> None:
-        self._listener(c.ClusterBack(list(self._groups)))
+        self._listener(
+            c.ClusterBack({name: [c.Room(**room) for room in rooms] for name, rooms in self._groups.items()})
+        )
         self._look()
         self._task = asyncio.create_task(self._watch())
 

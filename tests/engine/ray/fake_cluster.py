@@ -120,7 +120,7 @@ class FakeCluster:
         self._listener = listener
 
     async def start_up(self) -> None:
-        self._listener(c.ClusterBack(list(self.groups)))
+        self._listener(c.ClusterBack(dict(self.groups)))
         self.look()
 
     async def shut_down(self) -> None:

@@ -301,6 +301,27 @@ async def test_the_next_server_waits_for_the_nodes_and_keeps_their_room(
     await heir.shut_down(grace=1.0)
 
 
+async def test_of_a_group_that_was_kept_for_one_worker_the_rest_is_free(
+    two: Two, events: list[Event], tmp_path: Path
+) -> None:
+    """Its other workers have ended meanwhile: what they held is the server's to grant, not lost until the last ends."""
+    grants = two.engine.reserve([Bundle(2.0, node="n1"), Bundle(1.0, node="n1")])
+    assert grants is not None
+    two.engine.start(grants[1], WorkerSpec("stays", function_spec(), "t"))
+    await until(lambda: two.told("stays"), what="the worker")
+    await two.engine.abandon()
+    agents = dict(two.cluster.agents)
+    two.cluster.automatic = False
+    heir = await engine_on(two.cluster, [], tmp_path)
+    for agent in agents.values():
+        agent.engine = heir
+        agent.connect(term=2)
+    (n1,) = [info for info in heir.nodes() if info.node == "n1"]
+    assert n1.cpus_free == n1.cpus - 1.0
+    assert heir.reserve([Bundle(n1.cpus - 1.0, node="n1")]) is not None
+    await heir.shut_down(grace=1.0)
+
+
 async def test_a_node_that_died_while_no_server_was_there_is_not_waited_for(two: Two, tmp_path: Path) -> None:
     await two.up("w1", node="n1")
     await two.engine.abandon()
@@ -320,7 +341,7 @@ async def test_without_the_cluster_nothing_is_granted_and_what_runs_runs_on(two:
     assert [(one.node, one.reason) for one in two.engine.outages()] == [
         ("", "The Ray cluster does not answer: its head does not answer")
     ]
-    two.cluster.tell(c.ClusterBack(list(two.cluster.groups)))
+    two.cluster.tell(c.ClusterBack(dict(two.cluster.groups)))
     two.cluster.look()
     assert not two.engine.trouble
     await two.up("w2", node="n1")

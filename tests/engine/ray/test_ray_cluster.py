@@ -30,7 +30,7 @@ async def test_the_nodes_of_the_cluster_are_told_with_what_they_have(
     ray_nodes: RayClusterProcess, server: MakeServer
 ) -> None:
     recorder = await server(ray_nodes)
-    assert isinstance(recorder.events[0], ClusterBack) and recorder.events[0].groups == []
+    assert isinstance(recorder.events[0], ClusterBack) and recorder.events[0].groups == {}
     assert isinstance(recorder.events[1], NodesSeen)
     head, other = recorder.node(ray_nodes.nodes[0].id), recorder.node(ray_nodes.nodes[1].id)
     assert (head.cpus, head.gpus, other.cpus, other.gpus) == (4, 0, 6, 2)
@@ -178,7 +178,7 @@ async def test_a_bridge_that_is_killed_is_replaced_and_nothing_ends(
     recorder.cluster.reserve("meanwhile", [Room(cpus=1)], patience=30)
     await recorder.event(ClusterLost)
     since = len(recorder.events)
-    assert (await recorder.event(ClusterBack, since)).groups == ["kept"]
+    assert (await recorder.event(ClusterBack, since)).groups == {"kept": [Room(cpus=1, gpus=1, node=node)]}
     await recorder.event(NodesSeen, since)
     await recorder.event(Reserved, since, group="meanwhile")
     recorder.cluster.reserve("kept", rooms, patience=20)
@@ -200,7 +200,7 @@ async def test_a_server_that_comes_back_finds_its_own_and_not_another_s(
     note = await first.until(lambda: note_of(nodes_place, node, "first"))
     await first.cluster.abandon()
     again = await server(ray_nodes, owner="first")
-    assert again.events[0] == ClusterBack(["same"])
+    assert again.events[0] == ClusterBack({"same": [Room(cpus=1, node=node)]})
     again.cluster.start_agent(order(node))
     again.cluster.release("same")
     await again.until(lambda: again.node(node).cpus_free == 3)
@@ -222,7 +222,7 @@ async def test_a_server_that_ends_leaves_nothing_on_the_cluster(
     await recorder.event(Reserved, group="g")
     await recorder.cluster.shut_down()
     witness = await server(ray_nodes, owner="tidy")
-    assert witness.events[0] == ClusterBack([])
+    assert witness.events[0] == ClusterBack({})
     await witness.until(lambda: all(n.cpus_free == n.cpus and n.gpus_free == n.gpus for n in witness.nodes))
 
 

@@ -118,9 +118,9 @@ class ClusterLost:
 
 @dataclass(frozen=True)
 class ClusterBack:
-    """The cluster answers again, and has these groups of ours."""
+    """The cluster answers again, and has these groups of ours, with their rooms in order."""
 
-    groups: list[str]
+    groups: dict[str, list[Room]]
 
 
 ClusterEvent: TypeAlias = NodesSeen | Reserved | ReserveFailed | AgentEnded | ClusterLost | ClusterBack

@@ -34,7 +34,7 @@ from stoker.engine.base import (
     called,
 )
 from stoker.engine.ray import cluster as c
-from stoker.engine.ray.groups import Group, Groups
+from stoker.engine.ray.groups import Group, Groups, grant_name, group_name
 from stoker.engine.ray.growth import growth
 from stoker.engine.ray.merging import merged
 from stoker.engine.ray.owner import NODES_FILE
@@ -107,7 +107,7 @@ class RayEngine:
         self._listener: Listener = lambda event: None
         self._nodes: dict[str, RayNode] = {}
         self._groups = Groups()
-        self._left: set[str] = set()  # groups of an earlier server, until it is known whose they are
+        self._left: dict[str, list[c.Room]] = {}  # groups of an earlier server, until it is known whose they are
         self._left_since = 0.0
         self._waiting: dict[str, Waiting] = {}
         self._links: dict[AgentLink, RayNode] = {}
@@ -237,15 +237,11 @@ class RayEngine:
                 self._regain_left(grant)
 
     def _regain_left(self, grant: Grant) -> None:
-        """Take over the room of an earlier server's group, if it is there."""
-        name = grant.id.rpartition(".")[0]
-        group = self._groups.get(name)
-        if group is None and name in self._left:
-            self._left.discard(name)
-            group = Group(name, [], [], is_ready=True, is_left=True)
-            self._groups.add(group)
-        if group is not None and group.is_left:
-            self._groups.widen(group, grant.id, _room_of(grant))
+        """Take over an earlier server's group, if there: whole, since what nobody claims of it is free for others."""
+        name = group_name(grant.id)
+        if name in self._left:
+            self._groups.add_left(name, self._left.pop(name))
+            self._groups.take_back(grant.id)
 
     def _give_up_leftovers(self) -> None:
         """Give back what nobody claims: once all nodes have said what they run, or were waited for long enough."""
@@ -296,7 +292,7 @@ class RayEngine:
             node = self._fitting(bundle, places, taken)
             if node is None:
                 return None
-            grant = Grant(f"{name}.{index}", node.agent.node, bundle.cpus, bundle.memory)
+            grant = Grant(grant_name(name, index), node.agent.node, bundle.cpus, bundle.memory)
             room = c.Room(bundle.cpus, bundle.memory, bundle.gpus, bundle.resources, node.agent.node)
             if self._fits_beside(node, [*taken.get(room.node, []), room]):
                 rooms.append(room)
@@ -502,12 +498,12 @@ class RayEngine:
         delay, node.delay = node.delay, min(RESTART_LAST_SECONDS, node.delay * 2)
         node.restart = asyncio.get_running_loop().call_later(delay, self._start_agent, node)
 
-    def _on_back(self, groups: list[str]) -> None:
+    def _on_back(self, groups: dict[str, list[c.Room]]) -> None:
         self._lost = ""
         ours = set(self._groups.names())
-        self._left = set(groups) - ours
+        self._left = {name: rooms for name, rooms in groups.items() if name not in ours}
         self._left_since = self._now()
-        for name in ours - set(groups):
+        for name in ours - groups.keys():
             group = self._groups.get(name)
             if group is not None and group.is_ready:
                 log.warning("the cluster has lost the room of %s: asked for again", name)

@@ -23,11 +23,19 @@ class Group:
     rooms: list[Room]
     grants: list[str]
     is_ready: bool = False
-    is_left: bool = False  # of an earlier server: its rooms are known as far as who holds them has come
     failure: str = ""
     devices: dict[str, list[str]] = field(default_factory=dict)  # by grant
     given_back: set[str] = field(default_factory=set)  # grants, while others hold the group
     order: list[str] = field(default_factory=list)  # the grants as their rooms were asked for, also those given back
+
+
+def grant_name(group: str, index: int) -> str:
+    """Return the name of the grant of a group's room; `group_name` undoes it."""
+    return f"{group}.{index}"
+
+
+def group_name(grant: str) -> str:
+    return grant.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -96,12 +104,12 @@ class Groups:
         for room in group.rooms:
             self._ours.add(room)
 
-    def widen(self, group: Group, grant: str, room: Room) -> None:
-        """Note one more room of a group that is here, and whose it is."""
-        group.rooms.append(room)
-        group.grants.append(grant)
-        self._of_grant[grant] = group
-        self._ours.add(room)
+    def add_left(self, name: str, rooms: list[Room]) -> None:
+        """Take over a group of an earlier server, of which nobody has claimed a room yet; see `take_back`."""
+        grants = [grant_name(name, index) for index in range(len(rooms))]
+        group = Group(name, rooms, [], is_ready=True, given_back=set(grants))
+        self.add(group)
+        group.order = grants
 
     def get(self, name: str) -> Group | None:
         return self._groups.get(name)

@@ -230,9 +230,10 @@ class RayCluster:
     def _on_reached(self, bridge: _Bridge, reached: wire.Reached) -> None:
         self._bridge = bridge
         self._address = reached.address
-        ours = set(reached.groups)
-        self._listener(ClusterBack(sorted(ours - self._wishes.keys() - self._released)))
-        for group in sorted(self._released & ours):
+        ours = reached.groups
+        known = self._wishes.keys() | self._released
+        self._listener(ClusterBack({name: ours[name] for name in sorted(ours.keys() - known)}))
+        for group in sorted(self._released & ours.keys()):
             bridge.send(wire.Release(group))
         self._released.clear()
         for node in [node for node in self._orders if node in self._confirmed and node not in reached.agents]:

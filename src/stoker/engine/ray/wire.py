@@ -61,7 +61,7 @@ class Reached:
     """
 
     address: str
-    groups: list[str]
+    groups: dict[str, list[cluster.Room]]
     agents: list[str]
 
 

@@ -23,7 +23,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from stoker.engine.ray.bridge.node_actor import DeviceActor
-from stoker.engine.ray.bridge.threads import in_thread
+from stoker.engine.ray.bridge.threads import ended, in_thread
 from stoker.engine.ray.cluster import Reserved, ReserveFailed, Room
 
 NODE_LABEL = "ray.io/node-id"
@@ -36,6 +36,16 @@ def bundle_of(room: Room) -> dict[str, float]:
     """Return what Ray calls a bundle; it counts in ten-thousandths."""
     wanted = {"CPU": room.cpus, "memory": float(room.memory), "GPU": room.gpus, **room.resources}
     return {name: amount for name, amount in wanted.items() if amount > 0} or {"memory": LEAST_MEMORY}
+
+
+def rooms_of(entry: dict[str, Any]) -> list[Room]:
+    """Return what a group of Ray's table holds, in the order in which it was asked for."""
+    rooms = []
+    for index in sorted(entry["bundles"]):
+        held = dict(entry["bundles"][index])
+        cpus, memory, gpus = (float(held.pop(name, 0.0)) for name in ("CPU", "memory", "GPU"))
+        rooms.append(Room(cpus, int(memory), gpus, held, entry["bundles_to_node_id"].get(index, "")))
+    return rooms
 
 
 def selector_of(room: Room) -> dict[str, str]:
@@ -57,14 +67,14 @@ class Groups:
         self._pinned: dict[str, set[str]] = {}  # the nodes of each group
         self._alive: set[str] | None = None
 
-    def find(self) -> list[str]:
-        """Return the names of ours that are there; blocks until the head answers."""
+    def find(self) -> dict[str, list[Room]]:
+        """Return ours that are there, by name, with their rooms; blocks until the head answers."""
         found = {}
         for entry in placement_group_table().values():
             if entry["name"].startswith(self._prefix) and entry["state"] != "REMOVED":
-                found[entry["name"].removeprefix(self._prefix)] = set(entry["bundles_to_node_id"].values()) - {""}
-        self._pinned.update(found)
-        return list(found)
+                found[entry["name"].removeprefix(self._prefix)] = rooms_of(entry)
+        self._pinned.update({name: {room.node for room in rooms} - {""} for name, rooms in found.items()})
+        return found
 
     def reserve(self, group: str, rooms: list[Room], *, patience: float) -> None:
         self._pinned[group] = {room.node for room in rooms if room.node}
@@ -99,7 +109,7 @@ class Groups:
 
         async def run() -> None:
             if earlier is not None:
-                await asyncio.gather(earlier, return_exceptions=True)
+                await ended(earlier)  # what is made in a thread is made, whoever has given up waiting for it
             await work()
 
         task = self._work[group] = asyncio.create_task(run(), name=f"group {group}")

@@ -166,6 +166,7 @@ STATUS: dict[str, Any] = {
     "doors": [],
     "engine": "ray",
     "ray_address": "auto",
+    "engine_place": "10.0.0.1:6379",
     "store": "a file",
     "blobs": "",
     "apps": 0,
@@ -182,7 +183,7 @@ def test_status_says_which_machines_are_not_there_and_why(
     monkeypatch.setenv("STOKER_SERVER", "stoker://127.0.0.1:1")
     server.answers["status"] = STATUS
     out = stoker_command("server", "status").out
-    assert "a Ray cluster (auto)" in out
+    assert "the Ray cluster at 10.0.0.1:6379 (auto: the one that runs on this machine)" in out
     assert "! 10.0.0.2 (node 7c9d0b185962): its agent is being started" in out
     assert "No machine" not in out
 

@@ -12,6 +12,7 @@ import pytest
 
 import stoker
 from stoker.clusters import dask_ranks, gang_call
+from stoker.core import intake, settling
 from tests import leftovers
 from tests.clusters import work
 from tests.faults.running import PersistentServer, Program, by_role
@@ -105,10 +106,10 @@ def test_malformed_options_are_refused_before_anything_starts(given: dict[str, A
 
 def test_a_caller_without_dask_or_cryptography_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    with pytest.raises(stoker.InvalidRequest, match="pip install cryptography"):
+    with pytest.raises(stoker.InvalidRequest, match="pip install 'cryptography'"):
         stoker.clusters.dask()
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(stoker.InvalidRequest, match=r"pip install 'stoker\[dask\]'"):
+    with pytest.raises(stoker.InvalidRequest, match="pip install 'distributed' 'cryptography'"):
         stoker.clusters.dask()
 
 
@@ -120,6 +121,37 @@ def test_versions_that_differ_are_both_named(version: str, python: str) -> None:
         dask_ranks.check_versions(plan)
     for named in (plan.distributed, plan.python, mine, here):
         assert named in str(caught.value)
+
+
+def test_in_a_worker_it_is_the_image_that_lacks_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gang_call, "worker_identity", lambda: object())
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(stoker.InvalidRequest, match=r'\.pip_install\("distributed", "cryptography"\)'):
+        stoker.clusters.dask()
+
+
+def test_what_errors_advise_is_what_a_cluster_takes() -> None:
+    """Else what is replaced in them would be somebody else's words."""
+    assert gang_call.OF_GANGS[0] == intake.GANG_OPTIONS and gang_call.OF_LOSSES == settling.MORE_LOSSES
+    with pytest.raises(stoker.Unschedulable, match="with workers=, cpu= or memory="):
+        stoker.clusters.dask(workers=9000)
+
+
+def test_a_name_that_is_none_is_told_with_the_nearest() -> None:
+    with pytest.raises(
+        stoker.InvalidOption, match=r"dask\(workerz=…\): there is no such argument. Did you mean 'workers'"
+    ):
+        stoker.clusters.dask(workerz=2)  # type: ignore[call-arg]
+    with pytest.raises(stoker.InvalidOption, match=r"Gang\(ranks=…\): there is no such argument. It takes: size"):
+        stoker.Gang(ranks=4)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="Did you mean 'max_retries'"):
+        stoker.Retries(max_retry=4)  # type: ignore[call-arg]
+
+
+def test_a_cluster_that_takes_longer_than_it_may_names_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stoker.clusters.gang_call.socket.create_connection", _refuse)
+    with pytest.raises(stoker.StartupError, match=r"not there in time: .*Give it a longer timeout="):
+        stoker.clusters.dask(workers=1, cpu=0.5, timeout="2s")
 
 
 def test_a_scheduler_out_of_reach_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,9 @@ def test_a_lost_worker_gives_its_running_call_back_and_the_waiting_ones_uncounte
     calls = world.plane.state.calls
     assert calls["a0"].losses == 1
     assert all(calls[f"a{i}"].losses == 0 for i in range(1, 10))
+    told = [(event, detail) for _, event, detail in calls["a0"].timeline()]
+    assert ("running", worker.id) in told, "where the lost attempt ran is told as well"
+    assert [event for event, _ in told].index("running") < [event for event, _ in told].index("lost")
     world.settle_everything()
     assert len(world.results) == 11
 
@@ -404,6 +407,20 @@ def test_a_call_does_not_wait_behind_a_worker_that_cannot_be_reached() -> None:
     world.sleep(0.2)
     assert len(world.workers) == 2
     world.settle_everything()
+
+
+def test_what_ran_on_meanwhile_has_run_since_it_began() -> None:
+    plane = CallPlane(prefix="w2-", now=0.0)
+    function, size = spec(), Capacity(2.0, 1 << 30)
+    plane.handle([e.RecoveryBegan([NODE], 30.0), e.FunctionDeclared(function, function.key)], 100.0)
+    plane.handle([_restored("known", function.key, losses=0)], 100.1)
+    workers = [("old", function.key, Capacity(1.0, 0))]
+    plane.handle([e.NodeReported(NODE, size, size, workers)], 100.2)
+    held, ages = [("known", 1), ("attached", 1)], {"known": 40.0, "attached": 41.0}
+    plane.handle([e.WorkerConnected("old", held, ages=ages)], 101.0)
+    assert plane.state.calls["known"].leased_at == 61.0
+    plane.handle([e.Submitted("c1", function.key, ["attached"], [b""])], 102.0)
+    assert plane.state.calls["attached"].leased_at == 60.0
 
 
 def _restored(call_id: str, key: str, *, losses: int) -> e.Restored:

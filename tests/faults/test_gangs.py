@@ -61,7 +61,6 @@ def test_the_error_of_a_rank_says_whose_it_was(run: None) -> None:
     with pytest.raises(ValueError, match="this rank is bad") as caught:
         work.raises.remote(2)
     assert "rank 2 of 4" in "".join(getattr(caught.value, "__notes__", ()))
-    assert "rank 2 of 4" in str(caught.value.__cause__)
     assert work.meets.remote(1)[0] == 1
 
 

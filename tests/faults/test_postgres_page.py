@@ -40,7 +40,7 @@ def test_the_page_from_top_to_bottom(
     database: PostgresServer, own_home: Path, runtime_dir: Path, tmp_path: Path
 ) -> None:
     install, make, first, second, end, stop = blocks()
-    assert install == "pip install 'stoker[postgres]'\n"
+    assert install == "pip install '.[postgres]'\n"
     assert re.search(r"^postgres = \[", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     runtime2 = runtime_dir.with_name(f"x{runtime_dir.name}")  # no prefix of the other
     bin_dir = tmp_path / "bin"

@@ -104,6 +104,6 @@ def prepare(machine: Machine) -> None:
 def test_what_the_page_says_beside_its_commands() -> None:
     text = PAGE.read_text()
     assert {step.machine for step in steps(PAGE)} == {"head", "gpu-1", "gpu-2", "laptop"}
-    assert re.findall(r"```sh\n(.*)\n```", text) == ["pip install 'stoker[ray]'"]
+    assert re.findall(r"```sh\n(.*)\n```", text) == ["pip install '.[ray]'"]
     assert re.search(r"^ray = \[", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     assert set(re.findall(r"^```(\w*)", text, flags=re.MULTILINE)) == {"", "sh", "console", "python"}

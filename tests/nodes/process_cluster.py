@@ -43,6 +43,10 @@ class ProcessCluster:
     def address(self) -> str:
         return "127.0.0.1"
 
+    @property
+    def place(self) -> str:
+        return "this machine"
+
     def set_listener(self, listener: c.ClusterListener) -> None:
         self._listener = listener
 

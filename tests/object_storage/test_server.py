@@ -210,7 +210,7 @@ def test_every_command_of_the_documentation_works(home: Path, address: str, buck
             here = here.replace("my-bucket", bucket).replace("127.0.0.1:9000", f"127.0.0.1:{s3_port}")
             run("bash", "-c", here.replace("stoker ", f"{sys.executable} -m stoker.cli ", 1))
         else:
-            assert line.startswith(("pip install 'stoker[objects]'", "export AWS_ACCESS_KEY_ID="))
+            assert line.startswith(("pip install '.[objects]'", "export AWS_ACCESS_KEY_ID="))
 
 
 def test_every_option_of_the_documentation_is_one() -> None:

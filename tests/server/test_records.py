@@ -11,9 +11,9 @@ from tests.core.world import spec
 POOL = Pool("key", spec())
 
 
-def delivery(number: int, error: ErrorInfo | None = None) -> Delivery:
+def delivery(number: int, error: ErrorInfo | None = None, *, seconds: float = 0.5) -> Delivery:
     call = Call(f"c-1.{number}", POOL, "c-1", b"", created=float(number))
-    return Delivery(call.id, Result(Outcome.VALUE, b"", error, 0.5), 1, call)
+    return Delivery(call.id, Result(Outcome.VALUE, b"", error, seconds), 1, call)
 
 
 def test_a_bounded_number_is_kept() -> None:
@@ -51,6 +51,17 @@ def test_a_row_says_what_a_person_asks() -> None:
     assert row["seconds"] == 0.5
     assert row["function"] == "app.f"
     assert row["started"] is None
+
+
+def test_what_its_worker_said_nothing_of_took_as_long_as_was_seen() -> None:
+    """A cancelled or a lost attempt has no time of its worker's; one that never ran took none."""
+    records = Records()
+    made = delivery(8, ErrorInfo("CallCancelled", "it was"), seconds=0.0)
+    records.add([made], now=9.0)
+    record = records.get("c-1.8")
+    assert record is not None and row_of(record.call, wall=0.0, record=record)["seconds"] is None
+    record.call.leased_at = 8.5
+    assert row_of(record.call, wall=0.0, record=record)["seconds"] == 0.5
 
 
 def test_leased_is_running_in_what_users_read() -> None:

@@ -21,6 +21,7 @@ from stoker.client.session import Session
 from stoker.errors import InvalidRequest
 from stoker.transport.addresses import parse_address
 from stoker.transport.current import FINGERPRINT_VARIABLE, SERVER_VARIABLE, TOKEN_VARIABLE
+from stoker.transport.tls import parse_fingerprint
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -35,6 +36,8 @@ def connect(
     as_json: AsJson = False,
 ) -> None:
     """Use a server elsewhere from now on: tries it, then saves it for every program of yours on this machine."""
+    if fingerprint is not None:
+        parse_fingerprint(fingerprint, option="--fingerprint ")
     wanted = SavedConnection(
         server=str(parse_address(address, option="ADDRESS")),
         token=token or os.environ.get(TOKEN_VARIABLE) or _asked_for(),

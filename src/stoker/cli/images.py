@@ -17,7 +17,7 @@ from stoker.client import session as sessions
 from stoker.client.image import Image
 from stoker.client.registration import Shipment
 from stoker.engine.local.requests import Verbs
-from stoker.errors import InvalidOption
+from stoker.errors import InvalidOption, StokerError
 from stoker.images.builder import EnvironmentBuilder
 from stoker.quantities import format_size, parse_duration
 from stoker.types import ImageSpec
@@ -28,7 +28,7 @@ KEY_SHOWN = 12  # characters; enough to name it, as every command takes the begi
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-NODE_COLUMN = Column("node", lambda row: row["node"][:KEY_SHOWN])
+NODE_COLUMN = Column("node", lambda row: row["host"] or row["node"][:KEY_SHOWN])
 
 COLUMNS = (
     Column("image", lambda row: row["key"][:KEY_SHOWN]),
@@ -83,7 +83,8 @@ def prune(
         show_json({"removed": [environment["key"] for environment in going], "freed": freed, "dry_run": dry_run})
         return
     for environment in going:
-        where = f" on node {environment['node'][:KEY_SHOWN]}" if environment.get("node") else ""
+        node = environment.get("host") or environment.get("node", "")[:KEY_SHOWN]
+        where = f" on node {node}" if node else ""
         what = f"{environment['key'][:KEY_SHOWN]}  {format_size(environment['size'])}{where}"
         say(f"{'would remove' if dry_run else 'removed'} {what}")
     if not going:
@@ -125,6 +126,16 @@ def build(
             say(f"{names}: {'your own environment' if environment.is_local else environment.key[:KEY_SHOWN]}")
     if as_json:
         show_json(built)
+    elif _has_nodes():
+        say("They were built on this machine. The server's nodes build theirs when a worker is started there first.")
+
+
+def _has_nodes() -> bool:
+    """Tell whether the server that stays, if any, runs its workers on other machines too."""
+    try:
+        return sessions.persistent_endpoint() is not None and ask("status")["engine"] != "local"
+    except StokerError:
+        return False  # what was built here is built, whatever is wrong there
 
 
 def _age(text: str) -> float:
@@ -144,6 +155,7 @@ def _progress(names: str, text: str, *, silent: bool) -> None:
 def _row(found: dict[str, Any]) -> dict[str, Any]:
     return {
         "node": found.get("node", ""),
+        "host": found.get("host", ""),
         "key": found["key"],
         "python": found["python_version"],
         "packages": len(found["packages"]),

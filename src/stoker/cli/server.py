@@ -104,7 +104,9 @@ def start(
     if as_json:
         token = {"token": made["token"]} if made else {}
         show_json(
-            {"started": True, "pid": ready["pid"], "socket": ready["socket"], "log": log, "doors": doors, **token}
+            {"started": True, "pid": ready["pid"], "socket": ready["socket"], "log": log, "doors": doors}
+            | {name: status[name] for name in ("engine", "engine_place") if on_ray}
+            | token
         )
     else:
         say(f"The server runs (pid {ready['pid']}).\n  socket  {ready['socket']}\n  log     {log}")
@@ -112,6 +114,7 @@ def start(
             say(f"  door    {door['address']}{', TLS, ' + door['fingerprint'] if door['tls'] else ''}")
             say(how_to_connect(door, made["token"] if made else ""))
         if on_ray:
+            say(f"  engine  {_engine_of(status)['engine']}")
             say(f"  nodes   {', '.join(sorted(node['host'] for node in status['nodes'])) or 'none yet'}")
             _say_outages(status)
         say("Deploy an app with `stoker deploy FILE.py`; end the server with `stoker server stop`.")
@@ -247,7 +250,7 @@ def status(as_json: AsJson = False) -> None:
     elsewhere = configured_endpoint()
     show_facts(
         {
-            "server": f"version {found['version']}, pid {found['pid']}, term {found['term']}",
+            "server": f"version {found['version']}, pid {found['pid']}, start {found['term']} of its store",
             **({"used through": elsewhere.path} if elsewhere is not None else {}),
             "up for": format_duration(found["uptime"]),
             "socket": found["socket"],
@@ -277,7 +280,10 @@ def _say_outages(status: dict[str, Any]) -> None:
 
 
 def _engine_of(found: dict[str, Any]) -> dict[str, str]:
-    return {"engine": f"a Ray cluster ({found['ray_address']})"} if found["engine"] == "ray" else {}
+    if found["engine"] != "ray":
+        return {}
+    how = " (auto: the one that runs on this machine)" if found["ray_address"] == "auto" else ""
+    return {"engine": f"the Ray cluster at {found['engine_place'] or found['ray_address']}{how}"}
 
 
 def _described(doors: list[dict[str, Any]]) -> dict[str, str]:
@@ -333,6 +339,9 @@ def _start(command: list[str]) -> dict[str, Any]:
     if answer is None:
         process.kill()
         process.wait()
+        home, runtime = paths.server_home(), paths.server_runtime()
+        if remove_segments(paths.server_segments(runtime, home), lock=home / "server.lock"):
+            _end_rest(force=True)  # it may have come as far as its agent; no other server works here
         raise ConnectionFailed(f"The server did not start. The end of its log ({log_file()}):\n{_log_tail()}")
     process.returncode = 0  # it outlives us: nothing to wait for, and no warning that we did not
     return answer

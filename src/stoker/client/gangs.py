@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from stoker.client.names import fields_checked
 from stoker.errors import InvalidOption, InvalidRequest
 from stoker.transport.current import current_call
 from stoker.types import GangSeat, GangSpec
@@ -11,6 +12,7 @@ from stoker.types import GangSeat, GangSpec
 RANKS_MAX = 10_000
 
 
+@fields_checked
 @dataclass(frozen=True)
 class Gang:
     """How many workers run each call together: a number, or for an elastic gang the least and the most.

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from stoker.client.gangs import Gang
+from stoker.client.names import fields_checked
 from stoker.errors import InvalidOption
 from stoker.quantities import parse_duration, parse_size
 from stoker.types import GangSpec, OptionsSpec, RetrySpec
@@ -30,6 +31,7 @@ LATER = {
 """Options of later versions: known by name, so that whoever writes one is told more than "unknown"."""
 
 
+@fields_checked
 @dataclass(frozen=True)
 class Retries:
     """When a failed attempt is followed by another: the n-th retry waits ``initial_delay * backoff ** (n - 1)``.

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from stoker.client.names import names_checked
 from stoker.clusters.gang_call import module_of
 from stoker.clusters.ray_driver import RayCluster
 
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 
     from stoker.client.image import Image
 
+CALLER = 2  # frames up: between is what checks the names of arguments
+
 __all__ = ["RayCluster", "dask", "ray"]
 
 
+@names_checked
 def dask(
     workers: int = 4,
     *,
@@ -53,10 +57,11 @@ def dask(
     from stoker.clusters import dask_client
 
     options = {"image": image, "cpu": cpu, "memory": memory, "env": dict(env or {})}
-    source = module_of(sys._getframe(1))
+    source = module_of(sys._getframe(CALLER))
     return dask_client.start(workers=workers, threads=threads, timeout=timeout, source=source, options=options)
 
 
+@names_checked
 def ray(
     workers: int = 4,
     *,
@@ -86,5 +91,5 @@ def ray(
     from stoker.clusters import ray_driver
 
     options = {"image": image, "cpu": cpu, "memory": memory, "env": dict(env or {})}
-    source = module_of(sys._getframe(1))
+    source = module_of(sys._getframe(CALLER))
     return ray_driver.start(workers=workers, timeout=timeout, source=source, options=options)

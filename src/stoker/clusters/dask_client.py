@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from stoker.clusters.dask_ranks import READY, DaskPlan, serve
-from stoker.clusters.gang_call import GangCall, deadline_of, gang_options
+from stoker.clusters.gang_call import GangCall, deadline_of, gang_options, lacking
 from stoker.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def start(
     given = gang_options(workers, **options)
     plan = _plan(distributed, threads=_threads(threads, options["cpu"]), memory=_bytes(given))
     gang = GangCall(serve, plan, what="Dask", source=source, options=given)
+    gang.show(f"starting a Dask cluster of {workers} workers")
     try:
         addresses = gang.wait(gang.addresses, until=until, missing=gang.why)
         gang.reach(addresses[0], until=until)
@@ -42,6 +43,7 @@ def start(
     except BaseException:
         client.close()
         raise
+    gang.show("")
     client.scheduler_info()  # what its repr shows
     return client
 
@@ -50,10 +52,8 @@ def _distributed() -> Any:
     try:
         import distributed
     except ImportError as error:
-        raise InvalidRequest(
-            f"stoker.clusters.dask() returns a client of Dask's, and {sys.executable} has none ({error}): pip install "
-            "'stoker[dask]'. In a function of Stoker's, its image needs it: .pip_install(\"distributed\")."
-        ) from None
+        what = f"stoker.clusters.dask() returns a client of Dask's, and {sys.executable} has none ({error})"
+        raise InvalidRequest(f"{what}. {lacking('distributed', 'cryptography')}") from None
     return distributed
 
 
@@ -63,8 +63,7 @@ def _plan(distributed: Any, *, threads: int, memory: int | None) -> DaskPlan:
     except ImportError:
         raise InvalidRequest(
             "A Dask cluster runs whatever whoever reaches it sends, so each has a key of its own, and making one takes "
-            f"the package cryptography, which {sys.executable} does not have. Install it: pip install cryptography. "
-            'In a function of Stoker\'s, its image needs it: .pip_install("cryptography").'
+            f"the package cryptography, which {sys.executable} does not have. {lacking('cryptography')}"
         ) from None
     return DaskPlan(
         distributed=distributed.__version__,

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from stoker.client import notices
 from stoker.client.app import App
 from stoker.client.bundle import build_bundle
 from stoker.client.calls import Pending, Settled, Slot, error_of
@@ -24,8 +25,17 @@ from stoker.client.first_party import is_first_party
 from stoker.client.function import Function
 from stoker.client.gangs import Gang
 from stoker.client.registration import Shipment
-from stoker.errors import ConnectionFailed, InvalidRequest, NotFound, StartupError, StokerError
+from stoker.errors import (
+    ConnectionFailed,
+    InvalidRequest,
+    NotFound,
+    StartupError,
+    StokerError,
+    Unschedulable,
+    WorkerLost,
+)
 from stoker.quantities import parse_duration
+from stoker.transport.current import worker_identity
 from stoker.types import FunctionSpec, Outcome
 
 LOOK_SECONDS = 0.1  # between two looks at a cluster that starts, which takes seconds
@@ -35,6 +45,9 @@ PROBE_SECONDS = 1.0
 LOST_SECONDS = 5.0  # for the server to hear of a rank's end whose connections have broken
 CANCEL_SECONDS = 5.0  # for the server to say that the gang is cancelled
 CLEAN_UP_SECONDS = 15.0  # the grace of cancelled calls, and what it takes to see their processes off
+# What errors of functions advise, and a cluster does not take; a test holds these to what the core says.
+OF_GANGS = ("with gang=, cpu= or memory=", "with workers=, cpu= or memory=")
+OF_LOSSES = "A call that may be run more often can be given lost_retries=."
 T = TypeVar("T")
 
 
@@ -101,6 +114,10 @@ class GangCall:
             self._closing.close()
             raise
 
+    def show(self, text: str) -> None:
+        """Say on a terminal what the program waits for; nothing any more with an empty text."""
+        notices.screen.status(text)
+
     def check(self) -> None:
         """Raise what the gang ended with, if it has ended.
 
@@ -113,7 +130,15 @@ class GangCall:
             return
         if settled.outcome == Outcome.VALUE:
             raise StartupError(f"The {self._what} cluster has ended: somebody has shut it down.")
-        raise error_of(settled, call_id=self._pending.id, label=self._function.label)
+        raise self._error_of(settled)
+
+    def _error_of(self, settled: Settled) -> BaseException:
+        """Return the error that the gang ended with, in the words of whoever asked for a cluster."""
+        error = error_of(settled, call_id=self._pending.id, label=self._function.label)
+        if isinstance(error, (Unschedulable, WorkerLost)):
+            text = str(error).replace(*OF_GANGS).replace(f" {OF_LOSSES}", "")
+            error.args = (text, *error.args[1:])
+        return error
 
     def on_failure(self, tell: Callable[[], None]) -> None:
         """Have this called, in a thread of its own, when the gang ends by itself and badly."""
@@ -130,7 +155,7 @@ class GangCall:
         settled = self._slot.settled
         if settled is None or settled.outcome == Outcome.VALUE or self._pending.cancelled:
             return None
-        return error_of(settled, call_id=self._pending.id, label=self._function.label)
+        return self._error_of(settled)
 
     def wait(self, look: Callable[[], T | None], *, until: float, missing: Callable[[], str]) -> T:
         """Return what ``look`` finds, asked again and again while the gang runs.
@@ -151,7 +176,8 @@ class GangCall:
         """Return when rank 0 listens at this address.
 
         Raises:
-            ConnectionFailed: nothing does that could be reached from here.
+            StartupError: nothing did by ``until``.
+            ConnectionFailed: nothing does that could be reached from here, however long it is tried.
         """
         give_up = min(until, time.monotonic() + REACH_SECONDS)
         why = ""
@@ -170,6 +196,12 @@ class GangCall:
             self.wait(connects, until=give_up, missing=lambda: why)
         except StartupError:
             self.check()
+            if give_up == until:
+                raise StartupError(
+                    f"The {self._what} cluster was not there in time: its ranks run, and the first one did not answer "
+                    f"at {address} yet ({why}). Give it a longer timeout=.",
+                    call_id=self.id,
+                ) from None
             raise ConnectionFailed(
                 f"The {self._what} cluster's ranks run, but the first one could not be reached from this machine at "
                 f"{address} within {REACH_SECONDS:.0f} s ({why}). Where it never can be (a firewall, another network), "
@@ -197,12 +229,21 @@ class GangCall:
 
     def end(self) -> None:
         """End the gang, and return when nothing of it runs any more. Twice is fine."""
+        self.show("")
         with self._closing:
             if self._slot.settled is None and not self._session.failed:
                 self._session.cancel([self._pending])
                 self._session.reader.wait(self._slot, time.monotonic() + CANCEL_SECONDS)
             with contextlib.suppress(StokerError, TimeoutError):
                 self._session.request("flush", {"ended": True}, timeout=CLEAN_UP_SECONDS)
+
+
+def lacking(*packages: str) -> str:
+    """Say how to get packages that are missing in this very process: into its image, where it is a worker."""
+    if worker_identity() is not None:
+        listed = ", ".join(f'"{package}"' for package in packages)
+        return f"The image of the function that calls it needs them: .pip_install({listed}), in the cluster's versions."
+    return f"Install them: pip install {' '.join(map(repr, packages))}."
 
 
 def deadline_of(timeout: Any) -> float:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from stoker.client import notices
-from stoker.clusters.gang_call import GangCall, deadline_of, gang_options
+from stoker.clusters.gang_call import GangCall, deadline_of, gang_options, lacking
 from stoker.clusters.ray_ranks import RayPlan, serve
 from stoker.errors import ConnectionFailed, InvalidRequest
 
@@ -96,6 +96,7 @@ def start(*, workers: int, timeout: Any, source: str, options: dict[str, Any]) -
     )
     gang = GangCall(serve, plan, what="Ray", source=source, options=given)
     authority = None
+    gang.show(f"starting a Ray cluster of {workers} nodes, which takes some 10 s")
     try:
         addresses = gang.wait(gang.addresses, until=until, missing=gang.why)
         check_here(addresses)
@@ -104,7 +105,9 @@ def start(*, workers: int, timeout: Any, source: str, options: dict[str, Any]) -
         seen = _Nodes(addresses[0])
         missing = f"of its {workers} nodes"
         gang.wait(lambda: seen.there(workers), until=until, missing=lambda: f"{seen.count} {missing} had come.")
-        return _connect(gang, addresses[0], workers, authority)
+        cluster = _connect(gang, addresses[0], workers, authority)
+        gang.show("")
+        return cluster
     except BaseException:
         if authority is not None:
             authority.leave()
@@ -147,7 +150,7 @@ def _version() -> str:
     except ImportError as error:
         raise InvalidRequest(
             f"stoker.clusters.ray() makes this program a driver of Ray's, and {sys.executable} has no Ray with tokens "
-            f"({error}): pip install 'ray>=2.52'. In a function of Stoker's, its image needs it: .pip_install(\"ray\")."
+            f"({error}). {lacking('ray>=2.52')}"
         ) from None
     if ray.is_initialized():
         raise InvalidRequest(

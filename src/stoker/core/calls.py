@@ -102,6 +102,11 @@ class Call:
             self.history = []
         self.history.append((at, event, detail))
 
+    def note_run(self) -> None:
+        """Remember where the attempt ran that is over, before another one does."""
+        if self.leased_at:
+            self.note(self.leased_at, "running", self.worker.id if self.worker else "")
+
     def timeline(self) -> list[tuple[float, str, str]]:
         """Return what happened, in order: (monotonic seconds, event, detail)."""
         told = [(self.created, "queued", ""), *(self.history or ())]

@@ -205,7 +205,7 @@ def closed(st: State, event: e.ChannelClosed) -> None:
 def _still_runs(st: State, worker: Worker, channel: Channel, call_id: str, attempt: int) -> None:
     call = channel.handed.get(call_id)
     if call is not None and call.state is CallState.QUEUED:
-        recovery.give(st, worker, call, attempt, why="after it was sent there directly")
+        recovery.give(st, worker, call, attempt, why="its client waited for it there")
         return
     worker.unknown[call_id] = attempt
     if call is None and not channel.orphaned:

@@ -5,7 +5,8 @@ Times are seconds of one monotonic clock, given with `CallPlane.handle`; the cor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from stoker.core.calls import Payload, Result
@@ -216,13 +217,15 @@ class NodeLost(NamedTuple):
 class WorkerConnected(NamedTuple):
     """A worker's lease socket is open. ``held`` are the attempts that it has and has not reported.
 
-    ``seat`` is the place in a gang that it had last. ``is_remote``: only the server reaches it.
+    ``seat`` is the place in a gang that it had last. ``is_remote``: only the server reaches it. ``ages``: for how long
+    each of these has run, as far as it has.
     """
 
     worker: str
     held: Sequence[tuple[str, int]] = ()
     seat: GangSeat | None = None
     is_remote: bool = False
+    ages: Mapping[str, float] = MappingProxyType({})
 
 
 class WorkerDisconnected(NamedTuple):

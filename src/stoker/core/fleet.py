@@ -18,7 +18,10 @@ TELL_WAITING_SECONDS = 2.0  # a pool without room says so to whoever waits for i
 QUEUE_SWEEP_SECONDS = 0.1  # while calls wait, whether another worker would help is asked this often
 START_BACKOFF_MAX_SECONDS = 30.0
 START_RETRY_SECONDS = 0.5  # another program holds the capacity: ask again
-BAD_STARTS_MAX = 6  # a death at the start may be anybody's kill; so many in a row are the function's own
+BAD_STARTS_MAX = 6  # a death at the start may be a coincidence; so many in a row are the function's own
+KILLED_STARTS_MAX = (
+    9  # where the last was a kill (signal 9): no code ends itself so, though the kernel may for its memory
+)
 CLAIM_SECONDS = 10.0  # for which what is freed for a pool is kept for it
 STEAL_AFTER_SECONDS = 0.25  # for which a pool without any worker waits before it takes one from a pool that has several
 
@@ -280,7 +283,7 @@ def worker_connected(st: State, event: e.WorkerConnected) -> None:
         recovery.node_settled(st)
         st.touch(worker.pool)
         return
-    recovery.reconcile(st, worker, dict(event.held))
+    recovery.reconcile(st, worker, dict(event.held), event.ages)
     channels.worker_back(st, worker)
     st.touch(worker.pool)
 
@@ -366,7 +369,11 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
     leaving = worker.state in {WorkerState.DRAINING, WorkerState.STOPPING}
     if not worker.done and not running and not leaving and event.cause != "unknown":
         _punish(st, pool)
-        if pool.bad_starts >= BAD_STARTS_MAX and worker.state is WorkerState.STARTING:
+        killed = event.cause == "signal" and "signal 9" in event.detail
+        if (
+            pool.bad_starts >= (KILLED_STARTS_MAX if killed else BAD_STARTS_MAX)
+            and worker.state is WorkerState.STARTING
+        ):
             message = (
                 f"{pool.bad_starts} workers of {pool.spec.label} in a row ended before they could take a call; the "
                 f"last one: {event.detail}.{settling.last_output(event.said)}"

@@ -169,13 +169,11 @@ def rank_lost(st: State, gang: Gang, rank: int, how: e.WorkerGone, *, overdue: b
 
 def named(result: Result, rank: int, size: int) -> Result:
     """Return a failure that says whose it was."""
-    who = f"rank {rank} of {size}"
     error = result.error or ErrorInfo("StokerError", "It failed, and did not say how.")
-    traceback = f"({who})\n{error.traceback}"
-    if "." in error.type_name:
-        error = replace(error, traceback=traceback, fields={**error.fields, "rank": rank, "ranks": size})
+    if "." in error.type_name:  # the user's own, whose message stays as it is
+        error = replace(error, fields={**error.fields, "rank": rank, "ranks": size})
     else:
-        error = replace(error, traceback=traceback, message=f"{error.message} It was {who}.")
+        error = replace(error, message=f"{error.message} It was rank {rank} of {size}.")
     return result._replace(error=error)
 
 

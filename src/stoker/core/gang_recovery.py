@@ -92,7 +92,7 @@ def _give(st: State, gang: Gang, call: Call, attempt: int) -> None:
     call.pool.queue.discard(call)
     call.state, call.attempt, call.worker, call.leased_at = CallState.LEASED, attempt, gang.workers[0], st.now
     call.note(
-        st.now, "adopted", f"attempt {attempt} runs on in {len(gang.workers)} ranks after a restart of the server"
+        st.now, "adopted", f"attempt {attempt} has gone on in {len(gang.workers)} ranks while its server was away"
     )
     gang.claim = None
     gang.phase, gang.call, gang.attempt, gang.size = GangPhase.RUNNING, call, attempt, len(gang.workers)

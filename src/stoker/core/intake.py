@@ -24,6 +24,7 @@ from stoker.core.pools import Pool
 from stoker.core.state import State
 from stoker.types import CallState, ErrorInfo, Growth, Outcome
 
+GANG_OPTIONS = "with gang=, cpu= or memory="
 STREAM_WINDOW_ITEMS = 64  # items a generator may be ahead of its reader
 
 
@@ -103,7 +104,7 @@ def unschedulable(st: State, pool: Pool, *, count: int) -> ErrorInfo | None:
     reason = "" if st.growth is Growth.BY_ITSELF else why_never(st.nodes.values(), pool.needs, count=count)
     if not reason:
         return None
-    less = "with cpu= or memory=" if pool.options.gang is None else "with gang=, cpu= or memory="
+    less = "with cpu= or memory=" if pool.options.gang is None else GANG_OPTIONS
     more = "run it on a larger machine" if st.growth is Growth.NEVER else "add a node: this cluster adds none by itself"
     return stoker_error("Unschedulable", f"{pool.spec.label} asks for {reason}. Ask for less {less}, or {more}.")
 

@@ -6,6 +6,8 @@ ones come back when their client resubmits them, detached ones from the store. B
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core import gang_recovery, settling, streams
@@ -59,7 +61,7 @@ def _fail_unclaimed(st: State, call: Call) -> None:
         settling.lost(st, call, cause="unknown", detail="it was gone when the server came back")
 
 
-def reconcile(st: State, worker: Worker, held: dict[str, int]) -> None:
+def reconcile(st: State, worker: Worker, held: dict[str, int], ages: Mapping[str, float]) -> None:
     """Compare what a worker says it holds with what we think it holds.
 
     A lease that was under way when its connection broke is held by neither: it is queued again, after a moment in which
@@ -67,7 +69,7 @@ def reconcile(st: State, worker: Worker, held: dict[str, int]) -> None:
     """
     for call_id, attempt in held.items():
         if call_id not in worker.leased:
-            _claim(st, worker, call_id, attempt)
+            _claim(st, worker, call_id, attempt, began=st.now - max(0.0, ages.get(call_id, 0.0)))
     strays = [(call, call.attempt) for call in worker.leased.values() if call.id not in {*held, *worker.withheld}]
     if strays:
         st.at(st.now + STRAY_SECONDS, lambda: _requeue_strays(st, worker, strays))
@@ -87,15 +89,15 @@ def _requeue_strays(st: State, worker: Worker, strays: list[tuple[Call, int]]) -
     settling.after_lease_ended(st, worker)
 
 
-def _claim(st: State, worker: Worker, call_id: str, attempt: int) -> None:
+def _claim(st: State, worker: Worker, call_id: str, attempt: int, *, began: float) -> None:
     call = st.calls.get(call_id)
     held = st.held.get(call_id)
     if call is not None and call.state is CallState.QUEUED and call.worker is None:
-        give(st, worker, call, attempt)
+        give(st, worker, call, attempt, began=began)
         return
     worker.unknown[call_id] = attempt
     if call is None and (held is None or held.result is None):
-        hold(st, worker.id, call_id, attempt)
+        hold(st, worker.id, call_id, attempt).began = began
     else:
         st.emit(c.CancelRunning(worker.id, [call_id], [attempt], st.limits.cancel_grace, "it is run elsewhere"))
 
@@ -159,15 +161,15 @@ def _pass_on_items(st: State, call: Call, worker_id: str, attempt: int) -> None:
 
 
 def give(
-    st: State, worker: Worker, call: Call, attempt: int, *, why: str = "after its server or node was away"
+    st: State, worker: Worker, call: Call, attempt: int, *, began: float = 0.0, why: str = "its server or node was away"
 ) -> None:
-    """Make a call the worker's that has been running it all along."""
+    """Make a call the worker's that has been running it all along, since ``began`` as far as that is known."""
     call.pool.queue.discard(call)
     call.state = CallState.LEASED
     call.attempt = attempt
     call.worker = worker
-    call.leased_at = st.now
-    call.note(st.now, "adopted", f"attempt {attempt} runs on in {worker.id} {why}")
+    call.leased_at = began or st.now
+    call.note(st.now, "adopted", f"attempt {attempt} has gone on in worker {worker.id} while {why}")
     worker.leased[call.id] = call
     _pass_on_items(st, call, worker.id, attempt)
     # Calls that it waits for may have been submitted again before itself.
@@ -190,7 +192,7 @@ def adopt(st: State, call: Call) -> bool:
         return True
     worker = st.workers.get(held.worker)
     if worker is not None and worker.unknown.pop(call.id, None) is not None:
-        give(st, worker, call, held.attempt)
+        give(st, worker, call, held.attempt, began=held.began)
         return True
     if worker is None:
         del st.held[call.id]

@@ -11,6 +11,7 @@ from stoker.core.pools import Worker, WorkerState
 from stoker.core.state import State
 from stoker.types import INPUT_LOST, CallState, ErrorInfo, Outcome
 
+MORE_LOSSES = "A call that may be run more often can be given lost_retries=."
 _FAILURES = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.MEMORY})
 
 
@@ -52,6 +53,7 @@ def fail(st: State, call: Call, result: Result) -> None:
     if retries.wants_retry(options, call.failures, result.error):
         wait = retries.delay(options.retries, call.failures)
         what = result.error.type_name if result.error else result.outcome.name.lower()
+        call.note_run()
         call.note(st.now, "failed", f"attempt {call.attempt}: {what}; the next one in {wait:g} s")
         st.discard(result.payload)
         back_off(st, call, st.now + wait)
@@ -94,27 +96,38 @@ def lost(st: State, call: Call, *, cause: str, detail: str, said: Sequence[tuple
         return
     call.losses += 1
     if retries.survives_loss(pool.options, call.losses):
+        call.note_run()
         call.note(st.now, "lost", f"attempt {call.attempt}: its worker ended ({detail}); it is run again")
         _run_again(st, call)
         _write_progress(st, call)
         return
     message = (
         f"Call {call.id} of {pool.spec.label} lost its worker {_times(call.losses)}; the last one ended with: "
-        f"{detail}. The code itself may have ended the process (os._exit, a crash in native code); a call that may be "
-        f"run more often can be given lost_retries=.{last_output(said, call_id=call.id)}"
+        f"{detail}.{_likely(cause, detail)} {MORE_LOSSES}{last_output(said, call_id=call.id)}"
     )
     pool.failed += 1
     settle(st, call, CallState.FAILED, Result(Outcome.ERROR, error=stoker_error("WorkerLost", message, where)))
 
 
+def _likely(cause: str, detail: str) -> str:
+    """Say what may have ended a worker so, where that is not told already."""
+    if cause == "exit":
+        return " The code itself may have ended the process (os._exit, say)."
+    if cause == "signal" and "signal 9" in detail:
+        return " Something outside of the code has killed it: somebody, or the kernel, for want of memory."
+    return " Its native code may have crashed." if cause == "signal" else ""
+
+
 def last_output(said: Sequence[tuple[str, str]], *, call_id: str = "") -> str:
     """Return a worker's last lines for an error: those of one call, and what belongs to none (native code's)."""
-    lines = [text for call, text in said if call in {"", call_id}]
+    # What Python's own tracker of semaphores warns of after a process was killed says nothing of why.
+    lines = [text for call, text in said if call in {"", call_id} and "resource_tracker" not in text]
     return "".join(["\nIts last output:", *(f"\n  {line}" for line in lines)]) if lines else ""
 
 
 def displaced(st: State, call: Call, *, detail: str) -> None:
     """Run an attempt again whose worker had to be ended for another one's sake: that is no loss of its own."""
+    call.note_run()
     call.note(st.now, "displaced", f"attempt {call.attempt}: its worker was ended ({detail}); it is run again")
     _run_again(st, call)
 

@@ -39,6 +39,7 @@ class Held:
     until: float
     items: list[tuple[int, Sequence[Payload]]] = field(default_factory=list)  # of a stream: number of the first, items
     client: str = ""  # who made the call, where that is known
+    began: float = 0.0  # when it began to run, where that is known
 
 
 @dataclass(slots=True)

@@ -35,7 +35,7 @@ def end(st: State, event: e.StopEnded) -> None:
             if not call.pool.options.lost_retries:
                 _fail(st, call)
             elif call.detached:
-                call.note(call.leased_at, "running", worker.id)
+                call.note_run()
                 call.note(st.now, INTERRUPTED, f"attempt {call.attempt}: the server was stopped; it is run again")
                 interrupted.append(call)
     if interrupted:

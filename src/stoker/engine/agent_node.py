@@ -203,7 +203,8 @@ class AgentNode:
             name = name or f"{new_grant}{self.number()}"
             grant = Grant(name, self.node, state.cpus_held[index], state.memory_held[index])
             self.grants[grant.id] = self.grant_of[worker] = grant
-        return RunningWorker(worker, state.functions[index], state.pids[index], grant)
+        began = state.began[index] if index < len(state.began) else 0.0
+        return RunningWorker(worker, state.functions[index], state.pids[index], grant, began)
 
     def end(self, worker: str, cause: str, detail: str) -> None:
         """Tell of the end of a worker that is up."""

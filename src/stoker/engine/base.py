@@ -100,6 +100,7 @@ class RunningWorker:
     function: str
     pid: int
     grant: Grant
+    began: float = 0.0  # Unix time of its start; 0 where it is not known
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,10 @@ class Engine(Protocol):
     name: str
     growth: Growth
     """How more nodes may come, as was told last. Where it is not `NEVER`, nodes are elsewhere; `demand` is called."""
+
+    @property
+    def place(self) -> str:
+        """Where its nodes are, for people: a cluster's address; empty where that is this machine."""
 
     @property
     def trouble(self) -> str:

@@ -40,6 +40,7 @@ class FakeEngine:
     name = "fake"
     growth = Growth.NEVER
     trouble = ""
+    place = ""
 
     def __init__(self, *, cpus: float = 4.0, memory: int = 4 << 30, automatic: bool = True) -> None:
         self.specs: dict[str, WorkerSpec] = {}

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from stoker.errors import InterpreterNotFound
 
+NODE_CHARACTERS = 12  # of a node's id: enough to tell nodes of one host apart
 OLDEST_MINOR = 10
 NEWEST_MINOR = 20  # names are probed, so that a large /usr/bin need not be listed
 QUERY_TIMEOUT_S = 10.0
@@ -114,7 +115,7 @@ class Interpreters:
 def shown_node(node: str) -> str:
     """Return how errors call a node: by its id, where it is not the only one, and the host's name."""
     host = platform.node() or "unnamed"
-    return f"this node ({host})" if node in {"", "local", host} else f"node {node} ({host})"
+    return f"this node ({host})" if node in {"", "local", host} else f"node {host} ({node[:NODE_CHARACTERS]})"
 
 
 def _candidates(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -271,13 +271,15 @@ class Held:
     """A worker's first words after `Hello` on its lease socket: the attempts it has leased and not yet reported.
 
     What it had reported and nobody acknowledged comes before: `Results` and `Items`. ``fresh`` means that it has just
-    started and can run now. ``gang`` is the seat that it was leased last.
+    started and can run now. ``gang`` is the seat that it was leased last. ``ages`` are the seconds for which each has
+    run, none for those that wait.
     """
 
     ids: list[str]
     attempts: list[int]
     fresh: bool = False
     gang: GangSeat | None = None
+    ages: list[float] = field(default_factory=list)
 
 
 @message
@@ -442,7 +444,8 @@ class NodeState:
     """An agent's first words after `Hello`, and again when they change: the node, and the workers that run on it.
 
     ``cpus`` and ``memory`` are what the node has; ``cpus_free`` and ``memory_free`` are what other Stoker programs
-    on it leave. ``workers``, ``functions``, ``pids``, ``cpus_held``, ``memory_held`` and ``grants`` are parallel.
+    on it leave. ``workers``, ``functions``, ``pids``, ``cpus_held``, ``memory_held``, ``grants`` and ``began`` (Unix
+    times of their starts) are parallel.
     ``starting`` are the starts on their way: an order that is in neither list was lost, or its answer was.
     """
 
@@ -458,6 +461,7 @@ class NodeState:
     memory_held: list[int] = field(default_factory=list)
     starting: list[str] = field(default_factory=list)
     grants: list[str] = field(default_factory=list)
+    began: list[float] = field(default_factory=list)
 
 
 @message

@@ -207,9 +207,15 @@ def decode_exception(payload: Any, info: ErrorInfo, *, call_id: str, function: s
         vars(error)["mro"] = info.mro  # for a retry policy further up, if it is raised again
     with contextlib.suppress(Exception):  # a user's type may refuse attributes
         error.__cause__ = RemoteTraceback(info.traceback) if info.traceback else None
-        if "rank" in info.fields and hasattr(error, "add_note"):  # from Python 3.11 on
-            error.add_note(f"It was raised by rank {info.fields['rank']} of {info.fields['ranks']}.")
+        if "rank" in info.fields:
+            _add_note(error, f"It was raised by rank {info.fields['rank']} of {info.fields['ranks']}.")
     return error
+
+
+def _add_note(error: BaseException, text: str) -> None:
+    """Say something below an exception's message; Python 3.10 shows no notes, and keeps them."""
+    notes = getattr(error, "__notes__", None)
+    error.__notes__ = [*(notes if isinstance(notes, list) else []), text]  # type: ignore[attr-defined, unused-ignore]
 
 
 def _stoker_error(info: ErrorInfo, *, call_id: str, function: str) -> StokerError:

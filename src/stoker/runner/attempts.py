@@ -144,15 +144,17 @@ class Desk:
             self.waiting.clear()
             return left
 
-    def reconnect(self, connection: int) -> tuple[list[str], list[int]]:
-        """Start over on a new connection: return ids and numbers of what is held and not finished."""
+    def reconnect(self, connection: int, now: float) -> tuple[list[str], list[int], list[float]]:
+        """Start over on a new connection: return ids and numbers of what is held and not finished, and for how long
+        each has run by ``now``, of the clock that ``started`` is of."""
         with self.lock:
             self.connection = connection
             # What was said of attempts that we never saw was said on the old connection; their numbers may come again.
             self._cancelled.clear()
             self._revoked.clear()
             held = [*self.running.values(), *self.waiting]
-            return [attempt.id for attempt in held], [attempt.number for attempt in held]
+            ages = [now - attempt.started if attempt.started else 0.0 for attempt in held]
+            return [attempt.id for attempt in held], [attempt.number for attempt in held], ages
 
     @property
     def is_idle(self) -> bool:

@@ -79,11 +79,10 @@ class Links:
         self._outbox.segments = self._segments(welcome)
         self._outbox.sends_segments = bool(self._config.server)
         number = self.number + 1
-        ids, attempts = self._desk.reconnect(number)
+        ids, attempts, ages = self._desk.reconnect(number, time.monotonic())
+        held = Held(ids, attempts, fresh=number == 1, gang=self._desk.seat, ages=ages)
         try:
-            self._outbox.attach(
-                lease, [EncodedFrame.of(Held(ids, attempts, fresh=number == 1, gang=self._desk.seat), [])]
-            )
+            self._outbox.attach(lease, [EncodedFrame.of(held, [])])
         except StokerError:
             lease.close()
             control.close()

@@ -71,6 +71,9 @@ class TcpDoor:
         self._server = await loop.create_server(
             lambda: RemoteLink(self._greeter, self._links, self), sock=self._listener, backlog=BACKLOG
         )
+
+    def tell(self) -> None:
+        """Say in the log where it is, once everything else is up as well."""
         log.info("listening at %s%s", self.address, f", {self.fingerprint}" if self.certificate else "")
         if not len(self._tokens):
             log.warning("nobody can come in over TCP yet: make a token with `stoker tokens create NAME`")

@@ -26,6 +26,10 @@ class Hosts:
         self._names.update({here: called(here, hosts) for here in hosts})
         return self._names.get(node) or called(node, {})
 
+    def named(self, node: str) -> str:
+        """Return what a node is called in a sentence, whatever the engine."""
+        return self.of_node(node) or node
+
     def of_worker(self, worker: str) -> str:
         return self._workers.get(worker, "")
 

@@ -51,7 +51,7 @@ def worker_rows(server: Server) -> list[Row]:
 
 
 def _worker_row(server: Server, worker: Worker) -> Row:
-    pid, how = server.pids.get(worker.id, (0, ""))
+    pid, how, began = server.pids.get(worker.id, (0, "", 0.0))
     cpu_seconds, memory = server.usage.get(worker.id, (0.0, 0))
     return {
         "id": worker.id,
@@ -66,7 +66,7 @@ def _worker_row(server: Server, worker: Worker) -> Row:
         "cpu_seconds": cpu_seconds,
         "calls_done": worker.done,
         "running": [call.id for call in worker.running],
-        "started": worker.ordered + server.wall_offset,
+        "started": began or worker.ordered + server.wall_offset,
         "how": how,
     }
 

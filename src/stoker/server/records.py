@@ -56,6 +56,13 @@ def state_name(state: CallState) -> str:
     return "running" if state is CallState.LEASED else state.value
 
 
+def _seconds(call: Call, record: Record | None) -> float | None:
+    """Return how long the last attempt of a settled call ran: by its worker, else as seen here; None if it did not."""
+    if record is None:
+        return None
+    return record.seconds or (max(0.0, record.finished - call.leased_at) if call.leased_at else None)
+
+
 def row_of(call: Call, *, wall: float, record: Record | None = None) -> dict[str, Any]:
     """Return what `stoker calls` shows of one call."""
     began = call.leased_at or None
@@ -65,7 +72,7 @@ def row_of(call: Call, *, wall: float, record: Record | None = None) -> dict[str
         "state": state_name(call.state),
         "created": call.created + wall,
         "started": None if began is None else began + wall,
-        "seconds": record.seconds if record else None,
+        "seconds": _seconds(call, record),
         "attempts": call.attempt,
         "worker": call.worker.id if call.worker else "",
         "error": f"{record.error.type_name}: {record.error.message}" if record and record.error else "",

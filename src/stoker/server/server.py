@@ -80,7 +80,7 @@ class Server:
     unsent: list[Link] = field(default_factory=list)
     to_acknowledge: set[WorkerLinks] = field(default_factory=set)
     usage: dict[str, tuple[float, int]] = field(default_factory=dict)
-    pids: dict[str, tuple[int, str]] = field(default_factory=dict)
+    pids: dict[str, tuple[int, str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -451,17 +451,19 @@ class Server:
                 )
             ]
         if isinstance(event, engine_base.NodeLost):
-            log.warning("node %s is away: %s", event.node, event.reason)
+            log.warning("node %s is away: %s", self.hosts.named(event.node), event.reason)
             return []
         if isinstance(event, engine_base.NodeGone):
             return self._node_gone(event)
         if isinstance(event, engine_base.GrowthChanged):
             return [e.GrowthChanged(event.growth)]
         if isinstance(event, engine_base.NodeDraining):
-            log.warning("node %s is taken away in %.0f s: %s", event.node, event.seconds, event.reason)
+            log.warning(
+                "node %s is taken away in %.0f s: %s", self.hosts.named(event.node), event.seconds, event.reason
+            )
             return [e.NodeDraining(event.node, event.reason)]
         if isinstance(event, engine_base.WorkerUp):
-            self.pids[event.worker] = (event.pid, event.how)
+            self.pids[event.worker] = (event.pid, event.how, time.time())
             if (grant := self.executor.grants.get(event.worker)) is not None:
                 self.hosts.note(event.worker, grant.node)
             return [e.WorkerProgress(event.worker, "started")]
@@ -481,16 +483,18 @@ class Server:
         for running in event.workers:
             self.functions.ensure(running.function)
             self.executor.grants[running.worker] = running.grant
-            self.pids.setdefault(running.worker, (running.pid, ""))
+            self.pids.setdefault(running.worker, (running.pid, "", running.began))
             self.hosts.note(running.worker, event.node.node)
             capacity = Capacity(running.grant.cpus, running.grant.memory)
             workers.append((running.worker, running.function, capacity))
         node = event.node
+        if self.engine.growth is not Growth.NEVER:
+            log.info("node %s is here, with %d workers", self.hosts.named(node.node), len(workers))
         return e.NodeReported(node.node, *self._sizes(node), workers, starting=event.starting, address=node.address)
 
     def _node_gone(self, event: engine_base.NodeGone) -> list[e.Event]:
         """What ran there counts as lost. Should the node come back, its workers come with it, as new ones."""
-        log.warning("node %s is gone: %s", event.node, event.reason)
+        log.warning("node %s is gone: %s", self.hosts.named(event.node), event.reason)
         for worker in [w.id for w in self.plane.state.workers.values() if w.node == event.node]:
             self._hang_up(worker)  # should it live, it connects again, and is asked what it has
             if worker in self._links:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from stoker._version import __version__
 from stoker.blobs.location import BlobLocation
 from stoker.blobs.opening import check_blobs, open_blobs
 from stoker.engine.base import Engine
@@ -88,8 +89,11 @@ async def _serve(
         config.socket.unlink(missing_ok=True)
         await server.end()
         raise
+    _say_started(server)
     ready({"socket": str(config.socket), "pid": os.getpid()})
     await server.stopping.wait()
+    if config.mode == "persistent":
+        log.info("the server stops")
     listener.close()
     if server.door is not None:
         server.door.close()
@@ -101,6 +105,18 @@ async def _serve(
     if parent >= 0:
         loop.remove_reader(parent)
         os.close(parent)
+
+
+def _say_started(server: Server) -> None:
+    config, engine = server.config, server.engine
+    if config.mode == "persistent":
+        where = f"a Ray cluster at {engine.place}" if engine.place else "this machine"
+        log.info(
+            "Stoker %s runs (pid %d), on %s, its calls in %s, start %d of that",
+            *(__version__, os.getpid(), where, config.store_shown, server.epoch),
+        )
+    if server.door is not None:
+        server.door.tell()
 
 
 def _waiting(holder: str) -> None:

@@ -208,6 +208,8 @@ class Verbs:
             "state_dir": str(server.config.state_dir),
             "engine": server.engine.name,
             "ray_address": server.config.ray_address if server.engine.name == "ray" else "",
+            "engine_place": server.engine.place,
+            "fingerprint": server.door.fingerprint if server.door is not None else "",
             "store": server.config.store_shown,
             "blobs": shown_address(server.config.blobs) if server.config.blobs else "",
             "growth": state.growth,
@@ -356,7 +358,12 @@ class Verbs:
         )
 
     async def do_images(self, session: Session, params: Params) -> Any:
-        return await self._server.engine.ask("images", params)
+        return self._with_hosts(await self._server.engine.ask("images", params))
+
+    def _with_hosts(self, rows: list[Params]) -> list[Params]:
+        """Add what people call each row's node."""
+        hosts = self._server.hosts
+        return [{**row, "host": hosts.of_node(row["node"])} if row.get("node") else row for row in rows]
 
     async def do_image_lock(self, session: Session, params: Params) -> Any:
         return {"lock": await self._server.engine.ask("image_lock", params)}
@@ -366,7 +373,7 @@ class Verbs:
         if params.get("locks") and not params.get("dry_run"):
             left = {row["recipe"] for row in await self._server.engine.ask("images")}
             await self._server.locks.forget({row["recipe"] for row in removed} - left)
-        return removed
+        return self._with_hosts(removed)
 
     async def do_inventory(self, session: Session, params: Params) -> Any:
         return await self._server.engine.ask("inventory", params)

@@ -121,7 +121,8 @@ class WorkerPeer:
         elif isinstance(message, m.Held):
             _check_columns(message)
             held = list(zip(message.ids, message.attempts, strict=True))
-            self._server.decide(e.WorkerConnected(self._worker, held, message.gang, self._link.is_remote))
+            ages = dict(zip(message.ids, message.ages, strict=False))
+            self._server.decide(e.WorkerConnected(self._worker, held, message.gang, self._link.is_remote, ages))
         elif isinstance(message, m.PutSegment) and self._link.is_remote and message.sizes == [len(body)]:
             with Spool(self._server.files, self._worker, size=len(body)) as spool:
                 spool.add(len(body), body)

@@ -116,6 +116,10 @@ class FakeCluster:
     def address(self) -> str:
         return "127.0.0.1"
 
+    @property
+    def place(self) -> str:
+        return "127.0.0.1:6379"
+
     def set_listener(self, listener: c.ClusterListener) -> None:
         self._listener = listener
 

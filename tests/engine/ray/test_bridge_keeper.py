@@ -44,7 +44,7 @@ class Bridge:
             raise OSError(errno.EMFILE, "Too many open files")
         bridge = cls()
         cls.made.append(bridge)
-        bridge.said.put_nowait(wire.Reached("10.0.0.9", {}, []))
+        bridge.said.put_nowait(wire.Reached("10.0.0.9", "10.0.0.1:6379", {}, []))
         bridge.said.put_nowait(NodesSeen([NODE]))
         return bridge
 

@@ -395,6 +395,7 @@ class Agent:
             memory_held=[entry.memory for entry in entries],
             starting=self._starter.on_their_way,
             grants=[entry.grant for entry in entries],
+            began=[entry.began for entry in entries],
         )
 
     # What happens by itself

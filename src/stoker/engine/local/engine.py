@@ -51,6 +51,7 @@ class LocalEngine:
     name = "local"
     growth = Growth.NEVER
     trouble = ""
+    place = ""
 
     def __init__(self, config: AgentConfig) -> None:
         self._config = config

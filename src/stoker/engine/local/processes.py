@@ -169,7 +169,7 @@ def explain(status: int) -> tuple[str, str]:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         words = (signal.strsignal(number) or "unknown").lower()
-        return "signal", f"killed by signal {number} ({words})"
+        return "signal", f"killed by signal {number}" + ("" if words == "killed" else f" ({words})")
     return "exit", f"exit status {os.WEXITSTATUS(status)}"
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from stoker import paths
 from stoker.engine.local import processes
 from stoker.engine.local.config import segments_of
+from stoker.engine.ray.cluster import LAST_LINES
 from stoker.errors import StokerError
 
 STDIN = 0
@@ -80,7 +81,7 @@ def _guard(seconds: float, owner: str, node: str, arguments: list[str]) -> str:
     processes.kill_all(lambda: processes.descendants([os.getpid()]))
     shutil.rmtree(segments_of(run_dir, state_dir), ignore_errors=True)  # nobody is left to use them
     said = _last_lines(output, before)
-    return f"it ended: {_how(agent.returncode)}" + (f". Its last lines:\n{said}" if said else "")
+    return f"it ended: {_how(agent.returncode)}" + (f"{LAST_LINES}{said}" if said else "")
 
 
 def _await_end(agent: subprocess.Popen[bytes], seconds: float) -> None:
@@ -105,7 +106,8 @@ def _await_end(agent: subprocess.Popen[bytes], seconds: float) -> None:
 def _how(code: int) -> str:
     if code >= 0:
         return f"exit status {code}"
-    return f"killed by signal {-code} ({(signal.strsignal(-code) or 'unknown').lower()})"
+    words = (signal.strsignal(-code) or "unknown").lower()
+    return f"killed by signal {-code}" + ("" if words == "killed" else f" ({words})")
 
 
 def _last_lines(output: Path, start: int) -> str:

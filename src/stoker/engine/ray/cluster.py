@@ -101,6 +101,9 @@ class ReserveFailed:
     reason: str
 
 
+LAST_LINES = ". Its last lines:\n"  # parts, in the reason for an agent's end, the sentence from what it wrote
+
+
 @dataclass(frozen=True)
 class AgentEnded:
     """An agent is gone, or could not be started."""
@@ -134,6 +137,10 @@ class Cluster(Protocol):
     @property
     def address(self) -> str:
         """Where the nodes reach this machine; known once `start_up` has returned."""
+
+    @property
+    def place(self) -> str:
+        """Where the cluster is: its head's HOST:PORT, once `start_up` has returned."""
 
     def set_listener(self, listener: ClusterListener) -> None:
         """Deliver events to this callback from now on; set once, before `start_up`."""

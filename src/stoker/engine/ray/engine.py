@@ -124,6 +124,10 @@ class RayEngine:
     def trouble(self) -> str:
         return self._lost
 
+    @property
+    def place(self) -> str:
+        return self._cluster.place
+
     def set_listener(self, listener: Listener) -> None:
         self._listener = listener
 
@@ -442,7 +446,7 @@ class RayEngine:
                 self._on_agent_ended(event)
             case c.ClusterLost():
                 self._lost = f"The Ray cluster does not answer: {event.reason}"
-                log.warning("%s; what runs, runs on", self._lost)
+                log.warning("%s; what runs, runs on, and nothing is said until it is back", self._lost)
                 self._refuse_unconfirmed()
             case c.ClusterBack():
                 self._on_back(event.groups)
@@ -490,15 +494,17 @@ class RayEngine:
         node = self._nodes.get(event.node)
         if node is None or self._is_ending:
             return
-        node.problem = event.reason
-        log.warning("the agent of node %s ended: %s", event.node, event.reason)
+        node.problem = reason = event.reason.partition(c.LAST_LINES)[0]  # the rest is for the log alone
+        log.warning("the agent of node %s ended: %s", self._called(node), event.reason)
         if node.agent.link is not None:
             self.detach(node.agent.link)
-        self._lose_all(node, "unknown", f"the agent of node {self._called(node)} ended: {event.reason}")
+        self._lose_all(node, "unknown", f"the agent of node {self._called(node)} ended: {reason}")
         delay, node.delay = node.delay, min(RESTART_LAST_SECONDS, node.delay * 2)
         node.restart = asyncio.get_running_loop().call_later(delay, self._start_agent, node)
 
     def _on_back(self, groups: dict[str, list[c.Room]]) -> None:
+        if self._lost:
+            log.info("the Ray cluster answers again")
         self._lost = ""
         ours = set(self._groups.names())
         self._left = {name: rooms for name, rooms in groups.items() if name not in ours}

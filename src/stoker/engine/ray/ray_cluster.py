@@ -75,6 +75,7 @@ class RayCluster:
         self._log = state_dir / "ray-bridge.log"
         self._listener: ClusterListener = lambda event: None
         self._address = ""
+        self._place = ""
         self._bridge: _Bridge | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._wishes: dict[str, _Wish] = {}
@@ -91,6 +92,10 @@ class RayCluster:
     @property
     def address(self) -> str:
         return self._address
+
+    @property
+    def place(self) -> str:
+        return self._place
 
     def set_listener(self, listener: ClusterListener) -> None:
         self._listener = listener
@@ -196,7 +201,6 @@ class RayCluster:
             reason = await self._listen(bridge)
             self._bridge = self._nodes = None
             await bridge.end()
-            log.warning("the Ray cluster does not answer: %s", reason)
             self._listener(ClusterLost(reason))
             bridge, reached = await self._connect_again()
             self._on_reached(bridge, reached)
@@ -208,7 +212,7 @@ class RayCluster:
             try:
                 return await self._connect()
             except (OSError, StokerError) as error:  # no file descriptor or process left, say: later there may be one
-                log.info("the Ray cluster is still out of reach: %s", error)
+                log.debug("the Ray cluster is still out of reach: %s", error)
             pause = min(2 * pause, RESTART_LAST_SECONDS)
 
     async def _listen(self, bridge: _Bridge) -> str:
@@ -229,7 +233,7 @@ class RayCluster:
 
     def _on_reached(self, bridge: _Bridge, reached: wire.Reached) -> None:
         self._bridge = bridge
-        self._address = reached.address
+        self._address, self._place = reached.address, reached.cluster
         ours = reached.groups
         known = self._wishes.keys() | self._released
         self._listener(ClusterBack({name: ours[name] for name in sorted(ours.keys() - known)}))

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from stoker.engine.ray import cluster
+from stoker.engine.ray.cluster import Room
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,12 @@ class EndAll:
 class Reached:
     """The cluster answers, and has these groups and, on these nodes, agents of ours.
 
-    ``address``: where its nodes reach this machine.
+    ``address``: where its nodes reach this machine; ``cluster``: where its head is.
     """
 
     address: str
-    groups: dict[str, list[cluster.Room]]
+    cluster: str
+    groups: dict[str, list[Room]]
     agents: list[str]
 
 

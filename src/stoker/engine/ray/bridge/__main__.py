@@ -23,7 +23,7 @@ EXIT_LOST = 3
 class Bridge:
     """See the module. Ray is reached before one is made."""
 
-    def __init__(self, owner: str, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, owner: str, cluster: str, writer: asyncio.StreamWriter) -> None:
         import ray
 
         from stoker.engine.ray.bridge import node_actor
@@ -33,6 +33,7 @@ class Bridge:
 
         ray.cloudpickle.register_pickle_by_value(node_actor)
         self._writer = writer
+        self._cluster = cluster
         self._groups = Groups(owner, say=self._say)
         self._agents = Agents(owner, say=self._say)
         self._demand = Demand()
@@ -46,7 +47,7 @@ class Bridge:
 
         agents = await in_thread(self._agents.find)
         groups = await in_thread(self._groups.find)
-        self._say(wire.Reached(ray.util.get_node_ip_address(), groups, agents))
+        self._say(wire.Reached(ray.util.get_node_ip_address(), self._cluster, groups, agents))
         self._agents.watch(agents)
         polling = asyncio.create_task(self._poll(), name="poll nodes")
         orders = asyncio.create_task(self._take_orders(reader), name="orders")
@@ -105,18 +106,18 @@ class Bridge:
         self._writer.write(wire.encode(message))
 
 
-async def serve(connection: socket.socket, owner: str) -> None:
+async def serve(connection: socket.socket, owner: str, cluster: str) -> None:
     reader, writer = await asyncio.open_connection(sock=connection, limit=LINE_BYTES)
-    await Bridge(owner, writer).run(reader)
+    await Bridge(owner, cluster, writer).run(reader)
 
 
 def main() -> int:
     connection = socket.socket(fileno=int(sys.argv[1]))
     first = _first_order(connection)
     try:
-        reach(first.address)
+        cluster = reach(first.address)
         # Not `asyncio.run`: it waits for threads, and one may wait for a head that is gone.
-        asyncio.new_event_loop().run_until_complete(serve(connection, first.owner))
+        asyncio.new_event_loop().run_until_complete(serve(connection, first.owner, cluster))
     except StokerError as error:
         _refuse(connection, error)
         return EXIT_REFUSED

@@ -19,6 +19,7 @@ TCP_SECONDS = 3.0
 GCS_SECONDS = 5.0
 NODE_SECONDS = 3.0  # for the node of a head that has just been started to be there
 LOOK_SECONDS = 0.1
+RAY_CHARACTERS = 200  # of what Ray says of tokens: the rest is a page of its own advice
 ALIVE = 0  # of Ray's GcsNodeState
 GIVE_UP_SECONDS = 30  # the server asks for less; this ends a bridge that hangs and whose server is gone
 AUTH_HELP = (
@@ -27,8 +28,8 @@ AUTH_HELP = (
 )
 
 
-def reach(address: str) -> None:
-    """Make this process a driver of the cluster.
+def reach(address: str) -> str:
+    """Make this process a driver of the cluster; return its head's HOST:PORT.
 
     Raises:
         StokerError: `InvalidRequest`, `ConnectionFailed`, `VersionMismatch` or `PermissionDenied`; its text names both
@@ -36,12 +37,12 @@ def reach(address: str) -> None:
     """
     signal.alarm(GIVE_UP_SECONDS)
     try:
-        _reach(address)
+        return _reach(address)
     finally:
         signal.alarm(0)
 
 
-def _reach(address: str) -> None:
+def _reach(address: str) -> str:
     # Before Ray is imported: it reads them then.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
@@ -57,6 +58,7 @@ def _reach(address: str) -> None:
     _check_listening(found)
     _check_cluster(found)
     _attach(ray, found)
+    return found
 
 
 def _check_token(address: str) -> None:
@@ -164,7 +166,11 @@ def _translated(error: Exception, address: str) -> StokerError:
     text = str(error).strip()
     lowered = f"{type(error).__name__} {text}".lower()
     if "authenti" in lowered or "token" in lowered:
-        return PermissionDenied(f"The Ray cluster at {address} does not let this server in: {text} {AUTH_HELP}")
+        said = text.partition("\n")[0].partition(". ")[0][:RAY_CHARACTERS]
+        return PermissionDenied(
+            f"The Ray cluster at {address} asks for a token, and this server has given none or a wrong one. "
+            f"{AUTH_HELP} Ray says: {said}."
+        )
     if "version mismatch" in lowered:
         return VersionMismatch(f"The Ray cluster at {address} is of another version: {text}")
     return ConnectionFailed(f"The Ray cluster at {address} could not be reached: {text or type(error).__name__}")

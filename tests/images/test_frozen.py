@@ -111,7 +111,7 @@ def test_what_no_index_has_is_named_with_its_node(root: Path, blobs: DictBlobs) 
     with pytest.raises(ImageBuildError) as caught:
         builder.ensure(frozen_spec(blobs, *(FrozenDistribution(*item) for item in items)))
     message = str(caught.value)
-    assert f"cannot be built on node gpu-7 ({platform.node()})" in message
+    assert f"cannot be built on node {platform.node()} (gpu-7)" in message
     for name, version in items[1:]:
         assert f"\n  {name} {version}\n" in message
     assert "\n  six" not in message
@@ -127,7 +127,7 @@ def test_a_minor_version_that_the_node_lacks_is_named_with_those_it_has(root: Pa
         builder.ensure(frozen_spec(blobs, python="3.29"))
     message = str(caught.value)
     assert message.startswith("Image.local() is the caller's own environment.")
-    assert f"no Python 3.29 on node n2 ({platform.node()})" in message
+    assert f"no Python 3.29 on node {platform.node()} (n2)" in message
     assert f"\n  {HERE}." in message
 
 

@@ -117,7 +117,7 @@ def test_a_node_that_is_cut_off_for_longer_than_its_lease(shared: Path, monkeypa
         events = [[entry.event for entry in call.timeline()] for call in calls]
         assert (
             sorted(map(tuple, events))
-            == [("queued", "lost", "running", "succeeded")] * 2 + [("queued", "running", "succeeded")] * 2
+            == [("queued", "running", "lost", "running", "succeeded")] * 2 + [("queued", "running", "succeeded")] * 2
         )
 
 

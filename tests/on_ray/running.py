@@ -115,7 +115,7 @@ class OnRay:
         return [self.names[node.id] for node in self.cluster.nodes]
 
     def is_draining(self, node: RayNode) -> bool:
-        return f"node {node.id} is taken away" in self.server.log.read_text()
+        return f"node {node.id[:12]} is taken away" in self.server.log.read_text()
 
     def agents(self) -> dict[str, int]:
         """Return the actors below which servers' agents are; those of nodes that were killed just now apart."""

@@ -118,6 +118,42 @@ class GangSeat:
 
 
 @dataclass(frozen=True)
+class BatchSpec:
+    """A function that takes many inputs at once: at most ``max_size``, gathered for ``max_wait`` seconds at most."""
+
+    max_size: int
+    max_wait: float
+
+
+@dataclass(frozen=True)
+class WebSpec:
+    """How a function is reached over HTTP. ``kind``: ``endpoint`` · ``asgi`` · ``wsgi`` · ``server``.
+
+    ``methods`` are HTTP methods. ``openapi`` is, as JSON, what its page says of it: an operation and the schemas that
+    it names, each under ``components``; empty where nothing could be said.
+    """
+
+    kind: str
+    methods: list[str] = field(default_factory=lambda: ["POST"])
+    requires_token: bool = True
+    cors: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    port: int = 0
+    startup_timeout: float = 60.0
+    openapi: str = ""
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One method of a class that calls may run. ``kind`` and ``is_async`` as in `FunctionSpec`."""
+
+    kind: str = "function"
+    is_async: bool = False
+    batch: BatchSpec | None = None
+    web: WebSpec | None = None
+
+
+@dataclass(frozen=True)
 class OptionsSpec:
     """A function's options, resolved: what `stoker.client.options.FunctionOptions` becomes on the wire."""
 
@@ -140,6 +176,7 @@ class OptionsSpec:
     priority: int = 0
     tags: dict[str, str] = field(default_factory=dict)
     gang: GangSpec | None = None
+    batch: BatchSpec | None = None  # of a class: the largest of its methods'
 
 
 @dataclass(frozen=True)
@@ -248,8 +285,11 @@ class CodeRef:
 class FunctionSpec:
     """A versioned definition: code + image + resources + policies.
 
-    ``kind``: ``function`` · ``generator``; ``is_async`` tells coroutines and async generators. ``run_id`` is empty for
-    a deployed app; an ephemeral app is (name, run_id). ``version`` is given by the server at deploy.
+    ``kind``: ``function`` · ``generator`` · ``class``; ``is_async`` tells coroutines and async generators. ``run_id``
+    is empty for a deployed app; an ephemeral app is (name, run_id). ``version`` is given by the server at deploy.
+
+    A class has ``methods`` by name, one of which a call's first argument names, and ``parameters``: plain values, by
+    which each instance is a pool of its own.
     """
 
     app: str
@@ -262,6 +302,9 @@ class FunctionSpec:
     run_id: str = ""
     version: int = 0
     cwd: str = ""  # the client's working directory; the worker's, where it exists and no `workdir` is set
+    methods: dict[str, MethodSpec] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    web: WebSpec | None = None
 
     @property
     def key(self) -> str:

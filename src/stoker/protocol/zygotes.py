@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from stoker.errors import ProtocolError
 from stoker.protocol.structure import structured
-from stoker.types import CodeRef, ErrorInfo
+from stoker.types import BatchSpec, CodeRef, ErrorInfo, MethodSpec, WebSpec
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -60,6 +60,7 @@ class ZygoteConfig:
     went away. ``server`` is ``stoker://HOST:PORT`` of a server on another machine (``server_socket`` is empty then) and
     ``fingerprint`` its certificate's; big payloads of this node lie in ``segments`` then, and its agent brings those
     that it is asked for at ``payload_socket``. ``fresh`` makes this process the worker itself.
+    ``methods`` and ``parameters`` are a class's, ``web`` and ``batch`` a function's, as in its spec.
     """
 
     app: str
@@ -85,6 +86,10 @@ class ZygoteConfig:
     fingerprint: str = ""
     segments: str = ""
     payload_socket: str = ""
+    methods: dict[str, MethodSpec] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    web: WebSpec | None = None
+    batch: BatchSpec | None = None
     fresh: Fork | None = None
 
     @property

@@ -28,7 +28,7 @@ FOREKNOWN_MAX = 10_000  # attempts named before their lease: most of these names
 class Attempt(CurrentCall):
     """One attempt and what becomes of it. ``segment`` is (name, size) when its input does not lie in ``body``."""
 
-    __slots__ = ("body", "channel", "credit", "interrupt", "key", "raised", "segment", "started")
+    __slots__ = ("body", "channel", "credit", "interrupt", "is_generator", "key", "raised", "segment", "started")
 
     def __init__(
         self, call_id: str, number: int, body: memoryview, segment: tuple[str, int] | None, credit: int
@@ -39,6 +39,7 @@ class Attempt(CurrentCall):
         self.segment = segment
         self.credit = credit
         self.started = 0.0
+        self.is_generator = False  # what it runs, once that is known
         self.channel: Channel | None = None  # that it came by, and its answer goes by, until that is closed
         self.interrupt: Interrupt | None = None
         self.raised = False  # its exception was raised: it comes once, code that swallows it is ended from outside

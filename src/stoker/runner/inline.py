@@ -90,8 +90,6 @@ class InlineLoop:
         self._waiter = Waiter(worker)
         self._inside: Attempt | None = None
         self._thread = 0
-        self._function: Callable[..., Any] = worker.function
-        self._is_generator = worker.config.kind == "generator"
 
     def prepare(self) -> None:
         self._thread = threading.get_ident()
@@ -128,16 +126,18 @@ class InlineLoop:
 
     def _call(self, attempt: Attempt) -> Any:
         reports = self._worker.reports
-        args, kwargs = reports.read_input(attempt)
-        if self._is_generator:
-            return self._generate(attempt, args, kwargs)
-        return reports.encode_result(attempt, self._function(*args, **kwargs))
+        target, args, kwargs = self._worker.resolve(attempt)
+        if target.is_generator:
+            return self._generate(attempt, target.call, args, kwargs)
+        return reports.encode_result(attempt, target.call(*args, **kwargs))
 
-    def _generate(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    def _generate(
+        self, attempt: Attempt, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bytes:
         worker = self._worker
         stream = worker.open_stream(attempt)
         try:
-            generator = self._function(*args, **kwargs)
+            generator = function(*args, **kwargs)
             drive(generator, stream, host=self, sender=worker.sender, encode=worker.reports.encode)
         finally:
             worker.close_stream(stream)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from stoker.runner.attempts import Attempt, Key
@@ -105,17 +105,19 @@ class TasksLoop:
 
     async def _call(self, attempt: Attempt) -> Any:
         reports = self._worker.reports
-        args, kwargs = reports.read_input(attempt)
-        if self._worker.config.kind == "generator":
-            return await self._generate(attempt, args, kwargs)
-        awaitable: Coroutine[Any, Any, Any] = self._worker.function(*args, **kwargs)
+        target, args, kwargs = self._worker.resolve(attempt)
+        if target.is_generator:
+            return await self._generate(attempt, target.call, args, kwargs)
+        awaitable: Coroutine[Any, Any, Any] = target.call(*args, **kwargs)
         return reports.encode_result(attempt, await awaitable)
 
-    async def _generate(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    async def _generate(
+        self, attempt: Attempt, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bytes:
         worker = self._worker
         stream = worker.open_stream(attempt)
         room = self._rooms[attempt.key] = asyncio.Event()
-        generator = worker.function(*args, **kwargs)
+        generator = function(*args, **kwargs)
         try:
             while not self._is_closed(attempt):
                 try:

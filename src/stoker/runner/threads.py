@@ -7,6 +7,7 @@ generator ends at its next yield, and one that does neither in time ends with it
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stoker.runner import pools
@@ -30,7 +31,6 @@ class ThreadsLoop:
         self._news = threading.Condition()
         self._idle = 0
         self._threads = 0
-        self._is_generator = worker.config.kind == "generator"
 
     def prepare(self) -> None:
         """Nothing to do: threads start when there is work for them."""
@@ -85,16 +85,18 @@ class ThreadsLoop:
 
     def _call(self, attempt: Attempt) -> Payload:
         reports = self._worker.reports
-        args, kwargs = reports.read_input(attempt)
-        if self._is_generator:
-            return self._generate(attempt, args, kwargs)
-        return reports.encode(self._worker.function(*args, **kwargs))
+        target, args, kwargs = self._worker.resolve(attempt)
+        if target.is_generator:
+            return self._generate(attempt, target.call, args, kwargs)
+        return reports.encode(target.call(*args, **kwargs))
 
-    def _generate(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    def _generate(
+        self, attempt: Attempt, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bytes:
         worker = self._worker
         stream = worker.open_stream(attempt)
         try:
-            generator = worker.function(*args, **kwargs)
+            generator = function(*args, **kwargs)
             drive(generator, stream, host=self, sender=worker.sender, encode=worker.reports.encode)
         finally:
             worker.close_stream(stream)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from stoker.protocol.messages import Ack, ChannelClosed, ChannelOpened, Lease, StreamCredit
@@ -28,6 +27,7 @@ from stoker.runner.output import Output
 from stoker.runner.reports import Report, Reports
 from stoker.runner.sampling import Sampler
 from stoker.runner.seats import Seats
+from stoker.runner.targets import Code, Target
 from stoker.runner.tasks import TasksLoop
 from stoker.runner.threads import ThreadsLoop
 from stoker.transport.current import WorkerIdentity, become_worker
@@ -40,7 +40,7 @@ class Worker:
         self,
         config: ZygoteConfig,
         order: Fork,
-        function: Callable[..., Any],
+        code: Code,
         output: Output,
         *,
         threads: dict[str, str],
@@ -48,7 +48,7 @@ class Worker:
     ) -> None:
         self.config = config
         self.order = order
-        self.function = function
+        self.code = code
         self.output = output
         self.threads = threads
         self.desk = Desk()
@@ -71,7 +71,7 @@ class Worker:
         self._sampler = Sampler(output) if forked else None
         self.channel: Channel | None = None
         self._escalations: dict[Key, float] = {}
-        self._loop: InlineLoop | TasksLoop | ThreadsLoop = _loop_for(config)(self)
+        self._loop: InlineLoop | TasksLoop | ThreadsLoop = _loop_for(config, code)(self)
 
     # -- the life of the process
 
@@ -152,6 +152,16 @@ class Worker:
         if limit is not None and attempt is not None and self.desk.taken >= limit:
             self.drain()
         return attempt
+
+    def resolve(self, attempt: Attempt) -> tuple[Target, tuple[Any, ...], dict[str, Any]]:
+        """Return what an attempt runs, and the arguments for it.
+
+        Raises:
+            StokerError: its input is gone or malformed.
+        """
+        found = self.code.target(*self.reports.read_input(attempt))
+        attempt.is_generator = found[0].is_generator
+        return found
 
     def begin(self, attempt: Attempt) -> None:
         if attempt.seat is not None:
@@ -308,7 +318,7 @@ class Worker:
             if attempt.interrupt is not None:
                 continue
             attempt.cancelled = True
-            if interrupt is Interrupt.CLOSED and self.config.kind == "generator":
+            if interrupt is Interrupt.CLOSED and attempt.is_generator:
                 # It is closed at its next yield; one that does not come to it in time is interrupted where it is.
                 attempt.interrupt = Interrupt.CLOSED
                 self._escalations[attempt.key] = time.monotonic() + grace / 2
@@ -340,7 +350,7 @@ class Worker:
             pass  # somebody else of us has seen it
 
 
-def _loop_for(config: ZygoteConfig) -> type[InlineLoop] | type[TasksLoop] | type[ThreadsLoop]:
-    if config.is_async:
+def _loop_for(config: ZygoteConfig, code: Code) -> type[InlineLoop] | type[TasksLoop] | type[ThreadsLoop]:
+    if code.has_async:
         return TasksLoop
     return InlineLoop if config.concurrency <= 1 else ThreadsLoop

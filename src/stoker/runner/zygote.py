@@ -30,6 +30,7 @@ from stoker.protocol.zygotes import (
 from stoker.runner import pools, process
 from stoker.runner.loading import describe_failure, enter_directory, load_function, set_import_path
 from stoker.runner.output import Output
+from stoker.runner.targets import FunctionCode
 from stoker.runner.worker import Worker
 from stoker.transport.current import loading
 from stoker.types import ErrorInfo
@@ -115,7 +116,7 @@ def _run_fresh(link: Link, config: ZygoteConfig, order: Fork, worker_path: str, 
     function = _load(link, config, worker_path)
     link.send(Ready(threads=process.reasons_against_fork()[0], forkable=False, seconds=time.monotonic() - started))
     link.close()
-    Worker(config, order, function, output, threads=threads, forked=False).run()
+    Worker(config, order, FunctionCode(config, function), output, threads=threads, forked=False).run()
 
 
 def _serve_zygote(link: Link, config: ZygoteConfig, worker_path: str, started: float) -> NoReturn:
@@ -183,7 +184,8 @@ class Zygote:
             pools.raise_pools(threads, order.cpus)
             process.reseed()
             self._output.rebind()
-            Worker(self._config, order, self._function, self._output, threads=threads, forked=True).run()
+            code = FunctionCode(self._config, self._function)
+            Worker(self._config, order, code, self._output, threads=threads, forked=True).run()
         except BaseException:  # noqa: BLE001 - the outermost frame of a process: what went wrong goes to its log
             sys.excepthook(*sys.exc_info())
         os._exit(1)

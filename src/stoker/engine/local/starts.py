@@ -226,6 +226,10 @@ class Starter:
             workdir=options.workdir,
             cwd=function.cwd,
             grace=config.patience,
+            methods=function.methods,
+            parameters=function.parameters,
+            web=function.web,
+            batch=options.batch,
         )
         base = environment.process_env(clean_environ(os.environ))
         return Launch(environment.python, worker_path, zygote, base, config.marker, options.startup_timeout)

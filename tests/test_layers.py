@@ -15,7 +15,7 @@ from stoker.images.interpreters import Interpreter, Interpreters
 from stoker.images.worker_path import ensure_worker_path
 
 WORKER_SIDE = (
-    *("errors", "types", "quantities", "paths", "fingerprint", "protocol", "transport", "client", "runner"),
+    *("errors", "types", "quantities", "paths", "fingerprint", "protocol", "transport", "web", "client", "runner"),
     "clusters",
 )
 SOURCE = Path(stoker.__file__).parent

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stoker.client.image import Image
     from stoker.client.notices import enable_output
     from stoker.client.options import FunctionOptions, Retries
+    from stoker.client.web import endpoint
     from stoker.errors import (
         CallCancelled,
         CallError,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     )
     from stoker.protocol.remote_value import RemoteValue
     from stoker.types import CallState
+    from stoker.web.things import File, Request, Response
 
 _PLACES = {
     "stoker.client.app": ("App", "LocalEntrypoint"),
@@ -64,6 +66,7 @@ _PLACES = {
     "stoker.client.image": ("Image",),
     "stoker.client.notices": ("enable_output",),
     "stoker.client.options": ("FunctionOptions", "Retries"),
+    "stoker.client.web": ("endpoint",),
     "stoker.errors": (
         "CallCancelled",
         "CallError",
@@ -91,6 +94,7 @@ _PLACES = {
     ),
     "stoker.protocol.remote_value": ("RemoteValue",),
     "stoker.types": ("CallState",),
+    "stoker.web.things": ("File", "Request", "Response"),
 }
 _MODULES = ("clusters",)  # public, and found here without an import of their own
 _PLACE_OF = {name: module for module, names in _PLACES.items() for name in names}
@@ -104,6 +108,7 @@ __all__ = [
     "CallTimeout",
     "ConnectionFailed",
     "DeadlineExceeded",
+    "File",
     "Function",
     "FunctionOptions",
     "Gang",
@@ -121,6 +126,8 @@ __all__ = [
     "PermissionDenied",
     "RemoteError",
     "RemoteValue",
+    "Request",
+    "Response",
     "ResultExpired",
     "Retries",
     "SerializationError",
@@ -133,6 +140,7 @@ __all__ = [
     "WorkerLost",
     "__version__",
     "enable_output",
+    "endpoint",
     "gang_info",
     "gather",
 ]

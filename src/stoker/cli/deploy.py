@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,12 +31,13 @@ def deploy(
                 f"{source} defines {len(program.apps)} apps: --name can be given to a single one only."
             )
         _rename(program.apps[0], name)
-    done = [
+    done: list[dict[str, Any]] = [
         {
             "app": app.name,
             "version": app.deploy(),
             "functions": sorted(app.functions),
             "unchanged": not app.deployed_anew,
+            "urls": app.urls,
         }
         for app in program.apps
     ]
@@ -46,6 +47,10 @@ def deploy(
     for item in done:
         unchanged = " (unchanged: its functions are what is deployed)" if item["unchanged"] else ""
         say(f"deployed {item['app']}, version {item['version']}{unchanged}")
+        for url in item["urls"].values():
+            say(f"  {url}")
+        if item["urls"]:
+            say(f"  {next(iter(item['urls'].values())).rpartition('/')[0]}/docs")
         for function in program.functions if len(done) == 1 else []:
             say(f'  stoker.Function.from_name("{item["app"]}", "{function}").remote(…)')
 

@@ -60,6 +60,9 @@ def start(
     listen: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Listen there too, for programs with a token.")
     ] = None,
+    http: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where endpoints are reached; off for nowhere.")
+    ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate for that, as PEM; else one is made.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Key of the certificate, as PEM.")] = None,
     blobs: Annotated[
@@ -80,7 +83,7 @@ def start(
     if ray_address is not None and engine != "ray" and os.environ.get("STOKER_ENGINE") != "ray":
         raise WrongUsage("--ray-address goes with --engine ray.")
     _settle({"listen": listen, "tls_cert": tls_cert, "tls_key": tls_key, "blobs": blobs, "store": store})
-    _settle({"engine": engine, "ray_address": ray_address})
+    _settle({"engine": engine, "ray_address": ray_address, "http": http})
     wanted = os.environ.get("STOKER_STORE", "")
     if standby and not wanted:
         raise WrongUsage("--standby is for a store that servers share: name it by --store postgresql://….")
@@ -98,7 +101,7 @@ def start(
             say(f"The server waits as a standby (pid {ready['pid']}): {holder} has the store.\n  log     {log}")
         return
     on_ray = os.environ.get("STOKER_ENGINE") == "ray"
-    status = _when_nodes_are_up() if on_ray else ask_local("status") if os.environ.get("STOKER_LISTEN") else {}
+    status = _when_nodes_are_up() if on_ray else ask_local("status")
     doors = tcp_doors(status)
     made = ask_local("token_create", name=FIRST_TOKEN) if doors and not ask_local("tokens") else None
     if as_json:
@@ -110,6 +113,8 @@ def start(
         )
     else:
         say(f"The server runs (pid {ready['pid']}).\n  socket  {ready['socket']}\n  log     {log}")
+        for door in http_doors(status):
+            say(f"  http    {door['address']}")
         for door in doors:
             say(f"  door    {door['address']}{', TLS, ' + door['fingerprint'] if door['tls'] else ''}")
             say(how_to_connect(door, made["token"] if made else ""))
@@ -172,6 +177,11 @@ def _say_it_runs(*, listen: str | None, store: str, as_json: bool) -> None:
 def tcp_doors(status: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the doors of a server for programs with a token."""
     return [door for door in status.get("doors", ()) if door["kind"] == "tcp"]
+
+
+def http_doors(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return where a server is reached over HTTP."""
+    return [door for door in status.get("doors", ()) if door["kind"] == "http"]
 
 
 def how_to_connect(door: dict[str, Any], token: str) -> str:
@@ -257,6 +267,7 @@ def status(as_json: AsJson = False) -> None:
             **_engine_of(found),
             "store": found["store"],
             **_described(tcp_doors(found)),
+            "http": ", ".join(door["address"] for door in http_doors(found)) or "nowhere",
             **({"log": str(log_file())} if elsewhere is None else {}),
             "blobs": found["blobs"] or "this machine's disk",
             "apps": str(found["apps"]),

@@ -99,6 +99,10 @@ def _duration(value: Any, option: str) -> str:
     return f"{parse_duration(float(value) if is_count else value, option=option):g}"
 
 
+def _http(value: Any, option: str) -> str:
+    return "off" if value in {"off", False} else _place(value, option)
+
+
 def _place(value: Any, option: str) -> str:
     return str(parse_address(str(value), option=option)).removeprefix(SCHEME)
 
@@ -183,6 +187,7 @@ SETTINGS = (
     Setting("fingerprint", FINGERPRINT_VARIABLE, "of that server's certificate: sha256:…", "none", _fingerprint),
     Setting("ca", CA_VARIABLE, "file of the CA that vouches for that server", "the system's", _file, is_path=True),
     Setting("listen", "STOKER_LISTEN", "where a server here listens for programs with a token", "nowhere", _place),
+    Setting("http", "STOKER_HTTP", "where endpoints are reached: HOST:PORT, or off", "127.0.0.1:7410", _http),
     Setting("tls_cert", "STOKER_TLS_CERT", "certificate for that, as PEM", "one of its own", _file, is_path=True),
     Setting("tls_key", "STOKER_TLS_KEY", "its key, as PEM", "in the same file", _file, is_path=True),
     Setting(

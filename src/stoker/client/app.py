@@ -23,6 +23,7 @@ from stoker.client.image import Image
 from stoker.client.options import FunctionOptions
 from stoker.client.registration import Shipment, check_python, register, ship
 from stoker.client.session import Session
+from stoker.client.web import web_spec
 from stoker.errors import InvalidRequest, StokerError
 from stoker.protocol.payload import set_main_alias, set_main_by_value
 from stoker.types import FunctionSpec
@@ -115,6 +116,7 @@ class App:
         self.registered_entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
         self.current_run: Run | None = None
         self.deployed_anew = False  # the last `deploy` has made a version
+        self.urls: dict[str, str] = {}  # where the last `deploy` has put its endpoints, by function
         self._lock = threading.RLock()
         _defined[self.name] = self
 
@@ -188,6 +190,7 @@ class App:
         params = {"app": self.name, "functions": [asdict(spec) for spec in specs], "tags": dict(tags or {})}
         answer = session.request("deploy", params)
         self.deployed_anew = not answer.get("unchanged", False)
+        self.urls = dict(answer.get("urls", {}))
         return int(answer["version"])
 
     def undeploy(self) -> None:
@@ -285,6 +288,7 @@ class App:
             is_async=shape.is_async,
             run_id=run_id,
             cwd=os.getcwd(),  # noqa: PTH109 - a text
+            web=web_spec(function.raw_f, label=function.label, streams=shape.generator),
         )
 
 

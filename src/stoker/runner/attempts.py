@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stoker.protocol.messages import Lease
 from stoker.runner.config import DEFAULT_CREDIT
@@ -28,7 +28,9 @@ FOREKNOWN_MAX = 10_000  # attempts named before their lease: most of these names
 class Attempt(CurrentCall):
     """One attempt and what becomes of it. ``segment`` is (name, size) when its input does not lie in ``body``."""
 
-    __slots__ = ("body", "channel", "credit", "interrupt", "is_generator", "key", "raised", "segment", "started")
+    __slots__ = (
+        "body", "channel", "credit", "encode", "interrupt", "is_generator", "key", "raised", "segment", "started",
+    )  # fmt: skip
 
     def __init__(
         self, call_id: str, number: int, body: memoryview, segment: tuple[str, int] | None, credit: int
@@ -39,6 +41,7 @@ class Attempt(CurrentCall):
         self.segment = segment
         self.credit = credit
         self.started = 0.0
+        self.encode: Callable[[Any], bytes] | None = None  # of what it returns or yields, where that is no pickle
         self.is_generator = False  # what it runs, once that is known
         self.channel: Channel | None = None  # that it came by, and its answer goes by, until that is closed
         self.interrupt: Interrupt | None = None

@@ -42,7 +42,12 @@ class Sender:
 
 
 def drive(
-    generator: Iterator[Any], stream: Stream, *, host: Host, sender: Sender, encode: Callable[[object], Payload]
+    generator: Iterator[Any],
+    stream: Stream,
+    *,
+    host: Host,
+    sender: Sender,
+    encode: Callable[[Attempt, object], Payload],
 ) -> None:
     """Run a generator to its end. Raises what it raises, and the interrupt's exception where there is one."""
     attempt = stream.attempt
@@ -60,7 +65,7 @@ def drive(
                 item = next(generator)
             except StopIteration:
                 return
-            payload = encode(item)
+            payload = encode(attempt, item)
             host.leave_user_code()
             sender.send(stream, payload)
     finally:

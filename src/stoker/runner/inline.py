@@ -138,7 +138,7 @@ class InlineLoop:
         stream = worker.open_stream(attempt)
         try:
             generator = function(*args, **kwargs)
-            drive(generator, stream, host=self, sender=worker.sender, encode=worker.reports.encode)
+            drive(generator, stream, host=self, sender=worker.sender, encode=worker.reports.encode_item)
         finally:
             worker.close_stream(stream)
         return b""

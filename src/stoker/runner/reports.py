@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from stoker.errors import SerializationError, StokerError
-from stoker.protocol.payload import decode_call, encode_value
+from stoker.protocol.encoded import Encoded
+from stoker.protocol.payload import encode_value
 from stoker.protocol.remote_exceptions import encode_exception
 from stoker.protocol.zygotes import ZygoteConfig
 from stoker.runner.attempts import Attempt
+from stoker.runner.endpoints import Answered
 from stoker.runner.interrupts import Interrupt
 from stoker.runner.loading import PACKAGE_DIR
 from stoker.runner.outbox import Outbox, Payload
@@ -57,19 +59,19 @@ class Reports:
         self._output = output
         self.is_forked_child = False
 
-    def read_input(self, attempt: Attempt) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return an attempt's arguments.
+    def read_input(self, attempt: Attempt) -> memoryview:
+        """Return the payload of an attempt's arguments.
 
         Raises:
             StokerError: its segment is gone, or the bytes are malformed.
             InputLost: the server is on another machine, and its segment could not be had from there.
         """
         if attempt.segment is None:
-            return decode_call(attempt.body)
+            return attempt.body
         segments: SegmentDir | None = self._outbox.segments
         if segments is None:
             raise StokerError("This call's input lies in a segment, but the server names no directory of segments.")
-        return decode_call(self._mapped(segments, attempt.segment[0]))
+        return self._mapped(segments, attempt.segment[0])
 
     def _mapped(self, segments: SegmentDir, name: str) -> memoryview:
         try:
@@ -85,7 +87,13 @@ class Reports:
         Raises:
             Unsendable: it cannot travel.
         """
+        if attempt.encode is not None:
+            return self._store(Encoded([attempt.encode(value)]))
         return self.encode(value if attempt.seat is None or attempt.seat.rank == 0 else None)
+
+    def encode_item(self, attempt: Attempt, value: object) -> Payload:
+        """Encode what was yielded; as `encode_result`."""
+        return self.encode(value) if attempt.encode is None else self._store(Encoded([attempt.encode(value)]))
 
     def encode(self, value: object) -> Payload:
         """Encode what was returned or yielded; runs user code where that says how it is pickled.
@@ -96,8 +104,16 @@ class Reports:
         if self.is_forked_child:
             self._leave_child(None)
         try:
-            return self._outbox.store(encode_value(value))
+            return self._store(encode_value(value))
         except (SerializationError, StokerError) as error:
+            raise Unsendable(error) from error
+
+    def _store(self, encoded: Encoded) -> Payload:
+        if self.is_forked_child:
+            self._leave_child(None)
+        try:
+            return self._outbox.store(encoded)
+        except StokerError as error:
             raise Unsendable(error) from error
 
     def of_value(self, attempt: Attempt, payload: Payload) -> Report:
@@ -111,6 +127,8 @@ class Reports:
             self._leave_child(error)
         if attempt.raised:
             return self._of_interrupt(attempt, error)
+        if isinstance(error, Answered):
+            return Report(Outcome.VALUE, error.payload)
         if isinstance(error, InputLost):
             return Report(Outcome.CANCELLED, error=ErrorInfo(INPUT_LOST, str(error)))
         if isinstance(error, Unsendable):

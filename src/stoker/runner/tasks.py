@@ -124,7 +124,7 @@ class TasksLoop:
                     item = await generator.__anext__()
                 except StopAsyncIteration:
                     break
-                worker.sender.send(stream, worker.reports.encode(item))
+                worker.sender.send(stream, worker.reports.encode_item(attempt, item))
                 while not stream.has_room and attempt.interrupt is None:
                     room.clear()
                     await room.wait()

@@ -88,7 +88,7 @@ class ThreadsLoop:
         target, args, kwargs = self._worker.resolve(attempt)
         if target.is_generator:
             return self._generate(attempt, target.call, args, kwargs)
-        return reports.encode(target.call(*args, **kwargs))
+        return reports.encode_result(attempt, target.call(*args, **kwargs))
 
     def _generate(
         self, attempt: Attempt, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -97,7 +97,7 @@ class ThreadsLoop:
         stream = worker.open_stream(attempt)
         try:
             generator = function(*args, **kwargs)
-            drive(generator, stream, host=self, sender=worker.sender, encode=worker.reports.encode)
+            drive(generator, stream, host=self, sender=worker.sender, encode=worker.reports.encode_item)
         finally:
             worker.close_stream(stream)
         return b""

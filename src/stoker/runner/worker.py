@@ -12,12 +12,15 @@ import time
 from typing import Any, NoReturn
 
 from stoker.protocol.messages import Ack, ChannelClosed, ChannelOpened, Lease, StreamCredit
+from stoker.protocol.payload import decode_call
+from stoker.protocol.web_calls import is_request
 from stoker.protocol.zygotes import Fork, ZygoteConfig
 from stoker.runner import process
 from stoker.runner.attempts import Attempt, Desk, Key
 from stoker.runner.channel import Channel
 from stoker.runner.config import EXIT_ABANDONED, EXIT_STOPPED, FLUSH_SECONDS
 from stoker.runner.control import NEVER, Control
+from stoker.runner.endpoints import Endpoints
 from stoker.runner.generators import Sender
 from stoker.runner.inline import InlineLoop
 from stoker.runner.interrupts import Interrupt
@@ -55,6 +58,7 @@ class Worker:
         self.outbox = Outbox(self.desk, order.worker)
         self.reports = Reports(config, self.outbox, output)
         self.seats = Seats()
+        self._endpoints = Endpoints(code, label=config.label, methods=_web_methods(config))
         self.stopping = False
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pid = os.getpid()
@@ -158,8 +162,13 @@ class Worker:
 
         Raises:
             StokerError: its input is gone or malformed.
+            Answered: it came over HTTP, and says nothing that could be run.
         """
-        found = self.code.target(*self.reports.read_input(attempt))
+        payload = self.reports.read_input(attempt)
+        if is_request(payload):
+            found = self._endpoints.resolve(attempt, payload)
+        else:
+            found = self.code.target(*decode_call(payload))
         attempt.is_generator = found[0].is_generator
         return found
 
@@ -348,6 +357,11 @@ class Worker:
             os.eventfd_read(self.wake_fd)
         except BlockingIOError:
             pass  # somebody else of us has seen it
+
+
+def _web_methods(config: ZygoteConfig) -> dict[str, list[str]]:
+    found = {name: method.web.methods for name, method in config.methods.items() if method.web is not None}
+    return found if config.web is None else {"": config.web.methods, **found}
 
 
 def _loop_for(config: ZygoteConfig, code: Code) -> type[InlineLoop] | type[TasksLoop] | type[ThreadsLoop]:

@@ -25,11 +25,12 @@ from stoker.errors import InvalidRequest, StokerError
 from stoker.quantities import parse_duration
 from stoker.server.config import ServerConfig
 from stoker.server.storage import VARIABLE, open_store
-from stoker.transport.addresses import parse_address
+from stoker.transport.addresses import Address, parse_address
 
 log = logging.getLogger("stoker.server")
 
 RAY_LISTEN = "0.0.0.0:7411"
+HTTP = "127.0.0.1:7410"
 NODE_LEASE_SECONDS = 30.0
 RETENTION_SECONDS = 7 * 86400.0  # for which a detached call's result is kept
 
@@ -91,7 +92,10 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
     listen = os.environ.get("STOKER_LISTEN", "") if stays else ""
     if stays and not listen and os.environ.get("STOKER_ENGINE") == "ray":
         listen = RAY_LISTEN  # agents have to come in somewhere
+    http = os.environ.get("STOKER_HTTP", "")
     return ServerConfig(
+        http=_http_address(http, stays=stays) if not arguments.embedded else None,
+        http_is_chosen=bool(http),
         mode="embedded" if arguments.embedded else "persistent",
         run_dir=paths.private_dir(run_dir.resolve()),
         state_dir=paths.private_dir(state_dir.resolve()),
@@ -109,6 +113,15 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         ray_address=os.environ.get("STOKER_RAY_ADDRESS", "auto"),
         node_lease=parse_duration(os.environ.get("STOKER_NODE_LEASE", NODE_LEASE_SECONDS), option="STOKER_NODE_LEASE"),
     )
+
+
+def _http_address(given: str, *, stays: bool) -> Address | None:
+    """Return where the gateway is: at a port of its own unless somebody says otherwise, ``off`` for nowhere."""
+    if given == "off":
+        return None
+    if given:
+        return parse_address(given, option="STOKER_HTTP")
+    return parse_address(HTTP, option="STOKER_HTTP") if stays else Address("127.0.0.1", 0)
 
 
 def _engine(config: ServerConfig, identity: str = "") -> Engine:

@@ -22,6 +22,8 @@ class ServerConfig:
     segments: Path
     retention: float
     listen: Address | None = None  # where a door for programs with a token is
+    http: Address | None = None  # where the gateway is
+    http_is_chosen: bool = False  # somebody asked for that address: elsewhere is not good enough
     tls_cert: Path | None = None
     tls_key: Path | None = None
     blobs: str = field(default="", repr=False)  # it may hold secrets

@@ -150,7 +150,7 @@ class TcpDoor:
         self._known.discard(link)
 
 
-def open_listener(wanted: Address) -> socket.socket:
+def open_listener(wanted: Address, *, option: str = "--listen HOST:PORT (STOKER_LISTEN)") -> socket.socket:
     """Return a socket that is bound to an address.
 
     Raises:
@@ -161,14 +161,14 @@ def open_listener(wanted: Address) -> socket.socket:
         family, kind, protocol, _, place = found[0]
         listener = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
-        raise _cannot_listen(wanted, error) from error
+        raise _cannot_listen(wanted, error, option) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         tune(listener)
         listener.bind(place)
     except OSError as error:
         listener.close()
-        raise _cannot_listen(wanted, error) from error
+        raise _cannot_listen(wanted, error, option) from error
     return listener
 
 
@@ -192,8 +192,8 @@ def addresses_of(door: Address) -> list[str]:
     return [str(Address(socket.gethostname(), door.port)), str(Address("127.0.0.1", door.port))]
 
 
-def _cannot_listen(wanted: Address, error: OSError) -> StokerError:
+def _cannot_listen(wanted: Address, error: OSError, option: str) -> StokerError:
     return StokerError(
         f"The server cannot listen at {wanted}: {error.strerror}. Give another address of this machine, or another "
-        "port, with --listen HOST:PORT (STOKER_LISTEN)."
+        f"port, with {option}."
     )

@@ -32,6 +32,7 @@ class Functions:
     current: dict[str, Deployment] = field(default_factory=dict)
     served: dict[str, list[str]] = field(default_factory=dict)  # app → ids of runs
     replaced: dict[str, tuple[str, str]] = field(default_factory=dict)  # key of a served run that is over → app, name
+    generation: int = 0  # another one where a name may lead elsewhere than before
 
     def load(self) -> None:
         """Declare what is deployed."""
@@ -50,6 +51,7 @@ class Functions:
 
     def register(self, specs: Sequence[FunctionSpec], *, app: str, run_id: str, served: bool = False) -> dict[str, str]:
         """Take in an ephemeral app's functions; return their keys by name."""
+        self.generation += 1
         if served and run_id not in self.served.setdefault(app, []):
             self.served[app].append(run_id)
         names = self.runs.setdefault((app, run_id), {})
@@ -64,6 +66,7 @@ class Functions:
 
     def retire_run(self, app: str, run_id: str) -> None:
         """An ephemeral app has ended: its pools drain."""
+        self.generation += 1
         if run_id in self.served.get(app, ()):
             self.served[app].remove(run_id)
             self.replaced.update((key, (app, name)) for name, key in self.runs.get((app, run_id), {}).items())
@@ -78,6 +81,7 @@ class Functions:
 
     def deployed(self, deployment: Deployment) -> None:
         """Make this version the current one; the pools of the one before drain."""
+        self.generation += 1
         before = self.current.get(deployment.app)
         self.current[deployment.app] = replace(deployment, current=True)
         keys = {self._declare(spec) for spec in deployment.functions}
@@ -86,6 +90,7 @@ class Functions:
                 self._retire(spec.key)
 
     def undeployed(self, app: str) -> None:
+        self.generation += 1
         before = self.current.pop(app, None)
         for spec in before.functions if before else ():
             self._retire(spec.key)
@@ -143,6 +148,13 @@ class Functions:
                 return spec
         names = _listed({spec.name for spec in deployment.functions})
         raise NotFound(f"App {app!r} (version {deployment.version}) has no function {name!r}. It has: {names}.")
+
+    def names_of(self, app: str) -> list[str] | None:
+        """Return the functions of an app that is deployed, or served, under this name; None where there is none."""
+        deployment = self.current.get(app)
+        if deployment is not None:
+            return [spec.name for spec in deployment.functions]
+        return [*self._served(app)] or None
 
     def in_use(self, pools: Iterable[str]) -> set[str]:
         """Return the keys of functions that runs, current deployments or pools need."""

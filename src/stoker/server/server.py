@@ -50,6 +50,7 @@ from stoker.types import ErrorInfo, FunctionSpec, Growth
 
 if TYPE_CHECKING:
     from stoker.server.doors import TcpDoor
+    from stoker.server.gateway.http_door import HttpDoor
     from stoker.server.remote_link import RemoteLink
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class Server:
         self.tokens, self.node_tokens = WorkerTokens(secret), NodeTokens(secret)
         self.client_tokens = ClientTokens(self.config.state_dir / "tokens.json")
         self.door: TcpDoor | None = None
+        self.http: HttpDoor | None = None
         self.files = PayloadFiles(
             self.config.segments, self.config.spill, pool_bytes=POOL_BYTES, blobs=self.payload_blobs
         )

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from stoker.server.doors import TcpDoor
+    from stoker.server.gateway.http_door import HttpDoor
 
 BACKLOG = 1024
 GC_THRESHOLD = (50_000, 20, 100)  # what makes cycles here (tracebacks, closed connections) is rare
@@ -73,22 +74,8 @@ async def _serve(
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, server.stopping.set)
     parent = _watch_parent(parent_pid, server)
-    try:
-        server.door = await open_door(config, server)  # first: it fails more often, and leaves no file behind
-        if server.door is not None:
-            engine.open_to_agents(server.door.address, server.door.fingerprint, server.node_tokens.token)
-        listener = await _listen(config.socket, server)
-    except StokerError:
-        await server.end()  # the agent with it, as above
-        raise
+    listener = await _begin(config, server, engine)
     bound = config.socket.stat().st_ino
-    try:
-        await server.begin()
-    except StokerError:
-        listener.close()
-        config.socket.unlink(missing_ok=True)
-        await server.end()
-        raise
     _say_started(server)
     ready({"socket": str(config.socket), "pid": os.getpid()})
     await server.stopping.wait()
@@ -97,6 +84,8 @@ async def _serve(
     listener.close()
     if server.door is not None:
         server.door.close()
+    if server.http is not None:
+        await server.http.close()
     if _is_same(config.socket, bound):
         config.socket.unlink(missing_ok=True)
     else:
@@ -105,6 +94,27 @@ async def _serve(
     if parent >= 0:
         loop.remove_reader(parent)
         os.close(parent)
+
+
+async def _begin(config: ServerConfig, server: Server, engine: Engine) -> asyncio.Server:
+    """Open the doors and begin; where something of it fails, nothing is left open."""
+    listener: asyncio.Server | None = None
+    try:
+        server.door = await open_door(config, server)  # first: it fails more often, and leaves no file behind
+        if server.door is not None:
+            engine.open_to_agents(server.door.address, server.door.fingerprint, server.node_tokens.token)
+        server.http = await open_gateway(config, server)
+        listener = await _listen(config.socket, server)
+        await server.begin()
+    except StokerError:
+        if listener is not None:
+            listener.close()
+            config.socket.unlink(missing_ok=True)
+        if server.http is not None:
+            await server.http.close()
+        await server.end()  # the agent with it, which would wait for another server
+        raise
+    return listener
 
 
 def _say_started(server: Server) -> None:
@@ -117,6 +127,8 @@ def _say_started(server: Server) -> None:
         )
     if server.door is not None:
         server.door.tell()
+    if server.http is not None:
+        log.info("HTTP at %s", ", ".join(server.http.urls))
 
 
 def _waiting(holder: str) -> None:
@@ -167,6 +179,29 @@ async def open_door(config: ServerConfig, server: Server) -> TcpDoor | None:
             files=server.files,
             certificate=certificate_for(config, listener),
         )
+    except StokerError:
+        listener.close()
+        raise
+    await door.open()
+    return door
+
+
+async def open_gateway(config: ServerConfig, server: Server) -> HttpDoor | None:
+    """Listen for HTTP, where that is asked for.
+
+    Raises:
+        StokerError: the address that was asked for cannot be had.
+    """
+    if config.http is None:
+        return None
+    from stoker.server.doors import certificate_for
+    from stoker.server.gateway.http_door import HttpDoor, open_http  # with uvicorn; most servers of programs need none
+
+    listener = open_http(config.http, is_chosen=config.http_is_chosen)
+    if listener is None:
+        return None
+    try:
+        door = HttpDoor(server, listener, certificate_for(config, listener))
     except StokerError:
         listener.close()
         raise

@@ -126,12 +126,19 @@ class Verbs:
         current = self._server.functions.current.get(app)
         unchanged = current is not None and not anew and _same(current.functions, specs)
         if unchanged and current is not None and current.tags.get("request") != request:
-            return {"version": current.version, "functions": [s.name for s in current.functions], "unchanged": True}
+            names = [s.name for s in current.functions]
+            urls = self._urls(app, current.functions)
+            return {"version": current.version, "functions": names, "unchanged": True, "urls": urls}
         deployment = await self._in_writer(lambda: self._deploy(app, specs, request))
         if deployment.current:
             self._server.functions.deployed(deployment)
         names = [spec.name for spec in deployment.functions]
-        return {"version": deployment.version, "functions": names}
+        return {"version": deployment.version, "functions": names, "urls": self._urls(app, deployment.functions)}
+
+    def _urls(self, app: str, specs: Sequence[FunctionSpec]) -> dict[str, str]:
+        """Return where endpoints are reached, by name; nothing where this server has no door for HTTP."""
+        http = self._server.http
+        return {s.name: f"{http.urls[0]}/{app}/{s.name}" for s in specs if s.web is not None} if http else {}
 
     def _deploy(self, app: str, specs: list[FunctionSpec], request: str) -> Deployment:
         """Make a version, unless this very request has made one before its answer, or the server, was lost."""
@@ -240,7 +247,7 @@ class Verbs:
     def _doors(self) -> list[Params]:
         server = self._server
         doors: list[Params] = [{"kind": "unix", "address": str(server.config.socket)}]
-        return [*doors, server.door.facts()] if server.door is not None else doors
+        return doors + [door.facts() for door in (server.door, server.http) if door is not None]
 
     async def do_apps(self, session: Session, params: Params) -> list[Params]:
         functions = self._server.functions

@@ -1,0 +1,108 @@
+"""A call that came over HTTP: its request as a payload, and its answer. Data only, so that the server may read answers.
+
+    b"W" length:u32 header body      the request: a header of JSON and the body as it came
+    b"R" length:u32 header body      the answer: its status and headers, and the body or the first piece of a stream
+
+Pickles begin otherwise, so a worker tells the two kinds of calls apart by the first byte.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+from stoker.errors import ProtocolError
+from stoker.protocol.encoded import Buffer
+
+_HEAD = struct.Struct("<cI")
+_REQUEST = b"W"
+_ANSWER = b"R"
+
+
+@dataclass(frozen=True)
+class WebRequest:
+    """``path`` is what follows the function's own address. ``target`` is the method, of a class's pool."""
+
+    method: str
+    path: str = ""
+    query: str = ""
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    client: str = ""
+    target: str = ""
+    body: Buffer = b""
+
+
+@dataclass(frozen=True)
+class WebAnswer:
+    """What goes back; of a stream, what goes first."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: Buffer = b""
+
+
+def encode_request(request: WebRequest) -> bytes:
+    header = [request.method, request.path, request.query, request.headers, request.client, request.target]
+    return _join(_REQUEST, header, request.body)
+
+
+def is_request(payload: Buffer) -> bool:
+    return len(payload) > 0 and payload[0] == _REQUEST[0]
+
+
+def decode_request(payload: Buffer) -> WebRequest:
+    """Read a request.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    header, body = _split(_REQUEST, payload)
+    try:
+        method, path, query, headers, client, target = header
+        pairs = [(str(name), str(value)) for name, value in headers]
+    except (TypeError, ValueError):
+        raise ProtocolError("The header of a request over HTTP is malformed.") from None
+    return WebRequest(method, path, query, pairs, client, target, body)
+
+
+def encode_answer(answer: WebAnswer) -> bytes:
+    return _join(_ANSWER, [answer.status, answer.headers], answer.body)
+
+
+def decode_answer(payload: Buffer) -> WebAnswer:
+    """Read an answer.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    header, body = _split(_ANSWER, payload)
+    try:
+        status, headers = header
+        pairs = [(str(name), str(value)) for name, value in headers]
+        return WebAnswer(int(status), pairs, body)
+    except (TypeError, ValueError):
+        raise ProtocolError("The header of an answer over HTTP is malformed.") from None
+
+
+def _join(kind: bytes, header: list[Any], body: Buffer) -> bytes:
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return b"".join((_HEAD.pack(kind, len(text)), text, body))
+
+
+def _split(kind: bytes, payload: Buffer) -> tuple[list[Any], memoryview]:
+    view = memoryview(payload)
+    if len(view) < _HEAD.size:
+        raise ProtocolError("A payload that came over HTTP is truncated.")
+    found, length = _HEAD.unpack_from(view)
+    end = _HEAD.size + length
+    if found != kind or end > len(view):
+        raise ProtocolError(f"These bytes are no {'request' if kind == _REQUEST else 'answer'} over HTTP.")
+    try:
+        header = json.loads(bytes(view[_HEAD.size : end]))
+    except ValueError:
+        raise ProtocolError("The header of a payload that came over HTTP is no JSON.") from None
+    if not isinstance(header, list):
+        raise ProtocolError("The header of a payload that came over HTTP is no list.")
+    return header, view[end:]

@@ -1,0 +1,59 @@
+"""Calls that came over HTTP: a request becomes arguments, and what is returned the answer to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stoker.protocol.encoded import Buffer
+from stoker.protocol.web_calls import decode_request
+from stoker.runner.attempts import Attempt
+from stoker.runner.targets import Code, Target
+from stoker.web.answers import StreamEncoder, answer_of, error_answer
+from stoker.web.conversion import Invalid
+from stoker.web.interface import BadRequest, Interface
+from stoker.web.things import Headers, Request
+
+
+class Answered(Exception):
+    """The call is over before the user's code began: this is its answer."""
+
+    def __init__(self, payload: bytes) -> None:
+        super().__init__("answered")
+        self.payload = payload
+
+
+class Endpoints:
+    """See the module. The interface of each function is worked out once."""
+
+    def __init__(self, code: Code, *, label: str, methods: dict[str, list[str]]) -> None:
+        """``methods``: HTTP's, by the name of a class's method; of a function by the empty name."""
+        self._code = code
+        self._label = label
+        self._methods = methods
+        self._interfaces: dict[str, Interface] = {}
+
+    def resolve(self, attempt: Attempt, payload: Buffer) -> tuple[Target, tuple[Any, ...], dict[str, Any]]:
+        """Return what a request is for, and the arguments that it gives; its answer is encoded as one.
+
+        Raises:
+            Answered: it cannot be read, or is not what the function takes.
+        """
+        came = decode_request(payload)
+        target, _, _ = self._code.target((came.target,) if came.target else (), {})
+        headers = Headers(came.headers)
+        attempt.encode = StreamEncoder(headers.get("accept", "")) if target.is_generator else answer_of
+        request = Request(came.method, came.path, came.query, headers, bytes(came.body), came.client)
+        try:
+            return target, (), self._interface(came.target, target).read(request)
+        except BadRequest as error:
+            raise Answered(error_answer(error.status, "BadRequest", str(error), call_id=attempt.id)) from None
+        except Invalid as error:
+            said = error_answer(422, "ValidationError", str(error), call_id=attempt.id, path=error.path)
+            raise Answered(said) from None
+
+    def _interface(self, name: str, target: Target) -> Interface:
+        found = self._interfaces.get(name)
+        if found is None:
+            label = f"{self._label}.{name}" if name else self._label
+            found = self._interfaces[name] = Interface(target.call, self._methods.get(name, ["POST"]), label=label)
+        return found

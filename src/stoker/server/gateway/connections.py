@@ -1,0 +1,174 @@
+"""Connections of HTTP clients: uvicorn's, with limits on what a client may send, and on how slowly.
+
+A request's line and headers have 32 KiB and ten seconds, a body goes on coming, and an answer goes on being read: who
+keeps neither up is disconnected. One sweep a second looks at all connections, so that a request sets no timers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from stoker.server.gateway.problems import error_body
+
+HEAD_BYTES = 32 << 10
+HEAD_SECONDS = 10.0
+BODY_SECONDS = 30.0  # without a byte of a body that is not complete
+READ_SECONDS = 60.0  # without a byte of an answer being taken
+KEEP_ALIVE_SECONDS = 75
+CONNECTIONS_MAX = 20_000
+SWEEP_SECONDS = 1.0
+log = logging.getLogger(__name__)
+
+
+class Connection(HttpToolsProtocol):
+    """See the module. ``on_lost`` is called when the client hangs up before its answer is complete."""
+
+    def __init__(self, config: Config, state: ServerState) -> None:
+        super().__init__(config, state, {})
+        self.on_lost: Callable[[], None] | None = None
+        self._now = self.loop.time
+        self._head_bytes = 0
+        self._in_head = False
+        self._since = self._now()  # the last byte that came
+        self._stuck_since = 0.0  # since when the client reads nothing
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            self._refuse(503, "Overloaded", f"This server holds {CONNECTIONS_MAX} connections and takes no more now.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        on_lost, self.on_lost = self.on_lost, None
+        if on_lost is not None:
+            on_lost()
+
+    def eof_received(self) -> None:
+        """A client that says no more is answered what it has asked; one in the middle of a request is not."""
+        if self._in_head or self._awaits_body():
+            self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        self._since = self._now()
+        if self.transport.is_closing():
+            return
+        if self._is_before_body():
+            self._in_head = True
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES + len(data):
+                self._refuse(431, "BadRequest", f"The headers of a request have {HEAD_BYTES} bytes at most.")
+                return
+        try:
+            super().data_received(data)
+        except (UnicodeDecodeError, ValueError):  # in a path, which the parser lets through
+            self.send_400_response("")
+
+    @property
+    def _last(self) -> RequestResponseCycle | None:
+        return self.cycle
+
+    def _is_before_body(self) -> bool:
+        return self._last is None or not self._last.more_body
+
+    def _awaits_body(self) -> bool:
+        return self._last is not None and self._last.more_body and not self._last.response_complete
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["stoker.connection"] = self  # type: ignore[typeddict-unknown-key]
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > HEAD_BYTES:
+            raise httptools.HttpParserError("too many headers")
+        super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        self._stuck_since = self._now()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stuck_since = 0.0
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "BadRequest", "What came is no request of HTTP/1.1.")
+
+    def _refuse(self, status: int, kind: str, message: str) -> None:
+        body = error_body(kind, message)
+        if not self.transport.is_closing():
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            self.transport.write(STATUS_LINE[status] + head + body)
+            self.transport.close()
+
+    def check(self, now: float) -> None:
+        """Disconnect a client that is too slow."""
+        if self._in_head and now - self._since > HEAD_SECONDS:
+            self._refuse(408, "BadRequest", f"A request's headers have {HEAD_SECONDS:.0f} s to come.")
+        elif self._awaits_body() and now - self._since > BODY_SECONDS:
+            self.transport.abort()
+        elif self._last is None and now - self._since > HEAD_SECONDS:
+            self.transport.close()  # it has connected and said nothing
+        elif self._stuck_since and now - self._stuck_since > READ_SECONDS:
+            self.transport.abort()
+
+
+class Connections:
+    """All of them, and the sweep."""
+
+    def __init__(self, app: Any) -> None:
+        self._config = Config(
+            app,
+            loop="none",
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            interface="asgi3",
+        )
+        self._config.load()
+        self._state = ServerState()
+
+    def __len__(self) -> int:
+        return len(self._state.connections)
+
+    def make(self) -> Connection:
+        return Connection(self._config, self._state)
+
+    async def sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = loop.time()
+            for connection in list(self._state.connections):
+                if isinstance(connection, Connection):
+                    connection.check(now)
+
+    def close(self) -> None:
+        """Take no further request; what is being answered is answered."""
+        for connection in list(self._state.connections):
+            connection.shutdown()
+
+    async def drained(self, seconds: float) -> None:
+        """Return when all have been answered, or the time is over: then they are cut."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + seconds
+        while self._state.connections and loop.time() < give_up:
+            await asyncio.sleep(0.01)
+        for connection in list(self._state.connections):
+            connection.transport.abort()
+        while self._state.tasks:
+            await asyncio.gather(*self._state.tasks, return_exceptions=True)

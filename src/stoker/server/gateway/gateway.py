@@ -1,0 +1,360 @@
+"""The HTTP gateway: requests become calls, and what calls come to the answers. An ASGI application.
+
+    /healthz                    the server lives
+    /<app>/docs                 what an app's endpoints take and give, for people
+    /<app>/openapi.json         the same as OpenAPI 3.1
+    /<app>/<function>           an endpoint
+
+Bodies are opaque here: the worker reads them by the function's annotations, and makes the answer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from stoker.core.calls import Payload, Segment
+from stoker.errors import InvalidOption, PermissionDenied, ProtocolError
+from stoker.protocol.encoded import Buffer
+from stoker.protocol.web_calls import WebAnswer, WebRequest, decode_answer, encode_request
+from stoker.quantities import parse_duration
+from stoker.server.gateway import pages
+from stoker.server.gateway.problems import Pairs, Problem, problem_of
+from stoker.server.gateway.routing import Route, Routes
+from stoker.server.gateway.web_calls import PUBLIC, WebCall, WebCalls
+from stoker.server.spool import Spool
+from stoker.types import Outcome
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+JSON = b"application/json"
+EVENTS = "text/event-stream"
+INLINE_BYTES = 256 << 10  # of a request's body: a bigger one is written to a segment as it comes
+UNSIZED_BYTES = 16 << 20  # of a body that does not say how much will come
+BODY_BYTES = 4 << 30
+PIECE_BYTES = 256 << 10  # of an answer's body, written at once
+_HOST = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+_LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+Scope = dict[str, Any]
+
+
+class Gateway:
+    """See the module. ``is_local``: it listens on loopback, where it answers to no other name than this machine's."""
+
+    def __init__(self, server: Server, *, is_local: bool) -> None:
+        self._server = server
+        self._is_local = is_local
+        self._routes = Routes(server.functions)
+        self._calls = WebCalls(server)
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        headers = dict(reversed(scope["headers"]))  # the first of each name
+        extra: Pairs = []
+        call_id = ""
+        try:
+            await self._serve(scope, headers, receive, send, extra)
+            return
+        except Problem as problem:
+            failure = problem
+        except _Failed as failed:
+            failure, call_id = failed.problem, failed.call_id
+        told = [(name.encode(), value.encode()) for name, value in failure.headers.items()]
+        await _answer(send, failure.status, JSON, failure.body(call_id=call_id), [*told, *extra])
+
+    async def _serve(self, scope: Scope, headers: dict[bytes, bytes], receive: Any, send: Any, extra: Pairs) -> None:
+        self._check_host(headers)
+        path: str = scope["path"]
+        if path == "/healthz":
+            await _answer(send, 200, JSON, b'{"status":"ok"}')
+            return
+        app, _, page = path.removeprefix("/").partition("/")
+        if page in {"docs", "openapi.json"} and scope["method"] in {"GET", "HEAD"}:
+            await self._page(app, page, send)
+            return
+        route, rest = self._routes.find(path)
+        extra += self._cross_origin(route, headers)
+        if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+            await _answer(send, 204, b"", b"", extra)
+            return
+        method = self._checked_method(route, scope["method"])
+        holder = self._holder(route, headers)
+        request = WebRequest(
+            method=method,
+            path=rest,
+            query=scope["query_string"].decode("ascii", "replace"),
+            headers=[
+                (name.decode("latin-1"), value.decode("latin-1"))
+                for name, value in scope["headers"]
+                if name != b"authorization"
+            ],
+            client=scope["client"][0] if scope["client"] else "",
+        )
+        deadline = _deadline(headers)
+        payload = await self._payload(scope, headers, request, receive)
+        call = self._calls.submit(
+            route.spec, route.key, payload, holder=holder, deadline=deadline, streams=route.streams
+        )
+        extra.append((b"x-stoker-call-id", call.id.encode()))
+        extra += [(name.lower().encode(), value.encode()) for name, value in route.web.headers.items()]
+        connection = scope["stoker.connection"]
+        connection.on_lost = lambda: self._calls.cancel(call)
+        try:
+            await (self._stream(call, send, extra) if route.streams else self._single(call, send, extra))
+        finally:
+            connection.on_lost = None
+            self._calls.cancel(call)  # of one that is over nothing is left to cancel
+
+    # Who may
+
+    def _check_host(self, headers: dict[bytes, bytes]) -> None:
+        """A page of somebody else's must not reach a server that listens for this machine by a name of its own."""
+        given = headers.get(b"host", b"").decode("latin-1")
+        found = _HOST.fullmatch(given)
+        if found is None:
+            raise Problem(400, "BadRequest", "The request names no host.", closes=True)
+        host = found["host"].lower()
+        if self._is_local and host not in _LOCAL and not host.endswith(".localhost"):
+            raise Problem(
+                421, "BadRequest", f"This server answers to localhost, not to {host:.100}. Ask it by its own address."
+            )
+
+    def _cross_origin(self, route: Route, headers: dict[bytes, bytes]) -> Pairs:
+        """Return the headers that let a page of another origin read the answer.
+
+        Raises:
+            Problem: it is none that the endpoint allows.
+        """
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if not origin:
+            return []
+        if "*" not in route.web.cors and origin not in route.web.cors:
+            if urlsplit(origin).netloc == headers.get(b"host", b"").decode("latin-1"):
+                return []
+            raise Problem(
+                403,
+                "PermissionDenied",
+                f"Pages of {origin:.100} may not call {route.spec.label}: it is not among its endpoint(cors=…).",
+            )
+        allowed = origin if "*" not in route.web.cors else "*"
+        return [
+            (b"access-control-allow-origin", allowed.encode("latin-1")),
+            (b"access-control-allow-methods", ", ".join(route.web.methods).encode()),
+            (b"access-control-allow-headers", b"authorization, content-type, x-stoker-deadline"),
+            (b"access-control-expose-headers", b"x-stoker-call-id, retry-after"),
+            (b"access-control-max-age", b"600"),
+            (b"vary", b"origin"),
+        ]
+
+    def _checked_method(self, route: Route, method: str) -> str:
+        asked = "GET" if method == "HEAD" else method
+        if asked not in route.web.methods:
+            allowed = ", ".join(route.web.methods)
+            raise Problem(
+                405, "BadRequest", f"{route.spec.label} takes {allowed}, not {method:.20}.", headers={"allow": allowed}
+            )
+        return asked
+
+    def _holder(self, route: Route, headers: dict[bytes, bytes]) -> str:
+        """Return whose request it is: a token's id.
+
+        Raises:
+            Problem: a token is asked for, and there is none or it is not known.
+        """
+        given = headers.get(b"authorization", b"").decode("latin-1")
+        kind, _, token = given.partition(" ")
+        if not given and not route.web.requires_token:
+            return PUBLIC
+        try:
+            return self._server.client_tokens.check(token.strip() if kind.lower() == "bearer" else "").id
+        except PermissionDenied:
+            said = (
+                "This token is not known here: mistyped, of another server, or revoked."
+                if token
+                else f"{route.spec.label} asks for a token, as Authorization: Bearer TOKEN. `stoker tokens create "
+                "NAME` makes one on the server's machine."
+            )
+            raise Problem(401, "PermissionDenied", said, headers={"www-authenticate": "Bearer"}) from None
+
+    # Bodies
+
+    async def _payload(self, scope: Scope, headers: dict[bytes, bytes], request: WebRequest, receive: Any) -> Payload:
+        """Return the request as a payload, a big one in a file that it was written to as it came."""
+        length = headers.get(b"content-length", b"")
+        size = int(length) if length.isdigit() else 0
+        if size > BODY_BYTES:
+            raise Problem(413, "BadRequest", f"A request's body has {BODY_BYTES >> 30} GiB at most.", closes=True)
+        if size > INLINE_BYTES:
+            return await self._spooled(request, size, receive)
+        pieces: list[bytes] = []
+        total = 0
+        async for piece in _body(receive):
+            total += len(piece)
+            if total > UNSIZED_BYTES:
+                raise Problem(
+                    413,
+                    "BadRequest",
+                    f"A body of more than {UNSIZED_BYTES >> 20} MiB says its size first, by Content-Length.",
+                    closes=True,
+                )
+            pieces.append(piece)
+        return encode_request(replace(request, body=b"".join(pieces)))
+
+    async def _spooled(self, request: WebRequest, size: int, receive: Any) -> Payload:
+        head = encode_request(request)
+        whole = len(head) + size
+        with Spool(self._server.files, "http", size=whole) as spool:
+            spool.add(whole, memoryview(head))
+            async for piece in _body(receive):
+                if piece:
+                    spool.add(whole, memoryview(piece))
+            spool.complete(memoryview(b""))
+            if spool.failure is not None:
+                raise Problem(507, type(spool.failure).__name__, str(spool.failure))
+            return spool.keep()
+
+    # Answers
+
+    async def _single(self, call: WebCall, send: Any, extra: Pairs) -> None:
+        await call.wait()
+        answer = await self._answer_of(call)
+        await _answer_pairs(send, answer, extra)
+
+    async def _answer_of(self, call: WebCall) -> WebAnswer:
+        result = call.result
+        assert result is not None
+        if result.outcome is not Outcome.VALUE:
+            self._server.discard([result.payload])
+            raise _Failed(problem_of(result.outcome, result.error), call.id)
+        return await self._decoded(call, result.payload)
+
+    async def _decoded(self, call: WebCall, payload: Payload) -> WebAnswer:
+        data = await self._calls.bytes_of(payload)
+        try:
+            if data is not None:
+                return decode_answer(data)
+        except ProtocolError:
+            pass  # what the worker sent is no answer, which a rank of a gang may send, say
+        raise _Failed(Problem(500, "StokerError", "The answer of the call was lost on its way. Ask again."), call.id)
+
+    async def _stream(self, call: WebCall, send: Any, extra: Pairs) -> None:
+        await call.wait()
+        if not call.items:
+            result = call.result
+            assert result is not None
+            if result.outcome is not Outcome.VALUE:
+                raise _Failed(problem_of(result.outcome, result.error), call.id)
+            if isinstance(result.payload, Segment) or len(result.payload):
+                answer = await self._decoded(call, result.payload)  # it was refused before the generator began
+                await _answer_pairs(send, answer, extra)
+                return
+            first = WebAnswer(200, [("content-type", EVENTS)])
+        else:
+            first = await self._decoded(call, self._calls.take_item(call))
+        in_events = ("content-type", EVENTS) in first.headers
+        await _start(send, first.status, [*_encoded_pairs(first.headers), *extra])
+        await _piece(send, first.body)
+        while True:
+            while call.items:
+                data = await self._calls.bytes_of(self._calls.take_item(call))
+                await _piece(send, data or b"")
+            if call.result is not None:
+                break
+            await call.wait()
+        await self._end_stream(call, send, in_events=in_events)
+
+    async def _end_stream(self, call: WebCall, send: Any, *, in_events: bool) -> None:
+        result = call.result
+        assert result is not None
+        last = b"event: done\ndata: null\n\n" if in_events else b""
+        if result.outcome is not Outcome.VALUE:
+            body = problem_of(result.outcome, result.error).body(call_id=call.id)
+            last = b"event: error\ndata: %s\n\n" % body if in_events else body + b"\n"
+        self._server.discard([result.payload])
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _page(self, app: str, page: str, send: Any) -> None:
+        routes = self._routes.of_app(app)
+        if page == "docs":
+            policy = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+            headers = [(b"content-security-policy", policy), (b"x-content-type-options", b"nosniff")]
+            await _answer(send, 200, b"text/html; charset=utf-8", pages.docs(app), headers)
+        else:
+            await _answer(send, 200, JSON, msgspec.json.encode(pages.openapi(app, routes)))
+
+
+class _Failed(Exception):
+    """A call that ended without a value."""
+
+    def __init__(self, problem: Problem, call_id: str) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+        self.call_id = call_id
+
+
+async def _body(receive: Any) -> Any:
+    """Yield a request's body as it comes.
+
+    Raises:
+        Problem: the client has hung up in the middle of it.
+    """
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Problem(400, "BadRequest", "The request's body ended before it was complete.", closes=True)
+        yield message["body"]
+        if not message["more_body"]:
+            return
+
+
+def _deadline(headers: dict[bytes, bytes]) -> float | None:
+    given = headers.get(b"x-stoker-deadline", b"").decode("latin-1")
+    if not given:
+        return None
+    try:
+        seconds = parse_duration(float(given) if re.fullmatch(r"[0-9.]+", given) else given, option="X-Stoker-Deadline")
+    except (InvalidOption, ValueError):
+        raise Problem(400, "BadRequest", f"X-Stoker-Deadline: {given!r:.40} is no duration, as 2.5 or 500ms.") from None
+    if not math.isfinite(seconds):
+        raise Problem(400, "BadRequest", "X-Stoker-Deadline is too long.")
+    return seconds
+
+
+def _encoded_pairs(headers: list[tuple[str, str]]) -> Pairs:
+    return [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers]
+
+
+async def _answer_pairs(send: Any, answer: WebAnswer, extra: Pairs) -> None:
+    size = len(answer.body)
+    length = [] if answer.status in {204, 304} else [(b"content-length", b"%d" % size)]
+    pairs = [pair for pair in _encoded_pairs(answer.headers) if pair[0] != b"content-length"]
+    await _start(send, answer.status, [*pairs, *length, *extra])
+    body = answer.body if length else b""
+    if size <= PIECE_BYTES:
+        await send({"type": "http.response.body", "body": bytes(body), "more_body": False})
+        return
+    view = memoryview(body)
+    for at in range(0, size, PIECE_BYTES):
+        await _piece(send, view[at : at + PIECE_BYTES])
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _answer(send: Any, status: int, media_type: bytes, body: bytes, extra: Pairs | None = None) -> None:
+    headers = [] if status == 204 else [(b"content-type", media_type), (b"content-length", b"%d" % len(body))]
+    await _start(send, status, [*headers, *(extra or [])])
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _start(send: Any, status: int, headers: Pairs) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _piece(send: Any, data: Buffer) -> None:
+    if len(data):
+        await send({"type": "http.response.body", "body": bytes(data), "more_body": True})

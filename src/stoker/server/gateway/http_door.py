@@ -1,0 +1,86 @@
+"""The door for HTTP: where the gateway listens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import TYPE_CHECKING, Any
+
+from stoker.errors import StokerError
+from stoker.server.certificates import Certificate
+from stoker.server.doors import addresses_of, open_listener
+from stoker.server.gateway.connections import Connections
+from stoker.server.gateway.gateway import Gateway
+from stoker.transport.addresses import SCHEME, Address, is_loopback
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+BACKLOG = 2048
+CLOSING_SECONDS = 5.0  # for requests that are being answered when the server stops
+log = logging.getLogger(__name__)
+
+
+class HttpDoor:
+    """See the module."""
+
+    def __init__(self, server: Server, listener: socket.socket, certificate: Certificate | None) -> None:
+        self.address = Address(*listener.getsockname()[:2])
+        self.certificate = certificate
+        self._listener = listener
+        self._connections = Connections(Gateway(server, is_local=is_loopback(self.address.host)))
+        self._server: asyncio.Server | None = None
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Listen."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            self._connections.make,
+            sock=self._listener,
+            backlog=BACKLOG,
+            ssl=self.certificate.context if self.certificate is not None else None,
+        )
+        self._sweeping = asyncio.create_task(self._connections.sweep(), name="sweep HTTP connections")
+
+    async def close(self) -> None:
+        """Listen no more, and return when what was asked is answered, or cut."""
+        if self._server is not None:
+            self._server.close()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
+        self._connections.close()
+        await self._connections.drained(CLOSING_SECONDS)
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it is, as ``https://HOST:PORT``; this machine's name first where it listens everywhere."""
+        scheme = "https" if self.certificate is not None else "http"
+        return [f"{scheme}://{address.removeprefix(SCHEME)}" for address in addresses_of(self.address)]
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "kind": "http",
+            "address": self.urls[0],
+            "addresses": self.urls,
+            "tls": self.certificate is not None,
+            "fingerprint": self.certificate.fingerprint if self.certificate is not None else "",
+            "connections": len(self._connections),
+        }
+
+
+def open_http(wanted: Address, *, is_chosen: bool) -> socket.socket | None:
+    """Return the socket of the gateway; None where nobody chose its address and that is taken.
+
+    Raises:
+        StokerError: it was chosen, and cannot be had.
+    """
+    try:
+        return open_listener(wanted, option="--http HOST:PORT (STOKER_HTTP)")
+    except StokerError as error:
+        if is_chosen:
+            raise
+        log.warning("no HTTP: %s", error)
+        return None

@@ -1,0 +1,60 @@
+"""What is said over HTTP where there is no answer: a status, and ``{"error": {"type", "message", "call_id"}}``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from stoker.types import ErrorInfo, Outcome
+
+STATUSES = {
+    "NotFound": 404,
+    "PermissionDenied": 403,
+    "Overloaded": 503,
+    "Unschedulable": 503,
+    "CallTimeout": 504,
+    "DeadlineExceeded": 504,
+    "CallCancelled": 409,  # somebody here has cancelled it: not the client, which would not be there to be told
+    "ImageBuildError": 503,
+    "InterpreterNotFound": 503,
+    "StartupError": 503,
+    "StoreUnavailable": 503,
+}
+
+Pairs = list[tuple[bytes, bytes]]
+
+
+class Problem(Exception):
+    """A request that is not answered by a function."""
+
+    def __init__(
+        self, status: int, kind: str, message: str, *, headers: dict[str, str] | None = None, closes: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.headers = dict(headers or {})
+        if closes:
+            self.headers["connection"] = "close"
+
+    def body(self, *, call_id: str = "") -> bytes:
+        return error_body(self.kind, str(self), call_id=call_id)
+
+
+def error_body(kind: str, message: str, *, call_id: str = "", **more: Any) -> bytes:
+    error = {"type": kind, "message": message, **({"call_id": call_id} if call_id else {}), **more}
+    return msgspec.json.encode({"error": error})
+
+
+def problem_of(outcome: Outcome, error: ErrorInfo | None) -> Problem:
+    """Return what is said of a call that ended without a value. A user's traceback stays in the logs."""
+    if error is None:
+        kind = "CallCancelled" if outcome is Outcome.CANCELLED else "StokerError"
+        return Problem(STATUSES.get(kind, 500), kind, "The call ended without an answer.")
+    status = 500 if "." in error.type_name else STATUSES.get(error.type_name, 500)
+    headers = {}
+    if status == 503:
+        headers["retry-after"] = str(max(1, math.ceil(float(error.fields.get("retry_after", 1.0)))))
+    return Problem(status, error.type_name.removeprefix("builtins."), error.message, headers=headers)

@@ -1,0 +1,88 @@
+"""Where a path leads: ``/<app>/<function>``, of what is deployed or served. Looked up once, until something changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stoker.errors import NotFound
+from stoker.server.gateway.problems import Problem
+from stoker.types import FunctionSpec, WebSpec
+
+if TYPE_CHECKING:
+    from stoker.server.functions import Functions
+
+CACHED_MAX = 10_000  # paths that lead somewhere; those that lead nowhere are not kept
+
+
+@dataclass(frozen=True)
+class Route:
+    """A function, and how it is reached."""
+
+    spec: FunctionSpec
+    key: str
+    web: WebSpec
+
+    @property
+    def streams(self) -> bool:
+        return self.spec.kind == "generator"
+
+
+class Routes:
+    """See the module."""
+
+    def __init__(self, functions: Functions) -> None:
+        self._functions = functions
+        self._known: dict[tuple[str, str], Route] = {}
+        self._generation = -1
+
+    def find(self, path: str) -> tuple[Route, str]:
+        """Return the function at a path, and the rest of the path.
+
+        Raises:
+            Problem: there is none.
+        """
+        app, _, after = path.removeprefix("/").partition("/")
+        name, slash, rest = after.partition("/")
+        if self._generation != self._functions.generation:
+            self._known.clear()
+            self._generation = self._functions.generation
+        found = self._known.get((app, name))
+        if found is None:
+            found = self._look_up(app, name)
+            if len(self._known) < CACHED_MAX:
+                self._known[app, name] = found
+        return found, slash + rest
+
+    def of_app(self, app: str) -> list[Route]:
+        """Return the endpoints of an app, by name.
+
+        Raises:
+            Problem: there is no such app.
+        """
+        names = self._functions.names_of(app)
+        if names is None:
+            raise Problem(404, "NotFound", f"No app {app!r:.80} is deployed or served here.")
+        routes = []
+        for name in sorted(names):
+            try:
+                routes.append(self._look_up(app, name))
+            except Problem:
+                continue
+        return routes
+
+    def _look_up(self, app: str, name: str) -> Route:
+        if not app or not name:
+            raise Problem(404, "NotFound", "Functions are at /<app>/<function>; /<app>/docs lists those of an app.")
+        try:
+            spec = self._functions.lookup(app, name, "")
+        except NotFound:
+            raise Problem(404, "NotFound", f"There is no function {name!r:.80} in an app {app!r:.80} here.") from None
+        if spec.web is None:
+            raise Problem(
+                404,
+                "NotFound",
+                f"{spec.label} is not reached over HTTP. Put @stoker.endpoint() below its @app.function(), and deploy "
+                "it again.",
+            )
+        return Route(spec, spec.key, spec.web)

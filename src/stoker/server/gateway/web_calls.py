@@ -1,0 +1,184 @@
+"""Calls that come over HTTP: a session for each token, so that the queues are fair between tokens, and who waits.
+
+To the core such a session is a client like any other, which never leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from stoker.core import events as e
+from stoker.core.calls import Delivery, Payload, Result, Segment
+from stoker.core.intake import STREAM_WINDOW_ITEMS
+from stoker.protocol import messages as m
+from stoker.server.sessions import Session
+from stoker.types import ErrorInfo, FunctionSpec, Outcome
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+PUBLIC = "public"  # who comes without a token
+WHOLE_READ_BYTES = 4 << 20  # a bigger answer's file is read beside the loop
+
+
+class WebCall:
+    """One call and who waits for it: its end, and of a stream what has come so far."""
+
+    __slots__ = ("_news", "id", "items", "key", "read", "result", "session")
+
+    def __init__(self, call_id: str, key: str, session: WebSession) -> None:
+        self.id = call_id
+        self.key = key
+        self.session = session
+        self.items: deque[Payload] = deque()
+        self.read = 0
+        self.result: Result | None = None
+        self._news: asyncio.Future[None] | None = None
+
+    async def wait(self) -> None:
+        """Return when there is something new: an item, or the end."""
+        if self.items or self.result is not None:
+            return
+        self._news = asyncio.get_running_loop().create_future()
+        await self._news
+
+    def tell(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+
+class WebSession(Session):
+    """The calls of one token. What is settled goes to who waits for it at once: nothing is kept for later."""
+
+    def __init__(self, name: str, holder: str) -> None:
+        super().__init__(name, holder=holder)
+        self.open: dict[str, WebCall] = {}
+        self.unread: list[Payload] = []  # of calls that nobody waits for any more
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            call = self.open.pop(delivery.id, None)
+            if call is None:
+                self.unread.append(delivery.result.payload)
+            else:
+                call.result = delivery.result
+                call.tell()
+
+    def deliver_items(self, call_id: str, attempt: int, first: int, items: Sequence[Payload]) -> None:
+        call = self.open.get(call_id)
+        if call is None:
+            self.unread.extend(items)
+        else:
+            call.items.extend(items)
+            call.tell()
+
+    def send(self, message: Any, parts: Sequence[Any] = ()) -> None:
+        """Take what a client would be told; windows are for maps, which nobody makes here."""
+        if isinstance(message, m.RefusedCalls):
+            for call_id in message.ids:
+                call = self.open.pop(call_id, None)
+                if call is not None:
+                    call.result = Result(Outcome.ERROR, error=message.error)
+                    call.tell()
+
+
+class WebCalls:
+    """See the module."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._prefix = f"h{server.epoch}{secrets.token_hex(4)}"
+        self._numbers = itertools.count(1)
+        self._is_flush_due = False
+
+    def submit(
+        self, spec: FunctionSpec, key: str, payload: Payload, *, holder: str, deadline: float | None, streams: bool
+    ) -> WebCall:
+        """Make a call; ``deadline`` is in seconds from now. A refusal is its result."""
+        server = self._server
+        session = self._session(holder)
+        call = WebCall(f"{self._prefix}.{next(self._numbers):08x}", key, session)
+        session.open[call.id] = call
+        seconds = deadline if deadline is not None else spec.options.deadline
+        server.decide(
+            e.Submitted(
+                client=session.name,
+                function=key,
+                ids=[call.id],
+                payloads=[payload],
+                kind="stream" if streams else "call",
+                deadline=None if seconds is None else server.now() + seconds,
+                priority=spec.options.priority,
+            )
+        )
+        self._flush_soon()
+        return call
+
+    def _session(self, holder: str) -> WebSession:
+        name = f"http-{holder}"
+        found = self._server.sessions.get(name)
+        if not isinstance(found, WebSession):
+            found = self._server.sessions[name] = WebSession(name, holder)
+        return found
+
+    def cancel(self, call: WebCall) -> None:
+        """Nobody waits for a call any more."""
+        if call.session.open.pop(call.id, None) is not None:
+            self._server.decide(e.CancelAsked([call.id], reason="its client has hung up"))
+        self._server.discard([*call.items])
+        call.items.clear()
+        self._flush_soon()
+
+    def take_item(self, call: WebCall) -> Payload:
+        """Return the next item of a stream, and let its generator go on."""
+        item = call.items.popleft()
+        call.read += 1
+        if call.id in call.session.open:
+            self._server.decide(e.StreamRead(call.id, call.read + STREAM_WINDOW_ITEMS))
+            self._flush_soon()
+        return item
+
+    async def bytes_of(self, payload: Payload) -> bytes | memoryview | None:
+        """Return a payload's bytes and let go of it; None where its file is gone."""
+        if not isinstance(payload, Segment):
+            return payload
+        files = self._server.files
+
+        def read() -> bytes | None:
+            for directory in (files.segments, files.spill):
+                try:
+                    return (directory / payload.name).read_bytes()
+                except FileNotFoundError:
+                    continue
+            return None
+
+        try:
+            return read() if payload.size <= WHOLE_READ_BYTES else await asyncio.to_thread(read)
+        finally:
+            self._server.discard([payload])
+
+    def discard_unread(self) -> None:
+        """Let go of what came for calls that nobody waits for."""
+        for session in self._server.sessions.values():
+            if isinstance(session, WebSession) and session.unread:
+                self._server.discard(session.unread)
+                session.unread = []
+
+    def _flush_soon(self) -> None:
+        """Write what was sent once this turn of the loop is over: with what other requests have sent in it."""
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._server.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        self._server.flush()
+
+
+def gone() -> ErrorInfo:
+    return ErrorInfo("StokerError", "The answer's file was removed before it could be read. Ask again.")

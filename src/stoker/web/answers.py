@@ -1,0 +1,81 @@
+"""What an endpoint returned, as the answer to its request; what a generator yields, as a stream of events or lines."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from stoker.protocol.encoded import Buffer
+from stoker.protocol.web_calls import WebAnswer, encode_answer
+from stoker.web.conversion import to_json
+from stoker.web.interface import is_image
+from stoker.web.things import Response
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
+LINES = "application/x-ndjson"
+
+
+def answer_of(value: Any) -> bytes:
+    """Return the payload of an answer.
+
+    Raises:
+        TypeError: the value has no form in JSON.
+    """
+    if isinstance(value, Response):
+        return _of_response(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return _encoded(200, "application/octet-stream", value)
+    if is_image(type(value)) or is_image(type(value).__mro__[-2]):
+        out = io.BytesIO()
+        value.save(out, "PNG")
+        return _encoded(200, "image/png", out.getvalue())
+    return _encoded(200, JSON, to_json(value))
+
+
+def error_answer(status: int, kind: str, message: str, *, call_id: str, path: str = "") -> bytes:
+    """Return the payload of an answer that says what is wrong with a request."""
+    error = {"type": kind, "message": message, "call_id": call_id, **({"path": path} if path else {})}
+    return _encoded(status, JSON, to_json({"error": error}))
+
+
+def _of_response(response: Response) -> bytes:
+    body = response.body.encode() if isinstance(response.body, str) else response.body
+    default = "text/plain; charset=utf-8" if isinstance(response.body, str) else "application/octet-stream"
+    headers = [(str(name).lower(), str(value)) for name, value in response.headers.items()]
+    if response.media_type or not any(name == "content-type" for name, _ in headers):
+        headers = [pair for pair in headers if pair[0] != "content-type"]
+        headers.append(("content-type", response.media_type or default))
+    if not 200 <= response.status <= 599:
+        raise ValueError(f"a Response's status is from 200 to 599, not {response.status}")
+    for name, value in headers:
+        if not _is_header(name, value):
+            raise ValueError(f"{name!r}: {value!r} is no header of HTTP")
+    return encode_answer(WebAnswer(response.status, headers, body))
+
+
+def _is_header(name: str, value: str) -> bool:
+    token = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
+    return token and not any(character in value for character in "\r\n\0")
+
+
+def _encoded(status: int, media_type: str, body: Buffer) -> bytes:
+    return encode_answer(WebAnswer(status, [("content-type", media_type)], body))
+
+
+class StreamEncoder:
+    """Encodes what a generator yields, one payload each: server-sent events with ids, or lines of JSON."""
+
+    def __init__(self, accept: str) -> None:
+        self._in_lines = LINES in accept
+        self._count = 0
+
+    def __call__(self, item: Any) -> bytes:
+        text = to_json(item)
+        piece = text + b"\n" if self._in_lines else b"id: %d\ndata: %s\n\n" % (self._count, text)
+        self._count += 1
+        if self._count > 1:
+            return piece
+        media_type = LINES if self._in_lines else EVENTS
+        headers = [("content-type", media_type), ("cache-control", "no-store")]
+        return encode_answer(WebAnswer(200, headers, piece))

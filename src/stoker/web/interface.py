@@ -1,0 +1,322 @@
+"""What an endpoint takes and gives, by its function's signature: how a request becomes its arguments.
+
+GET, HEAD and DELETE take all from the query. The others take JSON: an object with a field for each parameter, or,
+where one parameter alone is a model (a dataclass, a model of pydantic or msgspec, a TypedDict), the model itself, and
+the rest from the query. Files come as parts of a form, or one alone as the whole body. A `Request` is handed on as it
+is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import io
+import json
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, get_args, get_origin
+from urllib.parse import parse_qsl
+
+from stoker.errors import InvalidOption
+from stoker.web.conversion import (
+    Convert,
+    Invalid,
+    converter,
+    from_text,
+    hints_of,
+    is_array,
+    is_pydantic,
+    is_struct,
+)
+from stoker.web.multipart import PARTS_MAX, fields_of_form, fields_of_multipart, media_type_of
+from stoker.web.things import File, Request
+
+BODILESS = frozenset({"GET", "HEAD", "DELETE"})
+REQUIRED = inspect.Parameter.empty
+ARRAY_TYPES = frozenset({"application/x-npy", "application/octet-stream"})
+
+
+class BadRequest(Exception):
+    """A request that cannot be read at all; ``status`` is HTTP's."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One parameter. ``source``: ``query`` · ``field`` · ``body`` (all of it) · ``file`` · ``request``."""
+
+    name: str
+    annotation: Any
+    default: Any
+    source: str
+    convert: Convert
+
+    @property
+    def is_required(self) -> bool:
+        return self.default is REQUIRED
+
+    @property
+    def is_many(self) -> bool:
+        """Tell whether several values of one name in a query or a form are meant."""
+        return _is_many(self.annotation)
+
+
+class Interface:
+    """See the module.
+
+    Raises:
+        InvalidOption: the function takes what no request could give; the message names the parameter.
+    """
+
+    def __init__(self, function: Callable[..., Any], methods: Sequence[str], *, label: str, is_method: bool = False):
+        self.label = label
+        self.has_body = any(method not in BODILESS for method in methods)
+        signature = inspect.signature(function)
+        hints = hints_of(inspect.unwrap(function))
+        self.returns = hints.get("return", Any)
+        parameters = list(signature.parameters.values())[1 if is_method else 0 :]
+        self.inputs = self._inputs(parameters, hints)
+        self.by_name = {one.name: one for one in self.inputs}
+
+    def _inputs(self, parameters: list[inspect.Parameter], hints: Mapping[str, Any]) -> list[Input]:
+        for parameter in parameters:
+            if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
+                raise InvalidOption(
+                    f"{self.label} is an endpoint, and a request names each of its arguments: {parameter} has no name "
+                    "that one could give. Write it as an ordinary parameter."
+                )
+        annotations = {p.name: hints.get(p.name, Any) for p in parameters}
+        models = [name for name, annotation in annotations.items() if is_model(annotation)]
+        plain = [name for name, annotation in annotations.items() if is_plain(annotation)]
+        files = [name for name, annotation in annotations.items() if is_file(annotation)]
+        others = len(annotations) - len(models) - len(plain) - len(files)
+        others -= sum(1 for annotation in annotations.values() if annotation is Request)
+        whole = models[0] if len(models) == 1 and not others and not files and self.has_body else ""
+        made = []
+        for parameter in parameters:
+            annotation = annotations[parameter.name]
+            source = self._source(annotation, is_whole=parameter.name == whole, has_whole=bool(whole or files))
+            convert = _file_converter(annotation) if source == "file" else converter(annotation)
+            made.append(Input(parameter.name, annotation, parameter.default, source, convert))
+        return made
+
+    def _source(self, annotation: Any, *, is_whole: bool, has_whole: bool) -> str:
+        if annotation is Request:
+            return "request"
+        if is_file(annotation):
+            if not self.has_body:
+                raise InvalidOption(f"{self.label}: a GET has no body, so it brings no file. Use method='POST'.")
+            return "file"
+        if is_whole:
+            return "body"
+        return "query" if not self.has_body or (has_whole and is_plain(annotation)) else "field"
+
+    # Requests
+
+    def read(self, request: Request) -> dict[str, Any]:
+        """Return the arguments that a request gives.
+
+        Raises:
+            Invalid: some of them are missing, or not what the annotations say.
+            BadRequest: its body cannot be read.
+        """
+        query = _query(request.query)
+        fields = self._fields(request) if self.has_body else {}
+        found: dict[str, Any] = {}
+        for one in self.inputs:
+            if one.source == "request":
+                found[one.name] = request
+            elif one.name in fields:
+                value = fields[one.name]
+                path = "$" if one.source == "body" else f"$.{one.name}"
+                found[one.name] = _of_texts(one, value) if isinstance(value, _Texts) else one.convert(value, path)
+            elif one.name in query and one.source != "body":
+                found[one.name] = _of_texts(one, query[one.name])
+            elif one.is_required:
+                raise Invalid("$" if one.source == "body" else f"$.{one.name}", "this argument is missing")
+        unknown = [name for name in fields if name not in self.by_name]
+        if unknown:
+            known = ", ".join(one.name for one in self.inputs if one.source != "request")
+            raise Invalid(f"$.{unknown[0]}", f"there is no argument {unknown[0]!r}; there are: {known or 'none'}")
+        return found
+
+    def _fields(self, request: Request) -> dict[str, Any]:
+        """Return what the body brings, by the names of parameters."""
+        kind, parameters = media_type_of(request.headers.get("content-type", ""))
+        if kind == "multipart/form-data":
+            form = fields_of_multipart(request.body, parameters.get("boundary", ""))
+            return {name: self._of_form(name, values) for name, values in form.items()}
+        if kind == "application/x-www-form-urlencoded" and request.body:
+            return {name: self._of_form(name, values) for name, values in fields_of_form(request.body).items()}
+        if not request.body:
+            return {}
+        files = [
+            one for one in self.inputs if one.source == "file" or (one.source == "field" and is_array(one.annotation))
+        ]
+        if kind not in {"", "application/json"} and not kind.endswith("+json"):
+            if len(files) == 1:
+                return {files[0].name: File(request.body, media_type=kind)}
+            raise BadRequest(415, f"{self.label} takes JSON, and what came is {kind}. Send it as application/json.")
+        value = _json(request.body)
+        whole = next((one for one in self.inputs if one.source == "body"), None)
+        if whole is not None:
+            return {whole.name: value}
+        if not isinstance(value, dict):
+            names = ", ".join(one.name for one in self.inputs)
+            raise Invalid("$", f"expected an object with the arguments by name: {names}")
+        return value
+
+    def _of_form(self, name: str, values: list[str | File]) -> Any:
+        one = self.by_name.get(name)
+        if one is not None and one.source == "file":
+            if _is_many(one.annotation):
+                return [value if isinstance(value, File) else File(value.encode()) for value in values]
+            if len(values) > 1:
+                raise Invalid(f"$.{name}", "it is given more than once")
+            value = values[0]
+            return value if isinstance(value, File) else File(value.encode())
+        if any(isinstance(value, File) for value in values):
+            raise Invalid(f"$.{name}", "a file came where none is expected")
+        return _Texts(str(value) for value in values)
+
+
+class _Texts(list[str]):
+    """What a query or a form has for one name."""
+
+
+def _of_texts(one: Input, texts: list[str]) -> Any:
+    path = f"$.{one.name}"
+    if one.is_many:
+        return one.convert([_item(one, text) for text in texts], path)
+    if len(texts) > 1:
+        raise Invalid(path, "it is given more than once")
+    if one.annotation is str:
+        return texts[0]
+    try:
+        return one.convert(from_text(texts[0]), path)
+    except Invalid as error:
+        for other in (texts[0], _structured(texts[0])):
+            try:
+                return one.convert(other, path)
+            except Invalid:
+                continue
+        raise error from None
+
+
+def _structured(text: str) -> Any:
+    """A list or an object may be written in a query as JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _item(one: Input, text: str) -> Any:
+    args = get_args(one.annotation)
+    return text if args and args[0] is str else from_text(text)
+
+
+def _query(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=PARTS_MAX, errors="strict")
+    except UnicodeDecodeError:
+        raise BadRequest(400, "The query is no UTF-8.") from None
+    except ValueError:
+        raise BadRequest(400, f"The query has more than {PARTS_MAX} fields.") from None
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body.decode("utf-8"), parse_constant=_refuse)
+    except UnicodeDecodeError:
+        raise BadRequest(400, "The body is no UTF-8, which JSON is written in.") from None
+    except RecursionError:
+        raise BadRequest(400, "The body is no JSON that could be read: it is nested too deeply.") from None
+    except ValueError as error:
+        raise BadRequest(400, f"The body is no JSON: {error}.") from None
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+# Annotations
+
+
+def is_model(annotation: Any) -> bool:
+    """Tell whether it is a class with fields of its own."""
+    if not isinstance(annotation, type) or annotation in {File, Request}:
+        return False
+    return (
+        dataclasses.is_dataclass(annotation)
+        or is_pydantic(annotation)
+        or is_struct(annotation)
+        or typing.is_typeddict(annotation)
+    )
+
+
+def is_plain(annotation: Any) -> bool:
+    """Tell whether a query can say it: one value, or several of one name."""
+    if isinstance(annotation, type):
+        containers = (Mapping, Sequence, Set)
+        is_text = issubclass(annotation, str)
+        return is_text or not (is_model(annotation) or is_array(annotation) or issubclass(annotation, containers))
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is typing.Literal:
+        return True
+    return bool(args) and origin is not None and not isinstance(origin, type) and all(map(is_plain, args))
+
+
+def _is_many(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    return isinstance(origin, type) and issubclass(origin, (Sequence, Set)) and origin is not tuple
+
+
+def is_file(annotation: Any) -> bool:
+    """Tell whether it is bytes that come as they are: a `File`, ``bytes``, an image of Pillow, or a list of these."""
+    if _is_many(annotation) and get_args(annotation):
+        return is_file(get_args(annotation)[0])
+    return annotation in {File, bytes} or is_image(annotation)
+
+
+def is_image(annotation: Any) -> bool:
+    return isinstance(annotation, type) and annotation.__name__ == "Image" and annotation.__module__ == "PIL.Image"
+
+
+def _file_converter(annotation: Any) -> Convert:
+    if _is_many(annotation):
+        one = _file_converter(get_args(annotation)[0])
+
+        def convert_all(value: Any, path: str) -> Any:
+            if not isinstance(value, list):
+                raise Invalid(path, "expected files")
+            return [one(item, f"{path}[{index}]") for index, item in enumerate(value)]
+
+        return convert_all
+    in_base64 = converter(bytes)
+
+    def convert(value: Any, path: str) -> Any:
+        file = value if isinstance(value, File) else File(in_base64(value, path))
+        if annotation is File:
+            return file
+        return file.content if annotation is bytes else _image(file, path)
+
+    return convert
+
+
+def _image(file: File, path: str) -> Any:
+    opened = sys.modules["PIL.Image"]
+    try:
+        image = opened.open(io.BytesIO(file.content))
+        image.load()
+    except Exception as error:  # noqa: BLE001 - decoders of images raise whatever they like on what is none
+        raise Invalid(path, f"expected an image that can be opened: {error}") from None
+    return image

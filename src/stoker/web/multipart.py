@@ -1,0 +1,76 @@
+"""Forms: ``multipart/form-data`` and ``application/x-www-form-urlencoded``, to fields by name. Pure."""
+
+from __future__ import annotations
+
+from email.message import Message
+from urllib.parse import parse_qsl
+
+from stoker.web.conversion import Invalid
+from stoker.web.things import File
+
+PARTS_MAX = 1000
+HEADERS_BYTES = 8192
+
+
+def media_type_of(header: str) -> tuple[str, dict[str, str]]:
+    """Return a Content-Type's type and parameters, in lower case where case does not count."""
+    message = Message()
+    message["content-type"] = header
+    parameters = {name.lower(): value for name, value in message.get_params(failobj=[])[1:]}
+    return message.get_content_type() if header else "", parameters
+
+
+def fields_of_form(body: bytes) -> dict[str, list[str | File]]:
+    """Return the fields of a form that is written like a query.
+
+    Raises:
+        Invalid: there are too many.
+    """
+    try:
+        pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=PARTS_MAX)
+    except ValueError:
+        raise Invalid("$", f"a form has {PARTS_MAX} fields at most") from None
+    found: dict[str, list[str | File]] = {}
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def fields_of_multipart(body: bytes, boundary: str) -> dict[str, list[str | File]]:
+    """Return the fields of a form in parts (RFC 7578): a part with a file name is a `File`, another one a text.
+
+    Raises:
+        Invalid: it is malformed.
+    """
+    if not boundary or len(boundary) > 200:
+        raise Invalid("$", "the form's Content-Type names no boundary")
+    mark = b"--" + boundary.encode("utf-8", "replace")
+    pieces = (b"\r\n" + body).split(b"\r\n" + mark)
+    if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
+        raise Invalid("$", "the form ends before its last boundary")
+    if len(pieces) - 2 > PARTS_MAX:
+        raise Invalid("$", f"a form has {PARTS_MAX} parts at most")
+    found: dict[str, list[str | File]] = {}
+    for piece in pieces[1:-1]:
+        name, value = _part(piece)
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _part(piece: bytes) -> tuple[str, str | File]:
+    head, gap, content = piece.lstrip(b" \t").removeprefix(b"\r\n").partition(b"\r\n\r\n")
+    if not gap or len(head) > HEADERS_BYTES:
+        raise Invalid("$", "a part of the form has no headers, or more than 8 KiB of them")
+    headers = Message()
+    for line in head.decode("utf-8", "replace").split("\r\n"):
+        header, colon, value = line.partition(":")
+        if colon and value.strip():
+            headers[header.strip()] = value.strip()
+    disposition = dict(headers.get_params(failobj=[], header="content-disposition"))
+    name = disposition.get("name")
+    if not name:
+        raise Invalid("$", "a part of the form has no name")
+    file_name = headers.get_filename()
+    if file_name is None and "content-type" not in headers:
+        return name, content.decode("utf-8", "replace")
+    return name, File(content, file_name or "", headers.get_content_type())

@@ -44,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_OWNED] = root
     os.environ["STOKER_TEST_ROOT"] = str(root)
     os.environ["STOKER_HOME"] = str(root / "home")
+    os.environ["STOKER_HTTP"] = "off"  # a port of its own for each server that is asked over HTTP, and for those alone
     os.environ["STOKER_RUNTIME_DIR"] = str(root / "r")
     os.environ["XDG_CONFIG_HOME"] = str(root / "config")
     config.stash[_SEGMENTS] = leftovers.segments()

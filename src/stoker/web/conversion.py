@@ -24,7 +24,7 @@ from uuid import UUID
 
 DEPTH_MAX = 100  # nested containers in what is returned: more is a value that holds itself
 _MISSING = dataclasses.MISSING
-_UNIONS = (Union, getattr(types, "UnionType", Union))
+UNIONS = (Union, getattr(types, "UnionType", Union))
 
 
 class Invalid(Exception):
@@ -51,7 +51,7 @@ def converter(annotation: Any) -> Convert:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is typing.Annotated:
         return converter(args[0])
-    if origin in _UNIONS:
+    if origin in UNIONS:
         return _union([converter(one) for one in args], args)
     if origin is Literal:
         return _literal(args)
@@ -415,7 +415,7 @@ def _known(annotation: Any) -> Convert:
     for kind, converting in _making:
         if annotation is kind:
             return converting
-        if get_origin(annotation) in _UNIONS and kind in get_args(annotation):
+        if get_origin(annotation) in UNIONS and kind in get_args(annotation):
             parts = [_known(one) for one in get_args(annotation)]
             return _union(parts, get_args(annotation))
         if get_origin(annotation) is list and get_args(annotation) == (kind,):
@@ -425,11 +425,11 @@ def _known(annotation: Any) -> Convert:
 
 def _typed_dict(kind: Any) -> Convert:
     hints = hints_of(kind)
-    parts = {name: (converter(_bare(hint)), name in kind.__required_keys__) for name, hint in hints.items()}
+    parts = {name: (converter(bare(hint)), name in kind.__required_keys__) for name, hint in hints.items()}
     return _fields(parts, dict)
 
 
-def _bare(hint: Any) -> Any:
+def bare(hint: Any) -> Any:
     """Return what stands in ``Required[…]`` and ``NotRequired[…]``."""
     name = getattr(get_origin(hint), "_name", "") or getattr(get_origin(hint), "__name__", "")
     return get_args(hint)[0] if name in {"Required", "NotRequired", "ReadOnly"} else hint

@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 
 from stoker.errors import InvalidOption
 from stoker.web.conversion import (
+    UNIONS,
     Convert,
     Invalid,
     converter,
@@ -34,7 +35,6 @@ from stoker.web.things import File, Request
 
 BODILESS = frozenset({"GET", "HEAD", "DELETE"})
 REQUIRED = inspect.Parameter.empty
-ARRAY_TYPES = frozenset({"application/x-npy", "application/octet-stream"})
 
 
 class BadRequest(Exception):
@@ -81,6 +81,8 @@ class Interface:
         parameters = list(signature.parameters.values())[1 if is_method else 0 :]
         self.inputs = self._inputs(parameters, hints)
         self.by_name = {one.name: one for one in self.inputs}
+        sources = {one.source for one in self.inputs}
+        self._reads_body = self.has_body and ("request" not in sources or bool(sources & {"field", "file", "body"}))
 
     def _inputs(self, parameters: list[inspect.Parameter], hints: Mapping[str, Any]) -> list[Input]:
         for parameter in parameters:
@@ -125,7 +127,7 @@ class Interface:
             BadRequest: its body cannot be read.
         """
         query = _query(request.query)
-        fields = self._fields(request) if self.has_body else {}
+        fields = self._fields(request) if self._reads_body else {}
         found: dict[str, Any] = {}
         for one in self.inputs:
             if one.source == "request":
@@ -159,7 +161,8 @@ class Interface:
         ]
         if kind not in {"", "application/json"} and not kind.endswith("+json"):
             if len(files) == 1:
-                return {files[0].name: File(request.body, media_type=kind)}
+                file = File(request.body, media_type=kind)
+                return {files[0].name: _loaded(file) if is_array(files[0].annotation) else file}
             raise BadRequest(415, f"{self.label} takes JSON, and what came is {kind}. Send it as application/json.")
         value = _json(request.body)
         whole = next((one for one in self.inputs if one.source == "body"), None)
@@ -182,6 +185,14 @@ class Interface:
         if any(isinstance(value, File) for value in values):
             raise Invalid(f"$.{name}", "a file came where none is expected")
         return _Texts(str(value) for value in values)
+
+
+def _loaded(file: File) -> Any:
+    """Return the array in a file of NumPy's, of which nothing is unpickled."""
+    try:
+        return sys.modules["numpy"].load(io.BytesIO(file.content), allow_pickle=False)
+    except Exception as error:  # noqa: BLE001 - whatever its reader raises on what is none
+        raise Invalid("$", f"expected a file of numpy.save: {error}") from None
 
 
 class _Texts(list[str]):
@@ -216,7 +227,7 @@ def _structured(text: str) -> Any:
 
 
 def _item(one: Input, text: str) -> Any:
-    args = get_args(one.annotation)
+    args = get_args(_listed(one.annotation))
     return text if args and args[0] is str else from_text(text)
 
 
@@ -253,7 +264,7 @@ def _refuse(name: str) -> Any:
 
 def is_model(annotation: Any) -> bool:
     """Tell whether it is a class with fields of its own."""
-    if not isinstance(annotation, type) or annotation in {File, Request}:
+    if not isinstance(annotation, type) or annotation is File or annotation is Request:
         return False
     return (
         dataclasses.is_dataclass(annotation)
@@ -276,14 +287,23 @@ def is_plain(annotation: Any) -> bool:
 
 
 def _is_many(annotation: Any) -> bool:
+    return _listed(annotation) is not None
+
+
+def _listed(annotation: Any) -> Any:
+    """Return the annotation of a list or a set, also of one that may be left out; None where it is none."""
     origin = get_origin(annotation)
-    return isinstance(origin, type) and issubclass(origin, (Sequence, Set)) and origin is not tuple
+    if origin in UNIONS:
+        return next((found for one in get_args(annotation) if (found := _listed(one)) is not None), None)
+    is_list = isinstance(origin, type) and issubclass(origin, (Sequence, Set)) and origin is not tuple
+    return annotation if is_list else None
 
 
 def is_file(annotation: Any) -> bool:
     """Tell whether it is bytes that come as they are: a `File`, ``bytes``, an image of Pillow, or a list of these."""
-    if _is_many(annotation) and get_args(annotation):
-        return is_file(get_args(annotation)[0])
+    listed = _listed(annotation)
+    if listed is not None and get_args(listed):
+        return is_file(get_args(listed)[0])
     return annotation in {File, bytes} or is_image(annotation)
 
 
@@ -293,7 +313,7 @@ def is_image(annotation: Any) -> bool:
 
 def _file_converter(annotation: Any) -> Convert:
     if _is_many(annotation):
-        one = _file_converter(get_args(annotation)[0])
+        one = _file_converter(get_args(_listed(annotation))[0])
 
         def convert_all(value: Any, path: str) -> Any:
             if not isinstance(value, list):

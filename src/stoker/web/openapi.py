@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 from uuid import UUID
 
-from stoker.web.conversion import _UNIONS, _bare, hints_of, is_array, is_pydantic, is_struct, plain
+from stoker.web.conversion import UNIONS, bare, hints_of, is_array, is_pydantic, is_struct, plain
 from stoker.web.interface import BODILESS, Input, Interface, is_file, is_image
 from stoker.web.things import File, Request, Response
 
@@ -68,7 +68,7 @@ class Schemas:
         origin, args = get_origin(annotation), get_args(annotation)
         if origin is typing.Annotated:
             return self.of(args[0])
-        if origin in _UNIONS:
+        if origin in UNIONS:
             return {"anyOf": [self.of(one) for one in args]}
         if origin is Literal:
             return {"enum": [_json(one) for one in args]}
@@ -114,7 +114,7 @@ class Schemas:
         if kind.__name__ not in self.named:
             hints = hints_of(kind)
             self.named[kind.__name__] = schema = {"type": "object", "additionalProperties": False}  # it may name itself
-            schema["properties"] = {name: self.of(_bare(hints.get(name, Any))) for name in names}
+            schema["properties"] = {name: self.of(bare(hints.get(name, Any))) for name in names}
             if required:
                 schema["required"] = list(required)
         return _reference(kind.__name__)

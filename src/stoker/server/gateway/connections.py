@@ -37,7 +37,7 @@ class Connection(HttpToolsProtocol):
         self._now = self.loop.time
         self._head_bytes = 0
         self._in_head = False
-        self._since = self._now()  # the last byte that came
+        self._since = self._now()  # when the last byte of a body came, or the first one of a head
         self._stuck_since = 0.0  # since when the client reads nothing
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -51,15 +51,18 @@ class Connection(HttpToolsProtocol):
         if on_lost is not None:
             on_lost()
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:  # type: ignore[override] # as of asyncio: true keeps the connection
         """A client that says no more is answered what it has asked; one in the middle of a request is not."""
-        if self._in_head or self._awaits_body():
-            self.transport.close()
+        if self._last is None or self._last.response_complete or self._in_head or self._awaits_body():
+            return False
+        self._last.keep_alive = False
+        return True
 
     def data_received(self, data: bytes) -> None:
-        self._since = self._now()
         if self.transport.is_closing():
             return
+        if not self._in_head:
+            self._since = self._now()  # of a head its first byte counts: a trickle of them would go on for ever
         if self._is_before_body():
             self._in_head = True
             self._head_bytes += len(data)
@@ -136,6 +139,7 @@ class Connections:
             log_config=None,
             server_header=False,
             date_header=False,
+            proxy_headers=False,  # who asks is who has connected: nobody is believed who says otherwise
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             interface="asgi3",
         )

@@ -130,6 +130,9 @@ class WebCalls:
         """Nobody waits for a call any more."""
         if call.session.open.pop(call.id, None) is not None:
             self._server.decide(e.CancelAsked([call.id], reason="its client has hung up"))
+        if call.result is None:
+            call.result = Result(Outcome.CANCELLED)  # what waits for it here must not wait for ever
+            call.tell()
         self._server.discard([*call.items])
         call.items.clear()
         self._flush_soon()

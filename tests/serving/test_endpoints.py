@@ -1,0 +1,205 @@
+"""Endpoints as who calls them sees them: real servers, real requests."""
+
+from __future__ import annotations
+
+import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serving.running import Serving
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def error_of(answer: httpx.Response) -> dict[str, str]:
+    found: dict[str, str] = answer.json()["error"]
+    return found
+
+
+def test_typed_json_in_and_out(served: Serving) -> None:
+    with served.client() as client:
+        answer = client.post("/shop/move?by=2", json={"x": 1})
+        assert (answer.status_code, answer.json()) == (200, {"x": 3.0, "y": 0.0})
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-stoker-call-id"] in served.stoker("calls", "list")
+
+
+def test_what_is_wrong_with_a_request_is_told(served: Serving) -> None:
+    with served.client() as client:
+        wrong = client.post("/shop/move", json={"x": "far"})
+        assert wrong.status_code == 422 and error_of(wrong)["path"] == "$.x" and error_of(wrong)["call_id"]
+        assert client.post("/shop/move", content=b"{", headers={"content-type": "application/json"}).status_code == 400
+        assert client.post("/shop/move", content=b"x", headers={"content-type": "text/plain"}).status_code == 415
+        assert client.get("/shop/move").status_code == 405
+        assert client.get("/shop/move").headers["allow"] == "POST"
+        assert client.get("/shop/nothing").status_code == 404
+        assert "stoker.endpoint" in error_of(client.get("/shop/hidden"))["message"]
+        assert client.get("/nobody/nothing").status_code == 404
+        for path in (
+            "/",
+            "//",
+            "/shop",
+            "/shop/",
+            "/../etc/passwd",
+            "/shop/%2e%2e/move",
+            "/%00/x",
+            "/shop/" + "a" * 9000,
+        ):
+            assert client.get(path).status_code == 404, path
+
+
+def test_a_token_is_asked_for_unless_the_endpoint_says_otherwise(served: Serving) -> None:
+    with httpx.Client(base_url=served.url) as client:
+        refused = client.post("/shop/move", json={"x": 1})
+        assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
+        assert error_of(refused)["type"] == "PermissionDenied"
+        for wrong in ("Bearer stoker-00000000-wrong", "Basic YTpi", "Bearer", "Bearer \xff"):
+            assert (
+                client.get("/shop/double?x=1", headers=[(b"authorization", wrong.encode("latin-1"))]).status_code == 401
+            )
+        assert client.get("/shop/double?x=1").json() == 2.0
+
+
+def test_what_the_function_raises_is_told_by_name_alone(served: Serving) -> None:
+    with served.client() as client:
+        answer = client.post("/shop/fail", json={"what": "abc"})
+        assert answer.status_code == 500
+        error = error_of(answer)
+        assert (error["type"], error["message"]) == ("KeyError", "'abc'") and "Traceback" not in answer.text
+        assert error["call_id"] == answer.headers["x-stoker-call-id"]
+
+
+def test_responses_of_ones_own_and_the_request_itself(served: Serving) -> None:
+    with served.client() as client:
+        answer = client.post("/shop/custom/a/b?c=d", content=b"123", headers={"X-Asked": "me"})
+        assert (answer.status_code, answer.text) == (201, "POST /a/b c=d me 3")
+        assert answer.headers["x-answered"] == "yes" and answer.headers["content-type"].startswith("text/plain")
+
+
+def test_files_come_in_and_big_answers_go_out(served: Serving) -> None:
+    with served.client() as client:
+        content = bytes(5_000_000)
+        answer = client.post("/shop/length", files={"file": ("a.bin", content)})
+        assert answer.json() == {"bytes": len(content), "name": "a.bin"}
+        raw = client.post("/shop/length", content=content, headers={"content-type": "application/octet-stream"})
+        assert raw.json()["bytes"] == len(content)
+        chunked = client.post(
+            "/shop/length", content=iter([b"abc", b"def"]), headers={"content-type": "application/octet-stream"}
+        )
+        assert chunked.json()["bytes"] == 6
+        out = client.get("/shop/big?size=7000000")
+        assert len(out.content) == 7_000_000 and out.headers["content-type"] == "application/octet-stream"
+
+
+def test_generators_stream_as_events_or_as_lines(served: Serving) -> None:
+    with served.client() as client:
+        events = client.get("/shop/count?to=3")
+        assert events.headers["content-type"] == "text/event-stream"
+        assert events.text.split("\n\n") == [
+            'id: 0\ndata: {"i":0}',
+            'id: 1\ndata: {"i":1}',
+            'id: 2\ndata: {"i":2}',
+            "event: done\ndata: null",
+            "",
+        ]
+        lines = client.get("/shop/count_async?to=200", headers={"accept": "application/x-ndjson"})
+        assert list(map(json.loads, lines.text.splitlines())) == list(range(200))
+        assert client.get("/shop/count?to=0").text == "event: done\ndata: null\n\n"
+        assert client.get("/shop/count?to=a").status_code == 422
+
+
+def test_a_stream_that_fails_says_so_at_its_end(served: Serving) -> None:
+    with served.client() as client:
+        answer = client.get("/shop/count?to=3&fail_at=1")
+        assert answer.status_code == 200
+        last = answer.text.split("\n\n")[-2]
+        assert last.startswith("event: error\ndata: ") and json.loads(last.partition("data: ")[2])["error"]["message"]
+        at_once = client.get("/shop/count?to=3&fail_at=0")
+        assert at_once.status_code == 500 and error_of(at_once)["type"] == "ValueError"
+
+
+def test_items_come_as_they_are_yielded(served: Serving) -> None:
+    with served.client() as client, client.stream("GET", "/shop/count?to=1000&pause=0.5") as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "id: 0" and next(lines) == 'data: {"i":0}'
+
+
+def test_cors_for_those_that_are_named(served: Serving) -> None:
+    with httpx.Client(base_url=served.url) as client:
+        asked = {"origin": "https://example.org", "access-control-request-method": "GET"}
+        allowed = client.options("/shop/double", headers=asked)
+        assert allowed.status_code == 204
+        assert allowed.headers["access-control-allow-origin"] == "https://example.org"
+        answer = client.get("/shop/double?x=1", headers={"origin": "https://example.org"})
+        assert answer.headers["access-control-allow-origin"] == "https://example.org"
+        assert answer.headers["x-kind"] == "public"
+        for path in ("/shop/double?x=1", "/shop/slowly?seconds=0"):
+            assert client.get(path, headers={"origin": "https://evil.example"}).status_code == 403
+
+
+def test_another_host_is_not_this_server(served: Serving) -> None:
+    """A page of somebody's whose name leads here (DNS rebinding) reads nothing."""
+    with httpx.Client(base_url=served.url) as client:
+        assert client.get("/shop/double?x=1", headers={"host": "evil.example"}).status_code == 421
+        assert client.get("/shop/double?x=1", headers={"host": "localhost:80"}).status_code == 200
+
+
+def test_deadlines_come_from_the_client(served: Serving) -> None:
+    with served.client() as client:
+        assert client.get("/shop/slowly?seconds=0", headers={"x-stoker-deadline": "30"}).status_code == 200
+        late = client.get("/shop/slowly?seconds=20", headers={"x-stoker-deadline": "300ms"})
+        assert late.status_code in {503, 504}
+        for wrong in ("soon", "-1", "nan", "inf"):
+            assert client.get("/shop/slowly?seconds=0", headers={"x-stoker-deadline": wrong}).status_code == 400
+
+
+def test_past_its_bound_a_queue_refuses_at_once(served: Serving) -> None:
+    with served.client() as client:
+        client.get("/shop/narrow?seconds=0")
+
+        def ask(_: int) -> httpx.Response:
+            with served.client() as mine:
+                return mine.get("/shop/narrow?seconds=1")
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(ask, range(8)))
+        statuses = sorted(answer.status_code for answer in answers)
+        assert statuses.count(200) >= 3 and statuses.count(503) >= 3
+        refused = next(answer for answer in answers if answer.status_code == 503)
+        assert int(refused.headers["retry-after"]) >= 1 and error_of(refused)["type"] == "Overloaded"
+
+
+def test_a_worker_that_dies_under_a_request_is_replaced(served: Serving, tmp_path: Path) -> None:
+    with served.client() as client:
+        answer = client.get("/shop/dies_once", params={"marker": str(tmp_path / "died")})
+        assert (answer.status_code, answer.json()) == (200, "answered by another worker")
+
+
+def test_who_hangs_up_cancels_the_call(served: Serving, tmp_path: Path) -> None:
+    marker = tmp_path / "cleaned"
+    with socket.create_connection(("127.0.0.1", served.port)) as sock:
+        sock.sendall(f"GET /shop/hangs?marker={marker} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        wait_until(Path(f"{marker}.began").exists, timeout=30, message="it runs")
+    wait_until(marker.exists, message="the function was interrupted, and has cleaned up")
+
+
+def test_the_pages_of_an_app(served: Serving) -> None:
+    with httpx.Client(base_url=served.url) as client:
+        page = client.get("/shop/docs")
+        assert page.status_code == 200 and "shop" in page.text and "default-src 'none'" in str(page.headers)
+        document = client.get("/shop/openapi.json").json()
+        assert document["openapi"] == "3.1.0" and "hidden" not in str(document["paths"])
+        assert document["paths"]["/shop/move"]["post"]["security"] == [{"token": []}]
+        assert client.get("/nobody/docs").status_code == 404
+        assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_deploy_prints_the_addresses(served: Serving) -> None:
+    said = served.deploy((served.root / "endpoints.py").read_text(), "endpoints")
+    assert f"{served.url}/shop/move" in said and f"{served.url}/shop/docs" in said
+    assert served.url in served.stoker("server", "status")

@@ -1,0 +1,178 @@
+"""JSON to values of annotated types and back, and what is said of values that are not of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Literal, NamedTuple, Optional, TypedDict, Union
+from uuid import UUID
+
+import msgspec
+import numpy as np
+import pydantic
+import pytest
+
+from stoker.web.conversion import Invalid, converter, to_json
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass
+class Point:
+    x: float
+    y: float = 0.0
+
+
+@dataclass
+class Tree:
+    name: str
+    children: list[Tree] = field(default_factory=list)
+    parent: Tree | None = None
+
+
+class Named(NamedTuple):
+    a: int
+    b: str = "b"
+
+
+class Typed(TypedDict, total=False):
+    a: int
+
+
+class Struct(msgspec.Struct):
+    a: int
+
+
+class Model(pydantic.BaseModel):
+    a: int
+    when: datetime = datetime(2026, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "expected"),
+    [
+        (int, 3, 3),
+        (int, 3.0, 3),
+        (float, 3, 3.0),
+        (bool, True, True),
+        (str, "a", "a"),
+        (bytes, "YWI=", b"ab"),
+        (Any, {"a": [1]}, {"a": [1]}),
+        (None, None, None),
+        (Optional[int], None, None),  # noqa: UP045 - both spellings are users'
+        (int | str, "3", "3"),
+        (Union[float, str], 3, 3.0),  # noqa: UP007
+        (Literal["a", 1], 1, 1),
+        (list[int], [1, 2], [1, 2]),
+        (tuple[int, str], [1, "a"], (1, "a")),
+        (tuple[int, ...], [1, 2, 3], (1, 2, 3)),
+        (set[int], [1, 1], {1}),
+        (dict[str, float], {"a": 1}, {"a": 1.0}),
+        (dict[int, str], {"1": "a"}, {1: "a"}),
+        (Colour, "red", Colour.RED),
+        (datetime, "2026-01-31T12:00:00Z", datetime(2026, 1, 31, 12, tzinfo=timezone.utc)),
+        (timedelta, 1.5, timedelta(seconds=1.5)),
+        (Decimal, "1.10", Decimal("1.10")),
+        (UUID, "12345678123456781234567812345678", UUID(int=0x12345678123456781234567812345678)),
+        (Point, {"x": 1}, Point(1.0)),
+        (Tree, {"name": "a", "children": [{"name": "b"}]}, Tree("a", [Tree("b")])),
+        (Named, {"a": 1}, Named(1)),
+        (Named, [1, "c"], Named(1, "c")),
+        (Typed, {"a": 1}, {"a": 1}),
+        (Struct, {"a": 1}, Struct(1)),
+        (Model, {"a": 1, "when": "2026-02-03T00:00:00"}, Model(a=1, when=datetime(2026, 2, 3))),
+    ],
+)
+def test_values_of_annotated_types(annotation: Any, value: Any, expected: Any) -> None:
+    found = converter(annotation)(value, "$")
+    assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "path", "said"),
+    [
+        (int, "3", "$", "a whole number, not a text"),
+        (int, True, "$", "a whole number, not true or false"),
+        (int, 1.5, "$", "a whole number"),
+        (float, None, "$", "a number, not null"),
+        (float, 10**400, "$", "too large"),
+        (str, 3, "$", "a text, not a number"),
+        (bytes, "a*", "$", "base64"),
+        (list[int], [1, "a"], "$[1]", "a whole number"),
+        (tuple[int, int], [1], "$", "a list of 2, not of 1"),
+        (set[Any], [[1]], "$", "plain values"),
+        (Literal["a"], "b", "$", 'one of "a"'),
+        (Colour, "green", "$", '"red", "blue"'),
+        (datetime, "yesterday", "$", "a time such as"),
+        (UUID, "1", "$", "a UUID"),
+        (int | None, "a", "$", "none of: int, null"),
+        (list[Point], [{"x": 1}, {"x": "a"}], "$[1].x", "a number, not a text"),
+        (Point, {}, "$.x", "missing"),
+        (Point, {"x": 1, "z": 2}, "$.z", "there is no field 'z'; there are: x, y"),
+        (Tree, {"name": "a", "children": [{"name": 1}]}, "$.children[0].name", "a text"),
+        (Struct, {"a": "x"}, "$.a", "Expected `int`"),
+        (Model, {"a": "x"}, "$.a", "integer"),
+        (np.ndarray, [[1, 2], [3]], "$", "all of one length"),
+        (np.ndarray, ["a"], "$", "numbers"),
+    ],
+)
+def test_what_is_none_is_told_with_its_path(annotation: Any, value: Any, path: str, said: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        converter(annotation)(value, "$")
+    assert caught.value.path == path and said in caught.value.message
+
+
+def test_arrays_come_as_nested_lists_and_go_as_such() -> None:
+    array = converter(np.ndarray)([[1, 2], [3, 4]], "$")
+    assert array.shape == (2, 2)
+    assert json.loads(to_json(array * 0.5)) == [[0.5, 1.0], [1.5, 2.0]]
+
+
+def test_all_that_has_a_form_in_json_is_returned() -> None:
+    value = {
+        "point": Point(1.0),
+        "colour": Colour.BLUE,
+        "when": datetime(2026, 1, 1),
+        "id": UUID(int=1),
+        "many": {3},
+        "raw": b"ab",
+        "scalar": np.float32(0.5),
+        "model": Model(a=1),
+        "struct": Struct(2),
+        1: [(1, 2)],
+    }
+    assert json.loads(to_json(value)) == {
+        "point": {"x": 1.0, "y": 0.0},
+        "colour": "blue",
+        "when": "2026-01-01T00:00:00",
+        "id": "00000000-0000-0000-0000-000000000001",
+        "many": [3],
+        "raw": "YWI=",
+        "scalar": 0.5,
+        "model": {"a": 1, "when": "2026-01-01T00:00:00"},
+        "struct": {"a": 2},
+        "1": [[1, 2]],
+    }
+
+
+def test_what_json_has_no_number_for_is_null() -> None:
+    assert json.loads(to_json({"a": math.nan, "b": [math.inf, np.array([1.0, math.nan])]})) == {
+        "a": None,
+        "b": [None, [1.0, None]],
+    }
+
+
+def test_what_has_no_form_is_named() -> None:
+    with pytest.raises(TypeError, match=r"builtins\.object has no form there"):
+        to_json({"a": object()})
+    itself: list[Any] = []
+    itself.append(itself)
+    with pytest.raises(TypeError, match="holds itself"):
+        to_json(itself)

@@ -1,0 +1,161 @@
+"""How a request becomes the arguments of a function, by its signature."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+import stoker
+from stoker.web.conversion import Invalid
+from stoker.web.interface import BadRequest, Interface
+from stoker.web.openapi import describe
+from stoker.web.things import Headers, Request
+
+
+@dataclass
+class Point:
+    x: float
+    y: float = 0.0
+
+
+def request(
+    body: bytes | Any = b"", *, method: str = "POST", query: str = "", kind: str = "application/json"
+) -> Request:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Request(method, "", query, Headers([("Content-Type", kind)]), data)
+
+
+def read(function: Any, given: Request) -> dict[str, Any]:
+    return Interface(function, [given.method], label="app.f").read(given)
+
+
+def scalars(x: float, name: str = "a", *, flag: bool = False) -> None: ...
+def model(point: Point, scale: int = 1) -> None: ...
+def models(a: Point, b: Point) -> None: ...
+def many(ids: list[int], tags: list[str] | None = None) -> None: ...
+def one_file(file: stoker.File, threshold: float = 0.5) -> None: ...
+def files(images: list[bytes], note: str = "") -> None: ...
+def array(x: np.ndarray) -> None: ...
+def whole(request: stoker.Request) -> None: ...
+def chosen(kind: Literal["a", "b"], ident: str) -> None: ...
+
+
+def test_fields_of_an_object_are_arguments() -> None:
+    assert read(scalars, request({"x": 1, "flag": True})) == {"x": 1.0, "flag": True}
+
+
+def test_one_model_alone_is_the_whole_body_and_the_rest_comes_by_the_query() -> None:
+    assert read(model, request({"x": 1}, query="scale=3")) == {"point": Point(1.0), "scale": 3}
+    assert read(models, request({"a": {"x": 1}, "b": {"x": 2}})) == {"a": Point(1.0), "b": Point(2.0)}
+
+
+def test_a_get_takes_all_from_the_query() -> None:
+    assert read(scalars, request(method="GET", query="x=1e3&name=12&flag=true")) == {
+        "x": 1000.0,
+        "name": "12",
+        "flag": True,
+    }
+    assert read(many, request(method="GET", query="ids=1&ids=2&tags=3")) == {"ids": [1, 2], "tags": ["3"]}
+    assert read(chosen, request(method="GET", query="kind=a&ident=007")) == {"kind": "a", "ident": "007"}
+
+
+def test_forms_and_files() -> None:
+    assert read(scalars, request(b"x=1&name=b+c", kind="application/x-www-form-urlencoded")) == {
+        "x": 1.0,
+        "name": "b c",
+    }
+    form = (
+        b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\nContent-Type: image/png\r\n\r\n'
+        b"\x00\r\n--X\xff\r\n"
+        b'--XX\r\nContent-Disposition: form-data; name="threshold"\r\n\r\n0.25\r\n--XX--\r\n'
+    )
+    assert read(one_file, request(form, kind="multipart/form-data; boundary=XX")) == {
+        "file": stoker.File(b"\x00\r\n--X\xff", "a.bin", "image/png"),
+        "threshold": 0.25,
+    }
+    alone = read(one_file, request(b"\x01\x02", kind="application/octet-stream", query="threshold=1"))
+    assert alone == {"file": stoker.File(b"\x01\x02", "", "application/octet-stream"), "threshold": 1.0}
+    assert read(files, request({"images": ["YWI=", ""]})) == {"images": [b"ab", b""]}
+
+
+def test_arrays_come_as_lists_or_as_a_file_of_numpy() -> None:
+    assert read(array, request({"x": [[1, 2]]}))["x"].shape == (1, 2)
+    out = io.BytesIO()
+    np.save(out, np.arange(6).reshape(2, 3))
+    assert read(array, request(out.getvalue(), kind="application/x-npy"))["x"].shape == (2, 3)
+    with pytest.raises(Invalid, match=r"a file of numpy\.save"):
+        read(array, request(b"\x93NUMPY", kind="application/x-npy"))
+
+
+def test_the_request_itself_is_handed_on() -> None:
+    given = request({"a": 1}, query="b=2")
+    assert read(whole, given) == {"request": given} and given.headers["content-TYPE"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "path"),
+    [
+        (scalars, request({}), "$.x"),
+        (scalars, request({"x": 1, "y": 2}), "$.y"),
+        (scalars, request([1]), "$"),
+        (scalars, request(method="GET", query="x=1&x=2"), "$.x"),
+        (scalars, request(method="GET", query="x=abc"), "$.x"),
+        (model, request(), "$"),
+        (model, request({"x": "a"}), "$.x"),
+        (many, request(method="GET", query="ids=1&ids=b"), "$.ids[1]"),
+        (chosen, request(method="GET", query="kind=c&ident=1"), "$.kind"),
+        (one_file, request(b"a", kind="multipart/form-data; boundary=XX"), "$"),
+        (one_file, request(b"a", kind="multipart/form-data"), "$"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_path(function: Any, given: Request, path: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        read(function, given)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        (request(b'{"x": '), 400),
+        (request(b'{"x": NaN}'), 400),
+        (request(b"\xff"), 400),
+        (request(b"[" * 100_000), 400),
+        (request(b'{"x": ' + b"9" * 5000 + b"}"), 400),
+        (request(b"x", kind="text/plain"), 415),
+        (request(method="GET", query="x=%ff"), 400),
+        (request(method="GET", query="&".join(f"a{i}=1" for i in range(2000))), 400),
+    ],
+)
+def test_what_cannot_be_read_has_its_status(given: Request, status: int) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read(scalars, given)
+    assert caught.value.status == status
+
+
+def test_what_no_request_could_give_is_refused_where_it_is_written() -> None:
+    def any_names(**names: int) -> None: ...
+    def by_place(x: int, /) -> None: ...
+
+    for function in (any_names, by_place):
+        with pytest.raises(stoker.InvalidOption, match="has no name"):
+            Interface(function, ["POST"], label="app.f")
+    with pytest.raises(stoker.InvalidOption, match="a GET has no body"):
+        Interface(one_file, ["GET"], label="app.f")
+
+
+def test_its_page_says_what_it_takes() -> None:
+    told = json.loads(describe(model, Interface(model, ["POST"], label="app.f"), method="POST", streams=False))
+    operation = told["operation"]
+    assert operation["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Point"}
+    assert told["schemas"]["Point"]["required"] == ["x"]
+    (scale,) = operation["parameters"]
+    assert scale == {"name": "scale", "in": "query", "required": False, "schema": {"type": "integer", "default": 1}}
+    form = json.loads(describe(one_file, Interface(one_file, ["POST"], label="f"), method="POST", streams=True))
+    assert {"multipart/form-data", "application/octet-stream"} == form["operation"]["requestBody"]["content"].keys()
+    assert "text/event-stream" in form["operation"]["responses"]["200"]["content"]

@@ -39,6 +39,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._since = self._now()  # when the last byte of a body came, or the first one of a head
         self._stuck_since = 0.0  # since when the client reads nothing
+        self._is_half_closed = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -52,11 +53,23 @@ class Connection(HttpToolsProtocol):
             on_lost()
 
     def eof_received(self) -> bool:  # type: ignore[override] # as of asyncio: true keeps the connection
-        """A client that says no more is answered what it has asked; one in the middle of a request is not."""
+        """Answer a client that says no more what it has asked; one in the middle of a request is let go.
+
+        It may as well be gone altogether, which shows when something is sent to it: see `check`.
+        """
         if self._last is None or self._last.response_complete or self._in_head or self._awaits_body():
             return False
+        if self._last.scope["http_version"] != "1.1":
+            return False  # it knows of no answers that come before the answer
         self._last.keep_alive = False
+        self._is_half_closed = True
+        self._probe()
         return True
+
+    def _probe(self) -> None:
+        """Say that its request is being worked on, which whoever has hung up refuses."""
+        if self._last is not None and not self._last.response_started:
+            self.transport.write(b"HTTP/1.1 102 Processing\r\n\r\n")
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -115,6 +128,8 @@ class Connection(HttpToolsProtocol):
 
     def check(self, now: float) -> None:
         """Disconnect a client that is too slow."""
+        if self._is_half_closed:
+            self._probe()
         if self._in_head and now - self._since > HEAD_SECONDS:
             self._refuse(408, "BadRequest", f"A request's headers have {HEAD_SECONDS:.0f} s to come.")
         elif self._awaits_body() and now - self._since > BODY_SECONDS:

@@ -22,6 +22,7 @@ from stoker._version import __version__
 if TYPE_CHECKING:
     from stoker import clusters as clusters
     from stoker.client.app import App, LocalEntrypoint
+    from stoker.client.batches import Batch
     from stoker.client.call import Call, TimelineEntry, gather
     from stoker.client.function import Function
     from stoker.client.gangs import Gang, GangInfo, gang_info
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "stoker.client.app": ("App", "LocalEntrypoint"),
+    "stoker.client.batches": ("Batch",),
     "stoker.client.call": ("Call", "TimelineEntry", "gather"),
     "stoker.client.function": ("Function",),
     "stoker.client.gangs": ("Gang", "GangInfo", "gang_info"),
@@ -101,6 +103,7 @@ _PLACE_OF = {name: module for module, names in _PLACES.items() for name in names
 
 __all__ = [
     "App",
+    "Batch",
     "Call",
     "CallCancelled",
     "CallError",

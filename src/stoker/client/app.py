@@ -288,7 +288,12 @@ class App:
             is_async=shape.is_async,
             run_id=run_id,
             cwd=os.getcwd(),  # noqa: PTH109 - a text
-            web=web_spec(function.raw_f, label=function.label, streams=shape.generator),
+            web=web_spec(
+                function.raw_f,
+                label=function.label,
+                streams=shape.generator,
+                is_batched=options.batch is not None,
+            ),
         )
 
 

@@ -107,6 +107,11 @@ class Function(Generic[P, R_co]):
                 f"{app_name}.{name} is a generator function, and a gang's call has one value: what rank 0 returns. "
                 "Return a list, or leave gang= out."
             )
+        if self._options.batch is not None and raw_f is not None and Shape.of(raw_f).generator:
+            raise InvalidOption(
+                f"{app_name}.{name} is a generator function, and a batch returns a list of results. Return one, or "
+                "leave batch= out."
+            )
         self._changed = changed or {}
         self._run_id = run_id  # of the program a reference came from
         self._key = key

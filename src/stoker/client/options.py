@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from stoker.client.batches import Batch
 from stoker.client.gangs import Gang
 from stoker.client.names import fields_checked
 from stoker.errors import InvalidOption
 from stoker.quantities import parse_duration, parse_size
-from stoker.types import GangSpec, OptionsSpec, RetrySpec
+from stoker.types import BatchSpec, GangSpec, OptionsSpec, RetrySpec
 
 if TYPE_CHECKING:
     from stoker.client.image import Image
@@ -24,7 +25,6 @@ LATER = {
     "gpu": "GPUs",
     "secrets": "secrets",
     "volumes": "volumes",
-    "batch": "batching",
     "schedule": "schedules",
     "isolation": "sandboxes",
 }
@@ -92,6 +92,7 @@ class Options(TypedDict, total=False):
     priority: int
     tags: Mapping[str, str]
     gang: Gang | None
+    batch: Batch | None
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class FunctionOptions:
         priority: higher goes first.
         tags: what usage is reported by.
         gang: how many workers run each call together, with ranks; None: one alone.
+        batch: how many calls are run together, as lists of inputs; None: each by itself.
     """
 
     image: Image | None = None
@@ -141,6 +143,7 @@ class FunctionOptions:
     priority: int = 0
     tags: Mapping[str, str] = field(default_factory=dict)
     gang: Gang | None = None
+    batch: Batch | None = None
 
     def __post_init__(self) -> None:
         self.to_spec()
@@ -191,6 +194,7 @@ class FunctionOptions:
             priority=_priority(self.priority),
             tags=_texts("tags", self.tags),
             gang=_gang(self.gang),
+            batch=_batch(self.batch),
         )
         if spec.max_workers is not None and spec.min_workers > spec.max_workers:
             raise InvalidOption(f"min_workers={spec.min_workers} is more than max_workers={spec.max_workers}.")
@@ -261,8 +265,18 @@ def _gang(value: Any) -> GangSpec | None:
     raise InvalidOption(f"gang={value!r} is not a gang. Write gang=stoker.Gang(size=4).")
 
 
+def _batch(value: Any) -> BatchSpec | None:
+    if value is None or isinstance(value, Batch):
+        return None if value is None else value.to_spec()
+    raise InvalidOption(f'batch={value!r} is no batch. Write batch=stoker.Batch(max_size=32, max_wait="5ms").')
+
+
 def _check_gang(spec: OptionsSpec, gang: GangSpec) -> None:
     """Raise `InvalidOption` for what means nothing where each call has several workers."""
+    if spec.batch is not None:
+        raise InvalidOption(
+            "batch=… runs many calls in one worker, and a gang each call in many. Leave one of them out."
+        )
     if spec.concurrency > 1:
         raise InvalidOption(f"concurrency={spec.concurrency}: a gang runs one call at a time. Leave concurrency out.")
     if spec.recycle_after is not None:

@@ -34,13 +34,21 @@ class Endpoint:
     cors: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def to_spec(self, function: Callable[..., Any], *, label: str, streams: bool, is_method: bool = False) -> WebSpec:
+    def to_spec(
+        self,
+        function: Callable[..., Any],
+        *,
+        label: str,
+        streams: bool,
+        is_method: bool = False,
+        is_batched: bool = False,
+    ) -> WebSpec:
         """Return the checked form that travels, with what the page of its app says of it.
 
         Raises:
             InvalidOption: the function takes what no request could give.
         """
-        interface = Interface(function, [self.method], label=label, is_method=is_method)
+        interface = Interface(function, [self.method], label=label, is_method=is_method, is_batched=is_batched)
         return WebSpec(
             kind="endpoint",
             methods=[self.method],
@@ -104,7 +112,7 @@ def endpoint_of(function: Callable[..., Any]) -> Endpoint | None:
     return found if isinstance(found, Endpoint) else None
 
 
-def web_spec(function: Callable[..., Any], *, label: str, streams: bool) -> WebSpec | None:
+def web_spec(function: Callable[..., Any], *, label: str, streams: bool, is_batched: bool = False) -> WebSpec | None:
     """Return how a function is reached over HTTP; None where it is not."""
     made = endpoint_of(function)
-    return None if made is None else made.to_spec(function, label=label, streams=streams)
+    return None if made is None else made.to_spec(function, label=label, streams=streams, is_batched=is_batched)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stoker.core import commands as c
+from stoker.core.calls import Call
 from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.state import State
 
@@ -18,11 +19,19 @@ def drain(st: State, worker: Worker, reason: str) -> None:
             drain_one(st, rank, reason)
 
 
+def leased_ahead(worker: Worker) -> list[Call]:
+    """Return what a worker has been leased beyond what it runs: that can be taken back."""
+    options = worker.pool.options
+    if options.concurrency > 1 and options.batch is None:
+        return []
+    return list(worker.leased.values())[worker.pool.per_worker :]
+
+
 def drain_one(st: State, worker: Worker, reason: str) -> None:
     """Lease this worker nothing more; end it when it has nothing left."""
     worker.state = WorkerState.DRAINING
     worker.stop_reason = reason
-    waiting = [] if worker.pool.options.concurrency > 1 else list(worker.leased.values())[1:]
+    waiting = leased_ahead(worker)
     waiting = [call for call in waiting if call.id not in worker.withheld]
     if waiting and not worker.revoking:
         worker.revoking = True

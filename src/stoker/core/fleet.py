@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stoker.core import channels, gangs, recovery, settling
 from stoker.core import commands as c
 from stoker.core import events as e
@@ -12,7 +14,7 @@ from stoker.core.intake import unschedulable
 from stoker.core.placement import Capacity, Node, place, seats, shown, why_never
 from stoker.core.pools import GangPhase, Pool, Worker, WorkerState
 from stoker.core.state import State
-from stoker.types import CallState, ErrorInfo, Growth, Outcome
+from stoker.types import CallState, ErrorInfo, Growth, OptionsSpec, Outcome
 
 TELL_WAITING_SECONDS = 2.0  # a pool without room says so to whoever waits for it
 QUEUE_SWEEP_SECONDS = 0.1  # while calls wait, whether another worker would help is asked this often
@@ -39,7 +41,7 @@ def scale(st: State, pool: Pool) -> None:
         st.sweep_by(st.now + QUEUE_SWEEP_SECONDS)
     demand = pool.demand(st.now)
     have = demand.workers + demand.starting
-    options = gangs.in_gangs(pool.options)
+    options = _scaling_options(pool)
     wanted = desired_workers(demand, options)
     if options.max_workers is not None:
         wanted = min(wanted, options.max_workers - _away(pool))
@@ -60,6 +62,13 @@ def scale(st: State, pool: Pool) -> None:
     for _ in range(wanted - have):
         if not _start_one(st, pool):
             break
+
+
+def _scaling_options(pool: Pool) -> OptionsSpec:
+    """Return the options with what is counted by the autoscaler: gangs, and all that a worker runs at once."""
+    if pool.options.batch is not None:
+        return replace(pool.options, concurrency=pool.per_worker)
+    return gangs.in_gangs(pool.options)
 
 
 def _recycle(st: State, pool: Pool, after: int) -> None:

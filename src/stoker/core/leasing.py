@@ -6,6 +6,7 @@ from stoker.core import channels, gangs, settling, withheld
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.calls import Call
+from stoker.core.draining import leased_ahead
 from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.prefetch import STUCK_SECONDS, depth
 from stoker.core.state import State
@@ -25,11 +26,20 @@ def lease(st: State, pool: Pool) -> None:
         if worker.channel is not None:
             channels.close(st, worker)
         elif worker.state is WorkerState.READY:
-            _lease_to(st, pool, worker, limit - len(worker.leased) - len(worker.unknown))
+            # Of batches the next one waits beside the one that runs, where there is no other worker for it.
+            most = limit if pool.options.batch is None else 2 * limit
+            _lease_to(st, pool, worker, most - len(worker.leased) - len(worker.unknown))
         return
     _lease_to_all(st, pool, limit)
+    if len(pool.queue) and pool.options.batch is not None and not _is_growing(pool):
+        _lease_to_all(st, pool, 2 * limit)
     if len(pool.queue):
         channels.reclaim(st, pool)
+
+
+def _is_growing(pool: Pool) -> bool:
+    """Tell whether a worker is on its way: what waits is for it, rather than for those that have enough."""
+    return any(worker.state is WorkerState.STARTING for worker in pool.workers.values())
 
 
 def _lease_to_all(st: State, pool: Pool, limit: int) -> None:
@@ -78,8 +88,7 @@ def _give(st: State, worker: Worker, call: Call) -> None:
 
 
 def _limit(pool: Pool) -> int:
-    options = pool.options
-    return options.concurrency if options.concurrency > 1 else depth(pool.seconds)
+    return pool.per_worker if pool.per_worker > 1 else depth(pool.seconds)
 
 
 def _take(st: State, pool: Pool, worker: Worker, count: int) -> list[Call]:
@@ -105,12 +114,15 @@ def _take(st: State, pool: Pool, worker: Worker, count: int) -> list[Call]:
 
 def revoke_stuck(st: State, worker: Worker) -> None:
     """Take back what waits behind a run that turned out not to be short."""
-    if worker.revoking or len(worker.leased) < 2 or worker.pool.options.concurrency > 1:
+    if worker.revoking or len(worker.leased) < 2:
         return
+    ahead = leased_ahead(worker)
+    if not ahead or (worker.pool.options.batch is not None and not any(w.idle for w in worker.pool.workers.values())):
+        return  # a batch that waits beside a long one may as well wait there, unless another worker could run it
     if st.now - worker.head_since < STUCK_SECONDS or worker.state is WorkerState.AWAY:
         return
     worker.revoking = True
-    waiting = [call for call in list(worker.leased.values())[1:] if call.id not in worker.withheld]
+    waiting = [call for call in ahead if call.id not in worker.withheld]
     st.emit(c.RevokeLeases(worker.id, [call.id for call in waiting], [call.attempt for call in waiting]))
 
 

@@ -166,11 +166,11 @@ class Worker:
     @property
     def running(self) -> list[Call]:
         """Return the calls that are taken to have been started."""
+        at_once = self.pool.per_worker
         if self.withheld:
-            sent = [call for call in self.leased.values() if call.id not in self.withheld]
-            return sent if self.pool.options.concurrency > 1 else sent[:1]
-        if self.pool.options.concurrency > 1:
-            return list(self.leased.values())
+            return [call for call in self.leased.values() if call.id not in self.withheld][:at_once]
+        if at_once > 1:
+            return list(self.leased.values())[:at_once]
         return [next(iter(self.leased.values()))] if self.leased else []
 
     @property
@@ -215,6 +215,12 @@ class Pool:
         return needs(self.spec.options)
 
     @property
+    def per_worker(self) -> int:
+        """Calls that one worker runs at once: so many batches of so many, where it has batches."""
+        options = self.spec.options
+        return options.concurrency if options.batch is None else options.concurrency * options.batch.max_size
+
+    @property
     def least(self) -> int:
         """Workers without which nothing runs: one, or those of the smallest gang."""
         gang = self.spec.options.gang
@@ -226,7 +232,7 @@ class Pool:
         if self.options.gang is not None:
             return sum(1 for gang in self.gangs.values() if not gang.broken and gang.phase is not GangPhase.STARTING)
         ready = sum(1 for w in self.workers.values() if w.state is WorkerState.READY)
-        return ready * self.options.concurrency
+        return ready * self.per_worker
 
     @property
     def running(self) -> int:
@@ -263,7 +269,7 @@ class Pool:
         queued = len(self.queue)
         running = workers = starting = 0
         oldest = 0.0
-        concurrency = self.options.concurrency
+        concurrency = self.per_worker
         for worker in self.workers.values():
             state = worker.state
             if state is WorkerState.DRAINING or state is WorkerState.STOPPING or state is WorkerState.AWAY:

@@ -55,5 +55,6 @@ class Endpoints:
         found = self._interfaces.get(name)
         if found is None:
             label = f"{self._label}.{name}" if name else self._label
-            found = self._interfaces[name] = Interface(target.call, self._methods.get(name, ["POST"]), label=label)
+            methods, batched = self._methods.get(name, ["POST"]), target.batch is not None
+            found = self._interfaces[name] = Interface(target.call, methods, label=label, is_batched=batched)
         return found

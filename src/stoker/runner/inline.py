@@ -9,13 +9,16 @@ from __future__ import annotations
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stoker.runner.attempts import Attempt
+from stoker.runner.batches import Batches, Group
 from stoker.runner.generators import drive
 from stoker.runner.interrupts import INTERRUPT_SIGNAL
 from stoker.runner.outbox import Stream
+from stoker.runner.targets import Target
 from stoker.transport.current import enter_only_call
 
 if TYPE_CHECKING:
@@ -33,12 +36,12 @@ class Waiter:
         self._number = 0
         self._channel_fd = -1
 
-    def wait(self) -> None:
-        """Return when something has come and was handed on, or somebody woke us."""
+    def wait(self, seconds: float | None = None) -> None:
+        """Return when something has come and was handed on, or somebody woke us, or the time is over."""
         fd = self._follow()
         if self._worker.channel is not None or self._channel_fd >= 0:
             self._follow_channel()
-        for ready, _ in self._poller.poll():
+        for ready, _ in self._poller.poll(None if seconds is None else max(0.0, 1000 * seconds)):
             if ready == self._channel_fd:
                 self._read_channel()
             elif ready == self._worker.wake_fd:
@@ -89,6 +92,8 @@ class InlineLoop:
         self._worker = worker
         self._waiter = Waiter(worker)
         self._inside: Attempt | None = None
+        self._batch: list[Attempt] = []  # what runs together
+        self._batches = Batches(worker) if worker.config.batch is not None else None
         self._thread = 0
 
     def prepare(self) -> None:
@@ -100,6 +105,9 @@ class InlineLoop:
         outbox = worker.outbox
         while True:
             attempt = worker.take()
+            if attempt is not None and self._batches is not None:
+                self._run_all(self._batches, self._gather(self._batches, attempt))
+                continue
             if attempt is not None:
                 self._run(attempt)
                 continue
@@ -113,10 +121,14 @@ class InlineLoop:
         worker = self._worker
         worker.begin(attempt)
         enter_only_call(attempt)
+        self._report(attempt, lambda: self._call(attempt))
+
+    def _report(self, attempt: Attempt, call: Callable[[], Any]) -> None:
+        worker = self._worker
         try:
             try:
                 self._inside = attempt
-                report = worker.reports.of_value(attempt, self._call(attempt))
+                report = worker.reports.of_value(attempt, call())
             finally:
                 self._inside = None
         except BaseException as error:  # noqa: BLE001 - user code may raise anything; nothing of it may end the worker
@@ -124,12 +136,60 @@ class InlineLoop:
             report = worker.reports.of_error(attempt, error)
         worker.finish(attempt, report)
 
+    # -- batches
+
+    def _gather(self, batches: Batches, first: Attempt) -> list[Attempt]:
+        """Return an attempt with those that wait behind it, and that come while it is worth waiting."""
+        worker, patience = self._worker, batches.patience
+        found = [first]
+        until = 0.0
+        while True:
+            while len(found) < batches.size and (attempt := worker.take()) is not None:
+                found.append(attempt)
+            now = time.monotonic()
+            until = until or now + patience.seconds(len(found))
+            if len(found) >= patience.enough or now >= until or worker.desk.draining:
+                patience.ran(len(found))
+                return found
+            self._waiter.wait(until - now)
+
+    def _run_all(self, batches: Batches, attempts: list[Attempt]) -> None:
+        worker = self._worker
+        for attempt in attempts:
+            worker.begin(attempt)
+        enter_only_call(attempts[0])
+        for group in batches.grouped(attempts):
+            enter_only_call(group.attempts[0])
+            if group.target.batch is None:
+                self._run_alone(group)
+            else:
+                self._run_group(batches, group)
+        worker.outbox.flush()
+
+    def _run_alone(self, group: Group) -> None:
+        """Run what is not batched, of a class of which other methods are."""
+        self._report(group.attempts[0], lambda: self._apply(*group.only()))
+
+    def _run_group(self, batches: Batches, group: Group) -> None:
+        try:
+            try:
+                self._batch = group.attempts
+                values = group.call()
+            finally:
+                self._batch = []
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything; nothing of it may end the worker
+            self._batch = []
+            batches.fail(group, error)
+        else:
+            batches.end(group, values)
+
     def _call(self, attempt: Attempt) -> Any:
-        reports = self._worker.reports
-        target, args, kwargs = self._worker.resolve(attempt)
+        return self._apply(attempt, *self._worker.resolve(attempt))
+
+    def _apply(self, attempt: Attempt, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target.is_generator:
             return self._generate(attempt, target.call, args, kwargs)
-        return reports.encode_result(attempt, target.call(*args, **kwargs))
+        return self._worker.reports.encode_result(attempt, target.call(*args, **kwargs))
 
     def _generate(
         self, attempt: Attempt, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -172,8 +232,20 @@ class InlineLoop:
         """Nothing to do: the main thread itself has read it."""
 
     def _on_signal(self, *_: object) -> None:
+        if self._batch:
+            self._interrupt_batch()
+            return
         attempt = self._inside
         if attempt is None or attempt.raised or attempt.interrupt is None:
             return
         attempt.raised = True
         raise attempt.interrupt.exception()
+
+    def _interrupt_batch(self) -> None:
+        """Raise in a batch once nobody wants any of it any more: what one call of it is told the others are not."""
+        interrupts = [attempt.interrupt for attempt in self._batch]
+        if all(interrupts) and not any(attempt.raised for attempt in self._batch):
+            for attempt in self._batch:
+                attempt.raised = True
+            if (first := interrupts[0]) is not None:
+                raise first.exception()

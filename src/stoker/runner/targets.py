@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from stoker.protocol.zygotes import ZygoteConfig
+from stoker.types import BatchSpec
 
 
 class Target(NamedTuple):
@@ -14,6 +15,7 @@ class Target(NamedTuple):
     call: Callable[..., Any]
     is_generator: bool = False
     is_async: bool = False
+    batch: BatchSpec | None = None  # it takes lists, of inputs of several calls
 
 
 class Code(Protocol):
@@ -30,7 +32,7 @@ class FunctionCode:
 
     def __init__(self, config: ZygoteConfig, function: Callable[..., Any]) -> None:
         self.has_async = config.is_async
-        self._target = Target(function, config.kind == "generator", config.is_async)
+        self._target = Target(function, config.kind == "generator", config.is_async, config.batch)
 
     def target(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Target, tuple[Any, ...], dict[str, Any]]:
         return self._target, args, kwargs

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from stoker.runner.attempts import Attempt, Key
+from stoker.runner.batches import Batches, Group
 from stoker.runner.interrupts import Interrupt
 from stoker.runner.outbox import Stream
 from stoker.transport.current import enter_call, enter_only_call
@@ -33,6 +34,10 @@ class TasksLoop:
         self._number = 0
         self._is_turn_due = False
         self._concurrency = max(1, worker.config.concurrency)
+        self._batches = Batches(worker) if worker.config.batch is not None else None
+        self._gathering = False
+        self._came = asyncio.Event()
+        self._together: dict[Key, list[Attempt]] = {}  # by each attempt of a batch that runs, all of them
 
     def prepare(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -65,12 +70,14 @@ class TasksLoop:
     def _look(self) -> None:
         """Follow the connection, start what there is room for, and end when all is done."""
         self._follow()
-        while len(self._tasks) < self._concurrency:
+        self._came.set()
+        while len(self._tasks) < self._concurrency and not self._gathering:
             attempt = self._worker.take()
             if attempt is None:
                 break
-            task = self._loop.create_task(self._run(attempt), name=f"call {attempt.id}")
-            self._tasks[attempt.key] = task
+            self._gathering = self._batches is not None
+            work = self._run(attempt) if self._batches is None else self._run_all(self._batches, attempt)
+            self._tasks[attempt.key] = self._loop.create_task(work, name=f"call {attempt.id}")
         if self._worker.is_finished and not self._done.done():
             self._done.set_result(None)
 
@@ -102,6 +109,59 @@ class TasksLoop:
         if not self._is_turn_due:
             self._is_turn_due = True
             self._loop.call_soon(self._turn)
+
+    # -- batches
+
+    async def _gather(self, batches: Batches, first: Attempt) -> list[Attempt]:
+        """Return an attempt with those that wait behind it, and that come while it is worth waiting."""
+        patience, found, until = batches.patience, [first], 0.0
+        while True:
+            while len(found) < batches.size and (attempt := self._worker.take()) is not None:
+                found.append(attempt)
+            now = self._loop.time()
+            until = until or now + patience.seconds(len(found))
+            if len(found) >= patience.enough or now >= until or self._worker.desk.draining:
+                patience.ran(len(found))
+                return found
+            self._came.clear()
+            try:
+                await asyncio.wait_for(self._came.wait(), until - now)
+            except asyncio.TimeoutError:
+                continue
+
+    async def _run_all(self, batches: Batches, first: Attempt) -> None:
+        worker = self._worker
+        try:
+            attempts = await self._gather(batches, first)
+        finally:
+            self._gathering = False
+            self._loop.call_soon(self._look)
+        for attempt in attempts:
+            worker.begin(attempt)
+        enter_call(attempts[0])
+        for group in batches.grouped(attempts):
+            enter_call(group.attempts[0])
+            if self._concurrency == 1:
+                enter_only_call(group.attempts[0])
+            self._together.update((attempt.key, group.attempts) for attempt in group.attempts)
+            try:
+                values = await self._values(group)
+            except BaseException as error:  # noqa: BLE001 - user code may raise anything; it must not end the worker
+                batches.fail(group, error)
+            else:
+                batches.end(group, values)
+            for attempt in group.attempts:
+                del self._together[attempt.key]
+        if self._concurrency == 1:
+            enter_only_call(None)
+        del self._tasks[first.key]
+        self._turn()
+
+    async def _values(self, group: Group) -> Any:
+        """Return what a batch returns; of what is not batched a list of one."""
+        if group.target.batch is not None:
+            return await group.call()
+        raise TypeError("a function that is not batched came to batches")
 
     async def _call(self, attempt: Attempt) -> Any:
         reports = self._worker.reports
@@ -147,9 +207,20 @@ class TasksLoop:
         self._loop.call_soon_threadsafe(self._cancel, attempt)
 
     def _cancel(self, attempt: Attempt) -> None:
+        together = self._together.get(attempt.key)
+        if together is not None:
+            self._cancel_batch(together)
+            return
         task = self._tasks.get(attempt.key)
         if task is not None and not attempt.raised:
             attempt.raised = True
+            task.cancel()
+
+    def _cancel_batch(self, together: list[Attempt]) -> None:
+        """Cancel a batch once nobody wants any of it any more."""
+        task = next((self._tasks[one.key] for one in together if one.key in self._tasks), None)
+        if task is not None and all(one.interrupt for one in together) and not together[0].raised:
+            together[0].raised = True
             task.cancel()
 
     def close_generator(self, attempt: Attempt) -> None:

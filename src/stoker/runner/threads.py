@@ -7,15 +7,18 @@ generator ends at its next yield, and one that does neither in time ends with it
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stoker.runner import pools
 from stoker.runner.attempts import Attempt
+from stoker.runner.batches import Batches
 from stoker.runner.generators import drive
 from stoker.runner.inline import Waiter
 from stoker.runner.interrupts import Interrupt
 from stoker.runner.outbox import Payload, Stream
+from stoker.runner.targets import Target
 from stoker.transport.current import enter_call
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ class ThreadsLoop:
         self._news = threading.Condition()
         self._idle = 0
         self._threads = 0
+        self._batches = Batches(worker) if worker.config.batch is not None else None
 
     def prepare(self) -> None:
         """Nothing to do: threads start when there is work for them."""
@@ -59,24 +63,65 @@ class ThreadsLoop:
                     self._news.wait()
                     attempt = worker.take()
                 self._idle -= 1
-            self._run(attempt)
+                attempts = [attempt] if self._batches is None else self._gather(self._batches, attempt)
+            if self._batches is None:
+                self._run(attempt)
+            else:
+                self._run_all(self._batches, attempts)
             with self._news:
                 self._idle += 1
             if worker.desk.draining:
                 worker.wake()
 
-    def _run(self, attempt: Attempt) -> None:
+    # -- batches
+
+    def _gather(self, batches: Batches, first: Attempt) -> list[Attempt]:
+        """Return an attempt with those that wait behind it, and that come while it is worth waiting."""
+        patience, found, until = batches.patience, [first], 0.0
+        while True:
+            while len(found) < batches.size and (attempt := self._worker.take()) is not None:
+                found.append(attempt)
+            now = time.monotonic()
+            until = until or now + patience.seconds(len(found))
+            if len(found) >= patience.enough or now >= until or self._worker.desk.draining:
+                patience.ran(len(found))
+                return found
+            self._news.wait(until - now)
+
+    def _run_all(self, batches: Batches, attempts: list[Attempt]) -> None:
         worker = self._worker
+        for attempt in attempts:
+            worker.begin(attempt)
+        enter_call(attempts[0])
+        for group in batches.grouped(attempts):
+            enter_call(group.attempts[0])
+            if group.target.batch is None:
+                self._report(group.attempts[0], lambda group=group: self._apply(*group.only()))  # type: ignore[misc]
+                continue
+            try:
+                values = group.call()
+            except BaseException as error:  # noqa: BLE001 - user code may raise anything; it must not end the worker
+                batches.fail(group, error)
+            else:
+                batches.end(group, values)
+        enter_call(None)
+        worker.outbox.flush()
+
+    def _run(self, attempt: Attempt) -> None:
         enter_call(attempt)
-        worker.begin(attempt)
+        self._worker.begin(attempt)
+        self._report(attempt, lambda: self._call(attempt))
+        enter_call(None)
+
+    def _report(self, attempt: Attempt, call: Callable[[], Payload]) -> None:
+        worker = self._worker
         try:
-            payload = self._call(attempt)
+            payload = call()
             self._heed(attempt)
             report = worker.reports.of_value(attempt, payload)
         except BaseException as error:  # noqa: BLE001 - user code may raise anything; nothing of it may end the worker
             self._heed(attempt)
             report = worker.reports.of_error(attempt, error)
-        enter_call(None)
         worker.finish(attempt, report)
 
     def _heed(self, attempt: Attempt) -> None:
@@ -84,11 +129,12 @@ class ThreadsLoop:
         attempt.raised = attempt.interrupt is not None
 
     def _call(self, attempt: Attempt) -> Payload:
-        reports = self._worker.reports
-        target, args, kwargs = self._worker.resolve(attempt)
+        return self._apply(attempt, *self._worker.resolve(attempt))
+
+    def _apply(self, attempt: Attempt, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
         if target.is_generator:
             return self._generate(attempt, target.call, args, kwargs)
-        return reports.encode_result(attempt, target.call(*args, **kwargs))
+        return self._worker.reports.encode_result(attempt, target.call(*args, **kwargs))
 
     def _generate(
         self, attempt: Attempt, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -72,11 +72,22 @@ class Interface:
         InvalidOption: the function takes what no request could give; the message names the parameter.
     """
 
-    def __init__(self, function: Callable[..., Any], methods: Sequence[str], *, label: str, is_method: bool = False):
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        methods: Sequence[str],
+        *,
+        label: str,
+        is_method: bool = False,
+        is_batched: bool = False,
+    ) -> None:
+        """``is_batched``: its parameters are lists, of which each request gives one item."""
         self.label = label
         self.has_body = any(method not in BODILESS for method in methods)
         signature = inspect.signature(function)
         hints = hints_of(inspect.unwrap(function))
+        if is_batched:
+            hints = {name: _item_of(hint) for name, hint in hints.items()}
         self.returns = hints.get("return", Any)
         parameters = list(signature.parameters.values())[1 if is_method else 0 :]
         self.inputs = self._inputs(parameters, hints)
@@ -284,6 +295,11 @@ def is_plain(annotation: Any) -> bool:
     if origin is typing.Literal:
         return True
     return bool(args) and origin is not None and not isinstance(origin, type) and all(map(is_plain, args))
+
+
+def _item_of(annotation: Any) -> Any:
+    args = get_args(_listed(annotation))
+    return args[0] if args else Any
 
 
 def _is_many(annotation: Any) -> bool:

@@ -1,0 +1,115 @@
+"""Calls that run together: one list for each argument, one result for each call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stoker.errors import InvalidRequest
+from stoker.runner.attempts import Attempt
+from stoker.runner.patience import Patience
+from stoker.runner.targets import Target
+
+if TYPE_CHECKING:
+    from stoker.runner.worker import Worker
+
+
+class Group:
+    """Attempts of one target that give the same arguments, by name and number."""
+
+    def __init__(self, target: Target, shape: tuple[int, tuple[str, ...]]) -> None:
+        self.target = target
+        self.attempts: list[Attempt] = []
+        self.args: list[list[Any]] = [[] for _ in range(shape[0])]
+        self.kwargs: dict[str, list[Any]] = {name: [] for name in shape[1]}
+
+    def add(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.attempts.append(attempt)
+        for column, value in zip(self.args, args):  # noqa: B905 - 3.10 knows it, and they are of one length
+            column.append(value)
+        for name, value in kwargs.items():
+            self.kwargs[name].append(value)
+
+    def call(self) -> Any:
+        return self.target.call(*self.args, **self.kwargs)
+
+    def only(self) -> tuple[Attempt, Target, tuple[Any, ...], dict[str, Any]]:
+        """Return the one attempt of a target that is not batched, and its arguments."""
+        (attempt,) = self.attempts
+        args = tuple(column[0] for column in self.args)
+        return attempt, self.target, args, {name: column[0] for name, column in self.kwargs.items()}
+
+
+class Batches:
+    """Makes groups of attempts, and reports of what came of them. ``size`` is how many are gathered at most."""
+
+    def __init__(self, worker: Worker) -> None:
+        spec = worker.config.batch
+        assert spec is not None
+        self.size = spec.max_size
+        self.patience = Patience(spec)
+        self._worker = worker
+
+    def grouped(self, attempts: list[Attempt]) -> list[Group]:
+        """Return the groups of these attempts, in the order of their first ones; those without a valid input end here.
+
+        What is not batched is a group by itself.
+        """
+        groups: dict[Any, Group] = {}
+        for attempt in attempts:
+            if attempt.interrupt is not None:  # it was cancelled while others were waited for
+                self._finish(attempt, None)
+                continue
+            try:
+                target, args, kwargs = self._worker.resolve(attempt)
+            except BaseException as error:  # noqa: BLE001 - opening an input runs user code
+                self._worker.finish(attempt, self._worker.reports.of_error(attempt, error), flush=False)
+                continue
+            shape = len(args), tuple(sorted(kwargs))
+            key = (target, shape) if target.batch is not None else attempt.key
+            if key not in groups:
+                groups[key] = Group(target, shape)
+            groups[key].add(attempt, args, kwargs)
+        return list(groups.values())
+
+    def end(self, group: Group, values: Any) -> None:
+        """Report what a batch has returned: one result for each call."""
+        try:
+            results = _one_each(values, len(group.attempts), self._worker.config.label)
+        except Exception as error:  # noqa: BLE001 - iterating over what was returned may run user code
+            self.fail(group, error)
+            return
+        for attempt, value in zip(group.attempts, results):  # noqa: B905 - `_one_each` has counted them
+            self._finish(attempt, value)
+
+    def fail(self, group: Group, error: BaseException) -> None:
+        """Report that a batch has raised: each of its calls has."""
+        for attempt in group.attempts:
+            self._finish(attempt, error)
+
+    def _finish(self, attempt: Attempt, value: Any) -> None:
+        """Report one result; an exception is one that this call alone has raised."""
+        # One that was cancelled meanwhile, while the others went on, counts as interrupted.
+        attempt.raised = attempt.interrupt is not None
+        reports = self._worker.reports
+        try:
+            if isinstance(value, BaseException):
+                report = reports.of_error(attempt, value)
+            else:
+                report = reports.of_value(attempt, reports.encode_result(attempt, value))
+        except BaseException as error:  # noqa: BLE001 - for one result that cannot travel the others are no worse
+            report = reports.of_error(attempt, error)
+        self._worker.finish(attempt, report, flush=False)
+
+
+def _one_each(values: Any, count: int, label: str) -> list[Any]:
+    """Return what a batch has returned, as a list.
+
+    Raises:
+        InvalidRequest: it is no list, or not of one result for each input.
+    """
+    rule = f"{label} takes batches: it has to return one result for each of its inputs, in their order"
+    if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
+        raise InvalidRequest(f"{rule}, as a list. It was given {count} and returned a {type(values).__name__}.")
+    if len(values) != count:
+        raise InvalidRequest(f"{rule}. It was given {count} and returned {len(values)}.")
+    return list(values)

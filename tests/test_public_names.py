@@ -13,8 +13,10 @@ PUBLIC = [
     "CallError",
     "CallState",
     "CallTimeout",
+    "Cls",
     "ConnectionFailed",
     "DeadlineExceeded",
+    "File",
     "Function",
     "FunctionOptions",
     "Gang",
@@ -32,6 +34,8 @@ PUBLIC = [
     "PermissionDenied",
     "RemoteError",
     "RemoteValue",
+    "Request",
+    "Response",
     "ResultExpired",
     "Retries",
     "SerializationError",
@@ -44,8 +48,13 @@ PUBLIC = [
     "WorkerLost",
     "__version__",
     "enable_output",
+    "endpoint",
+    "enter",
+    "exit",
     "gang_info",
     "gather",
+    "method",
+    "parameter",
 ]
 
 

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from stoker.client.app import App, LocalEntrypoint
     from stoker.client.batches import Batch
     from stoker.client.call import Call, TimelineEntry, gather
+    from stoker.client.classes import Cls
     from stoker.client.function import Function
     from stoker.client.gangs import Gang, GangInfo, gang_info
     from stoker.client.image import Image
+    from stoker.client.lifecycle import enter, exit, method, parameter
     from stoker.client.notices import enable_output
     from stoker.client.options import FunctionOptions, Retries
     from stoker.client.web import endpoint
@@ -63,9 +65,11 @@ _PLACES = {
     "stoker.client.app": ("App", "LocalEntrypoint"),
     "stoker.client.batches": ("Batch",),
     "stoker.client.call": ("Call", "TimelineEntry", "gather"),
+    "stoker.client.classes": ("Cls",),
     "stoker.client.function": ("Function",),
     "stoker.client.gangs": ("Gang", "GangInfo", "gang_info"),
     "stoker.client.image": ("Image",),
+    "stoker.client.lifecycle": ("enter", "exit", "method", "parameter"),
     "stoker.client.notices": ("enable_output",),
     "stoker.client.options": ("FunctionOptions", "Retries"),
     "stoker.client.web": ("endpoint",),
@@ -109,6 +113,7 @@ __all__ = [
     "CallError",
     "CallState",
     "CallTimeout",
+    "Cls",
     "ConnectionFailed",
     "DeadlineExceeded",
     "File",
@@ -144,8 +149,12 @@ __all__ = [
     "__version__",
     "enable_output",
     "endpoint",
+    "enter",
+    "exit",
     "gang_info",
     "gather",
+    "method",
+    "parameter",
 ]
 
 

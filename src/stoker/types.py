@@ -154,6 +154,15 @@ class MethodSpec:
 
 
 @dataclass(frozen=True)
+class ParameterSpec:
+    """What a class is configured by. ``type``: ``str`` · ``int`` · ``float`` · ``bool``."""
+
+    type: str
+    required: bool = False
+    default: Any = None
+
+
+@dataclass(frozen=True)
 class OptionsSpec:
     """A function's options, resolved: what `stoker.client.options.FunctionOptions` becomes on the wire."""
 
@@ -289,7 +298,8 @@ class FunctionSpec:
     is empty for a deployed app; an ephemeral app is (name, run_id). ``version`` is given by the server at deploy.
 
     A class has ``methods`` by name, one of which a call's first argument names, and ``parameters``: plain values, by
-    which each instance is a pool of its own.
+    which each instance is a pool of its own. ``declared`` says which there are. Where one of them has no value this is
+    a template: others are made of it, and nothing runs in it.
     """
 
     app: str
@@ -305,6 +315,11 @@ class FunctionSpec:
     methods: dict[str, MethodSpec] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     web: WebSpec | None = None
+    declared: dict[str, ParameterSpec] = field(default_factory=dict)
+
+    @property
+    def is_template(self) -> bool:
+        return any(one.required and name not in self.parameters for name, one in self.declared.items())
 
     @property
     def key(self) -> str:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from stoker.cli.loading import find, load, split_target
+import stoker
+from stoker.cli import parameters
+from stoker.cli.loading import by_name, find, load, split_target
+from stoker.cli.usage import WrongUsage
 from stoker.errors import InvalidRequest
 
 PROGRAM = """
@@ -108,3 +111,54 @@ def test_what_the_file_raises_comes_as_it_is() -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         load(_write("prog_imports.py", "import no_such_package"))
     assert "prog_raises" not in sys.modules
+
+
+CLASSES = """
+import stoker
+app = stoker.App("classes")
+
+@app.cls()
+class Greeter:
+    word: str = stoker.parameter(default="hello")
+
+    @stoker.method()
+    def greet(self, name: str) -> str:
+        return f"{self.word} {name}"
+"""
+NEEDY = """
+@app.cls()
+class Needy:
+    need: str = stoker.parameter()
+
+    @stoker.method()
+    def one(self) -> None: ...
+
+    @stoker.method()
+    def two(self) -> None: ...
+"""
+
+
+def test_methods_are_found_by_their_class() -> None:
+    program = load(_write("prog_class.py", CLASSES))
+    for name in ("", "Greeter", "Greeter.greet"):
+        found = find(program, name)
+        assert isinstance(found, stoker.Function)
+        assert found.label == "classes.Greeter.greet"
+        assert found("you") == "hello you"
+    assert parameters.parse(found.raw_f, ["--name", "x"], program="p") == {"name": "x"}
+    app = program.apps[0]
+    assert by_name("classes", "Greeter", app.functions["Greeter"]) == (
+        'stoker.Cls.from_name("classes", "Greeter")(word=…).greet.remote(…)'
+    )
+
+
+def test_methods_that_cannot_be_run_say_why() -> None:
+    program = load(_write("prog_needy.py", CLASSES + NEEDY))
+    with pytest.raises(WrongUsage, match=r"Needy is a class with several methods.*\n.*::Needy\.one\n.*::Needy\.two"):
+        find(program, "Needy")
+    with pytest.raises(InvalidRequest, match=r"Needy must be given need.*Needy\(need=…\)\.two\.remote"):
+        find(program, "Needy.two")
+    with pytest.raises(WrongUsage, match=r"several functions.*\n.*::Greeter\.greet\n.*::Needy\.one"):
+        find(program, "")
+    with pytest.raises(InvalidRequest, match=r"Did you mean 'Greeter\.greet'"):
+        find(program, "Greeter.great")

@@ -57,6 +57,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "calls_done": 100,
             "failed": 0,
             "waiting": "for 4 cores to be free on any of the machines that there are, the largest of which has 2",
+            "parameters": {"model": "a-model-with-quite-a-long-name/in-a-directory", "size": 3},
         }
     ],
     "workers": [
@@ -83,7 +84,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 HEADERS = {
     "function", "version", "queued", "running", "workers", "done", "failed", "a call takes", "waiting", "app",
     "deployed", "functions", "call", "state", "made", "took", "tries", "error", "worker", "pid", "cores", "memory",
-    "limit", "cpu time", "calls", "started", "node",
+    "limit", "cpu time", "calls", "started", "node", "parameters",
 }  # fmt: skip
 
 

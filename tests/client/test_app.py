@@ -37,7 +37,10 @@ def test_what_is_no_function_is_refused() -> None:
 
 def test_a_method_is_refused() -> None:
     app = stoker.App("x")
-    with pytest.raises(stoker.InvalidRequest, match=r"^A\.f is a method: write a function at module level"):
+    with pytest.raises(
+        stoker.InvalidRequest,
+        match=r"^A\.f is a method. Put @stoker\.method\(\)",
+    ):
 
         class A:
             @app.function

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,12 @@ BATCH = stoker.Batch(max_size=8, max_wait="20ms")
 
 
 @app.function(batch=BATCH, max_workers=1)
-def doubled(xs: list[int], by: list[int] | None = None) -> list[int | Exception]:
-    if by is not None:
-        return [x * factor for x, factor in zip(xs, by, strict=True)]
+def times(xs: list[int], by: list[int]) -> list[int]:
+    return [x * factor for x, factor in zip(xs, by, strict=True)]
+
+
+@app.function(batch=BATCH, max_workers=1)
+def doubled(xs: list[int]) -> list[int | Exception]:
     return [ValueError(f"no {x}") if x < 0 else 2 * x for x in xs]
 
 
@@ -39,13 +43,13 @@ def in_threads(xs: list[int]) -> list[tuple[int, int]]:
 
 
 @app.function(batch=BATCH, max_workers=1)
-async def in_tasks(xs: list[int]) -> np.ndarray:
+async def in_tasks(xs: list[int]) -> Any:
     await asyncio.sleep(0.02)
     return np.full(len(xs), len(xs))
 
 
 @app.function(batch=BATCH, max_workers=1)
-def wrong(xs: list[str]) -> object:
+def wrong(xs: list[str]) -> Any:
     return {"few": xs[1:], "text": "abc", "none": None}[xs[0]]
 
 
@@ -87,7 +91,7 @@ def running() -> Iterator[None]:
 
 def test_each_call_gives_one_input_and_has_one_result() -> None:
     assert doubled.remote(4) == 8
-    assert doubled.remote(4, by=5) == 20
+    assert times.remote(4, 5) == 20
     assert list(doubled.map(range(100))) == [2 * x for x in range(100)]
     assert doubled.spawn(3).result() == 6
 
@@ -147,7 +151,7 @@ def test_what_is_no_batch_is_refused() -> None:
     with pytest.raises(stoker.InvalidOption, match="Did you mean 'max_size'"):
         stoker.Batch(maxsize=3)  # type: ignore[call-arg]
     with pytest.raises(stoker.InvalidOption, match=r"stoker\.Batch"):
-        app.function(batch=3)  # type: ignore[arg-type]
+        app.function(batch=3)  # type: ignore[call-overload]
     with pytest.raises(stoker.InvalidOption, match="Leave one of them out"):
         app.function(batch=BATCH, gang=stoker.Gang(2))
     with pytest.raises(stoker.InvalidOption, match="is a generator function"):

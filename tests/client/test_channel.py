@@ -63,6 +63,17 @@ def count_runs(path: str, seconds: float) -> None:
     time.sleep(seconds)
 
 
+@app.cls
+class Doubler:
+    @stoker.method()
+    def double(self, x: int) -> int:
+        return 2 * x
+
+    @stoker.method()
+    def triple(self, x: int) -> int:
+        return 3 * x
+
+
 @pytest.fixture(autouse=True)
 def running(runtime_dir: Path) -> Iterator[None]:
     with app.run():
@@ -93,6 +104,19 @@ def test_a_row_of_calls_goes_by_a_channel() -> None:
         return channel.calls >= before + 100  # a call that this machine was too busy for ends a channel
 
     wait_until(goes_by_it, timeout=30, message="a hundred calls by one channel")
+
+
+def test_the_methods_of_a_class_share_a_channel() -> None:
+    doubler = Doubler()
+
+    def goes_by_it() -> bool:
+        channel = lend(doubler.double, 1)
+        before = channel.calls
+        assert [doubler.double.remote(i) for i in range(10)] == [2 * i for i in range(10)]
+        assert [doubler.triple.remote(i) for i in range(10)] == [3 * i for i in range(10)]
+        return channel.calls >= before + 20
+
+    wait_until(goes_by_it, timeout=30, message="both methods by one channel")
 
 
 def test_an_error_comes_back_as_itself() -> None:

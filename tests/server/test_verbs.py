@@ -164,6 +164,35 @@ def test_a_served_run_is_found_by_name_while_it_lasts(running: Running, client: 
         client.ask("lookup", app="shop-dev", name="f")
 
 
+def test_who_holds_an_instance_of_a_served_class_calls_what_replaced_it(running: Running, client: Peer) -> None:
+    def told(run_id: str, size: str, *, served: bool = True, **options: Any) -> str:
+        (function,) = deployed("C", **options)
+        function.update(app="shop", run_id=run_id, kind="class", methods={"m": {}}, parameters={"size": size})
+        function["declared"] = {"size": {"type": "str", "default": "small"}}
+        answer = client.ask("register", app="shop", run_id=run_id, functions=[function], served=served)
+        return str(answer["keys"]["C"])
+
+    told("r1", "small", cpu=0.25)
+    large = told("r1", "large", served=False, cpu=0.25)
+    other = told("r1", "large", served=False, cpu=0.125)  # with other options
+    second = told("r2", "small", cpu=0.5)
+    client.ask("end_run", app="shop", run_id="r1")
+    client.submit(large, ["c-1.1"])
+    client.submit(other, ["c-1.2"])
+    rows = {row["key"]: row for row in client.ask("functions")}
+    (new,) = rows.keys() - {second, other}
+    assert rows[new]["parameters"] == {"size": "large"}
+    assert [rows[key]["queued"] + rows[key]["running"] for key in (new, second)] == [1, 0]
+
+
+def test_a_class_without_its_parameters_is_a_template_and_has_no_pool(running: Running, client: Peer) -> None:
+    (function,) = deployed("C", min_workers=1)
+    function.update(kind="class", methods={"m": {}}, declared={"size": {"type": "str", "required": True}})
+    key = client.ask("register", app="app", run_id="r1", functions=[function])["keys"]["C"]
+    assert client.ask("functions") == []
+    assert client.ask("lookup", app="app", name="C", run_id="r1")["key"] == key
+
+
 def test_whoever_changes_options_of_a_served_function_does_not_end_it(running: Running, client: Peer) -> None:
     running.register(client, spec("f"))
     other = running.client("c-2")

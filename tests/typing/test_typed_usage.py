@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import stoker
+from stoker.client.batches import Batch
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -39,6 +40,36 @@ async def async_generator(n: int) -> AsyncIterator[int]:
         yield i
 
 
+@app.cls(cpu=2)
+class Embedder:
+    size: str = stoker.parameter(default="small")
+
+    @stoker.enter(snapshot=True)
+    def load(self) -> None: ...
+
+    @stoker.enter
+    async def connect(self) -> None: ...
+
+    @stoker.exit()
+    def close(self) -> None: ...
+
+    @stoker.method()
+    def embed(self, text: str, *, norm: bool = False) -> list[float]:
+        return [float(len(text))]
+
+    @stoker.method
+    async def ask(self, text: str) -> bytes:
+        return text.encode()
+
+    @stoker.method()
+    def words(self, text: str) -> Iterator[str]:
+        yield from text.split()
+
+    @stoker.method(batch=Batch(max_size=8))
+    def score(self, texts: list[str]) -> list[float]:
+        return [self.embed(text)[0] for text in texts]
+
+
 @app.local_entrypoint()
 def main(points: int = 8) -> None: ...
 
@@ -64,6 +95,27 @@ def inferred() -> None:
     main(points=3)
 
 
+def inferred_of_a_class() -> None:
+    embedder = Embedder()
+    assert_type(embedder, Embedder)
+    assert_type(embedder.size, str)
+    assert_type(embedder.embed.remote("hello"), list[float])
+    assert_type(embedder.embed("hello", norm=True), list[float])
+    assert_type(embedder.embed.local("hello"), list[float])
+    assert_type(list(embedder.embed.map(["hello"])), list[list[float]])
+    assert_type(embedder.embed.spawn("hello"), stoker.Call[list[float]])
+    assert_type(embedder.ask.remote("hello"), bytes)
+    assert_type(next(embedder.words.stream("hello")), str)
+    assert_type(embedder.score.remote("one"), float)
+    assert_type(list(embedder.score.map(["one"])), list[float])
+    assert_type(stoker.Cls.from_name("a", "B"), stoker.Cls[Any])
+    embedder.embed.remote(1)  # type: ignore[arg-type]
+    embedder.embed.remote("hello", norms=True)  # type: ignore[call-arg]
+    embedder.score.remote(["one"])  # type: ignore[arg-type]
+    # mypy knows no decorator that is found at an instance, as `app.cls` is, so it sees no parameters; pyright does.
+    assert_type(Embedder(size="large").embed.remote("hello"), list[float])  # type: ignore[call-arg]
+
+
 def refused() -> None:
     plain.remote("one")  # type: ignore[arg-type]
     plain.remote(1, z=1)  # type: ignore[call-arg]
@@ -84,4 +136,6 @@ async def inferred_async() -> None:
 
 def test_the_decorated_functions_are_still_functions() -> None:
     assert plain(2) == 2.0
+    assert Embedder(size="large").embed("four") == [4.0]  # type: ignore[call-arg]
+    assert Embedder().score("four") == 4.0
     assert with_options(2) == "2"

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stoker.cli.loading import load, split_target
+from stoker.cli.loading import by_name, load, split_target
 from stoker.cli.screen import say, show_json
 from stoker.cli.server_requests import persistent_session
 from stoker.client.app import App
@@ -51,8 +51,8 @@ def deploy(
             say(f"  {url}")
         if item["urls"]:
             say(f"  {next(iter(item['urls'].values())).rpartition('/')[0]}/docs")
-        for function in program.functions if len(done) == 1 else []:
-            say(f'  stoker.Function.from_name("{item["app"]}", "{function}").remote(…)')
+        for function, found in program.functions.items() if len(done) == 1 else []:
+            say(f"  {by_name(item['app'], function, found)}")
 
 
 def _rename(app: App, name: str) -> None:

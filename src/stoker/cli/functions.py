@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +15,11 @@ app = typer.Typer(help="Functions: their queues and workers.", no_args_is_help=T
 
 def _workers(row: Mapping[str, Any]) -> str:
     return f"{row['workers']} ({row['idle']} idle)" if row["idle"] else count("workers")(row)
+
+
+def _parameters(row: Mapping[str, Any]) -> str:
+    """Show those of a class, by which its pools differ."""
+    return escape(", ".join(f"{name}={value!r}" for name, value in row.get("parameters", {}).items()))
 
 
 COLUMNS = (
@@ -38,4 +43,7 @@ def list_functions(
     """List functions, with what waits and what runs."""
     rows = ask("functions", app=app_name)
     empty = "No functions. `stoker deploy FILE.py` deploys an app; `stoker run FILE.py` runs one."
-    show_rows(rows, COLUMNS, as_json=as_json, empty=empty)
+    columns: Sequence[Column] = COLUMNS
+    if any(row.get("parameters") for row in rows):
+        columns = (COLUMNS[0], Column("parameters", _parameters, flexible=True, spare=2), *COLUMNS[1:])
+    show_rows(rows, columns, as_json=as_json, empty=empty)

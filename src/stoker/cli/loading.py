@@ -13,6 +13,7 @@ from typing import Any
 
 from stoker.cli.usage import WrongUsage
 from stoker.client.app import App, LocalEntrypoint
+from stoker.client.classes import Cls
 from stoker.client.function import Function
 from stoker.errors import InvalidRequest
 
@@ -31,8 +32,17 @@ class Program:
         return {name: entry for app in self.apps for name, entry in app.registered_entrypoints.items()}
 
     @property
-    def functions(self) -> dict[str, Function[..., Any]]:
+    def functions(self) -> dict[str, Function[..., Any] | Cls[Any]]:
         return {name: function for app in self.apps for name, function in app.functions.items()}
+
+    @property
+    def callable(self) -> dict[str, Function[..., Any] | Cls[Any]]:
+        """The functions, and of each class its methods: ``Embedder.embed``."""
+        found: dict[str, Function[..., Any] | Cls[Any]] = {}
+        for name, one in self.functions.items():
+            names = [f"{name}.{method}" for method in one.methods] if isinstance(one, Cls) else [name]
+            found.update(dict.fromkeys(names, one))
+        return found
 
 
 def split_target(target: str) -> tuple[str, str]:
@@ -71,24 +81,53 @@ def find(program: Program, name: str) -> LocalEntrypoint[..., Any] | Function[..
     if program.entrypoints:
         listed = _listed(program, program.entrypoints)
         raise WrongUsage(f"{program.source} has several local entrypoints: say which one to run.{listed}")
-    if len(program.functions) == 1:
-        return next(iter(program.functions.values()))
+    if len(program.callable) == 1:
+        return _by_name(program, next(iter(program.callable)))
     if program.functions:
         raise WrongUsage(
             f"{program.source} has no local entrypoint and several functions: say which one to run, or mark a function "
-            f"with `@app.local_entrypoint()`.{_listed(program, program.functions)}"
+            f"with `@app.local_entrypoint()`.{_listed(program, program.callable)}"
         )
     raise InvalidRequest(f"The app in {program.source} has nothing to run. Mark a function with `@app.function()`.")
 
 
 def _by_name(program: Program, name: str) -> LocalEntrypoint[..., Any] | Function[..., Any]:
-    known: dict[str, Any] = {**program.functions, **program.entrypoints}
+    known: dict[str, Any] = {**program.callable, **program.entrypoints}
     found = known.get(name) or vars(program.module).get(name)
+    if isinstance(found, Cls):
+        return _method(program, found, name)
     if isinstance(found, (LocalEntrypoint, Function)):
         return found
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise InvalidRequest(f"{program.source} has no function {name!r}.{hint} There are:{_listed(program, known)}")
+
+
+def by_name(app: str, name: str, found: Function[..., Any] | Cls[Any]) -> str:
+    """Return what to write in another program to call a function, or a method of a class, of a deployed app."""
+    if isinstance(found, Cls):
+        parameters = ", ".join(f"{one}=…" for one in found.declared)
+        return f'stoker.Cls.from_name("{app}", "{name}")({parameters}).{next(iter(found.methods))}.remote(…)'
+    return f'stoker.Function.from_name("{app}", "{name}").remote(…)'
+
+
+def _method(program: Program, cls: Cls[Any], name: str) -> Function[..., Any]:
+    """Return a method of an instance with default parameters; without its name, the one there is."""
+    _, _, method = name.rpartition(".")
+    if method not in cls.methods:
+        if len(cls.methods) > 1:
+            listed = _listed(program, {f"{cls.name}.{one}": None for one in cls.methods})
+            raise WrongUsage(f"{cls.name} is a class with several methods: say which one to run.{listed}")
+        method = next(iter(cls.methods))
+    needed = [one for one, spec in cls.declared.items() if spec.required]
+    if needed:
+        raise InvalidRequest(
+            f"{cls.name} must be given {', '.join(needed)}, which the command line cannot. Write a "
+            f"`@app.local_entrypoint()` that calls {cls.name}({', '.join(f'{one}=…' for one in needed)}).{method}."
+            "remote(…)."
+        )
+    found: Function[..., Any] = getattr(cls(), method)
+    return found
 
 
 def _listed(program: Program, names: dict[str, Any]) -> str:
@@ -101,7 +140,7 @@ def _apps_of(module: ModuleType) -> tuple[tuple[App, ...], tuple[App, ...]]:
     named = {id(value): value for value in values if isinstance(value, App)}
     used: dict[int, App] = {}
     for value in values:
-        app = value.app if isinstance(value, (Function, LocalEntrypoint)) else None
+        app = value.app if isinstance(value, (Function, Cls, LocalEntrypoint)) else None
         if app is not None and id(app) not in named:
             used[id(app)] = app
     return (tuple(named.values()), tuple(used.values())) if named else (tuple(used.values()), ())

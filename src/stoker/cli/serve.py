@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from stoker.cli.interrupts import two_step_interrupts
-from stoker.cli.loading import Program, load, split_target
+from stoker.cli.loading import Program, by_name, load, split_target
 from stoker.cli.screen import fail, say, show_json_line
 from stoker.cli.server import lent
 from stoker.cli.server_requests import ask
@@ -92,14 +92,16 @@ def _wait_for_change(stamps: Stamps) -> None:
 
 def _announce(program: Program, count: int, *, as_json: bool) -> None:
     served = {row["run_id"]: row["served_as"] for row in ask("apps") if row["served_as"]}
-    names = [(served.get(app.run_id, app.name), name) for app in program.apps for name in app.functions]
-    labels = [f"{app}.{name}" for app, name in names]
+    names = [
+        (served.get(app.run_id, app.name), name, found) for app in program.apps for name, found in app.functions.items()
+    ]
+    labels = [f"{app}.{name}" for app, name, _ in names]
     if as_json:
         show_json_line({"event": "loaded", "functions": labels, "files": count})
     else:
         say(f"serving {', '.join(labels)}; watching {count} file{'s' * (count != 1)}; Ctrl-C ends")
-        for app, name in names:
-            say(f'  stoker.Function.from_name("{app}", "{name}").remote(…)')
+        for app, name, found in names:
+            say(f"  {by_name(app, name, found)}")
     sys.stdout.flush()
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
@@ -16,27 +16,40 @@ from weakref import WeakValueDictionary
 
 from stoker.client import notices
 from stoker.client import session as sessions
+from stoker.client.classes import Cls, Configured, check_options
 from stoker.client.frames import trimmed
-from stoker.client.function import Function, Shape
+from stoker.client.function import Function
 from stoker.client.ids import stamped_id
 from stoker.client.image import Image
+from stoker.client.lifecycle import parameter
 from stoker.client.options import FunctionOptions
 from stoker.client.registration import Shipment, check_python, register, ship
 from stoker.client.session import Session
-from stoker.client.web import web_spec
 from stoker.errors import InvalidRequest, StokerError
 from stoker.protocol.payload import set_main_alias, set_main_by_value
 from stoker.types import FunctionSpec
 
 if TYPE_CHECKING:
-    from typing_extensions import ParamSpec, Unpack
+    from typing import TypeAlias
 
-    from stoker.client.options import Options
+    from typing_extensions import ParamSpec, Unpack, dataclass_transform
+
+    from stoker.client.batches import Batch
+    from stoker.client.options import Options, PlainOptions
+
+    Handle: TypeAlias = "Function[..., Any] | Cls[Any] | Configured"  # of what is registered
 else:
     from typing import ParamSpec
 
+    def dataclass_transform(**_: Any) -> Callable[[Any], Any]:
+        return lambda function: function
+
+
 P = ParamSpec("P")
+A = TypeVar("A")
+B = TypeVar("B")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _defined: WeakValueDictionary[str, App] = WeakValueDictionary()
@@ -46,6 +59,27 @@ class FunctionDecorator(Protocol):
     """What ``@app.function(…)`` returns."""
 
     def __call__(self, function: Callable[P, R], /) -> Function[P, R]: ...
+
+
+class ClsDecorator(Protocol):
+    """What ``@app.cls(…)`` returns. To a type checker the class stays itself: its instances have the same methods."""
+
+    def __call__(self, kind: type[T], /) -> type[T]: ...
+
+
+class BatchDecorator(Protocol):
+    """What ``@app.function(batch=…)`` returns: who calls the function gives one item, and has one result."""
+
+    @overload
+    def __call__(
+        self, function: Callable[[list[A]], Coroutine[Any, Any, Sequence[T]]], /
+    ) -> Function[[A], Coroutine[Any, Any, T]]: ...
+    @overload
+    def __call__(self, function: Callable[[list[A]], Sequence[T]], /) -> Function[[A], T]: ...
+    @overload
+    def __call__(self, function: Callable[[list[A], list[B]], Sequence[T]], /) -> Function[[A, B], T]: ...
+    @overload
+    def __call__(self, function: Callable[..., Any], /) -> Function[..., Any]: ...
 
 
 class EntrypointDecorator(Protocol):
@@ -68,8 +102,8 @@ class LocalEntrypoint(Generic[P, R]):
         return self.raw_f(*args, **kwargs)
 
 
-class _Functions(dict[str, "Function[..., Any]"]):
-    """An app's functions by name."""
+class _Functions(dict[str, "Function[..., Any] | Cls[Any]"]):
+    """An app's functions and classes by name."""
 
     def __call__(self, *args: object, **kwargs: object) -> NoReturn:
         raise TypeError("app.functions is the dict of an app's functions. The decorator is @app.function(…).")
@@ -87,7 +121,7 @@ class Run:
     served: bool = False
     holders: int = 0
     keys: dict[int, str] = field(default_factory=dict)  # by id() of the handle, which `handles` keeps alive
-    handles: list[Function[..., Any]] = field(default_factory=list)
+    handles: list[Handle] = field(default_factory=list)
     shipment: Shipment = field(default_factory=Shipment)
 
 
@@ -112,7 +146,7 @@ class App:
         self.name = _checked_name(name, "An app's name")
         self._defaults = FunctionOptions(image=image, env=env or {}, tags=tags or {})
         self._include_source = include_source
-        self.functions: dict[str, Function[..., Any]] = _Functions()
+        self.functions: dict[str, Function[..., Any] | Cls[Any]] = _Functions()
         self.registered_entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
         self.current_run: Run | None = None
         self.deployed_anew = False  # the last `deploy` has made a version
@@ -133,7 +167,11 @@ class App:
     @overload
     def function(self, function: Callable[P, R], /) -> Function[P, R]: ...
     @overload
-    def function(self, /, *, name: str = ..., **options: Unpack[Options]) -> FunctionDecorator: ...
+    def function(self, /, *, name: str = ..., batch: Batch, **options: Unpack[PlainOptions]) -> BatchDecorator: ...
+    @overload
+    def function(
+        self, /, *, name: str = ..., batch: None = ..., **options: Unpack[PlainOptions]
+    ) -> FunctionDecorator: ...
     def function(self, function: Any = None, /, *, name: str = "", **options: Any) -> Any:
         """Make a function one that runs elsewhere; with or without parentheses.
 
@@ -147,6 +185,28 @@ class App:
         if function is not None:
             return self._add_function(function, checked, name)
         return lambda given: self._add_function(given, checked, name)
+
+    @overload
+    @dataclass_transform(kw_only_default=True, field_specifiers=(parameter,))
+    def cls(self, kind: type[T], /) -> type[T]: ...
+    @overload
+    @dataclass_transform(kw_only_default=True, field_specifiers=(parameter,))
+    def cls(self, /, *, name: str = ..., **options: Unpack[Options]) -> ClsDecorator: ...
+    def cls(self, kind: Any = None, /, *, name: str = "", **options: Any) -> Any:
+        """Make a class one whose methods run elsewhere; with or without parentheses.
+
+        What it becomes is a `Cls`: called with the class's parameters it gives an instance. `FunctionOptions` says what
+        each option means.
+
+        Raises:
+            InvalidOption: an option is unknown or malformed, or not for classes.
+            InvalidRequest: it is no class, none that workers could make an instance of, or the name is taken.
+        """
+        check_options(options)
+        checked = FunctionOptions.of(options)
+        if kind is not None:
+            return self._add_class(kind, checked, name)
+        return lambda given: self._add_class(given, checked, name)
 
     @overload
     def local_entrypoint(self, function: Callable[P, R], /) -> LocalEntrypoint[P, R]: ...
@@ -197,7 +257,7 @@ class App:
         """Remove the deployed app; calls that were accepted are finished."""
         sessions.require_persistent().request("undeploy", {"app": self.name})
 
-    def key_of(self, function: Function[..., Any]) -> tuple[Session, str]:
+    def key_of(self, function: Any) -> tuple[Session, str]:
         """Return the session and the pool of one of the run's functions; one defined since its start is registered."""
         with self._lock:
             run = self.current_run
@@ -218,15 +278,27 @@ class App:
     def _add_function(self, function: Any, options: FunctionOptions, name: str) -> Function[..., Any]:
         _check_function(function)
         chosen = _checked_name(name or _name_of(function), "A function's name")
-        taken = self.functions.get(chosen)
-        if taken is not None and not _is_redefinition(taken.raw_f, function):
-            raise InvalidRequest(
-                f"The app {self.name!r} has a function {chosen!r} already ({_place(taken.raw_f)}). Give this one "
-                f"({_place(function)}) another name, by @app.function(name=…)."
-            )
+        self._check_free(chosen, function, "function")
         found: Function[..., Any] = Function(function, app=self, app_name=self.name, name=chosen, options=options)
         self.functions[chosen] = found
         return found
+
+    def _add_class(self, kind: Any, options: FunctionOptions, name: str) -> Cls[Any]:
+        _check_type(kind)
+        chosen = _checked_name(name or _name_of(kind), "A class's name")
+        self._check_free(chosen, kind, "cls")
+        found: Cls[Any] = Cls(kind, app=self, app_name=self.name, name=chosen, options=options)
+        self.functions[chosen] = found
+        return found
+
+    def _check_free(self, name: str, given: Any, decorator: str) -> None:
+        taken = self.functions.get(name)
+        if taken is not None and not _is_redefinition(taken.raw_f, given):
+            what = "class" if isinstance(taken, Cls) else "function"
+            raise InvalidRequest(
+                f"The app {self.name!r} has a {what} {name!r} already ({_place(taken.raw_f)}). Give this one "
+                f"({_place(given)}) another name, by @app.{decorator}(name=…)."
+            )
 
     def _add_entrypoint(self, function: Any, name: str) -> LocalEntrypoint[..., Any]:
         if not inspect.isfunction(function):
@@ -254,7 +326,7 @@ class App:
                 if run.session.usable:
                     run.session.tell("end_run", {"app": self.name, "run_id": run.run_id})
 
-    def _register(self, run: Run, functions: list[Function[..., Any]]) -> None:
+    def _register(self, run: Run, functions: Sequence[Handle]) -> None:
         _settle_main()
         specs = [self._spec_of(function, run.shipment, run_id=run.run_id) for function in functions]
         if not specs:
@@ -272,9 +344,8 @@ class App:
         run.session, run.shipment = session, Shipment(self._include_source, session.freezes)
         self._register(run, handles)
 
-    def _spec_of(self, function: Function[..., Any], shipment: Shipment, *, run_id: str) -> FunctionSpec:
+    def _spec_of(self, function: Handle, shipment: Shipment, *, run_id: str) -> FunctionSpec:
         options = function.options.over(image=self._defaults.image, env=self._defaults.env, tags=self._defaults.tags)
-        shape = Shape.of(function.raw_f)
         image = shipment.image(options.image if options.image is not None else Image.local())
         code = shipment.code_ref(function.raw_f)
         check_python(function.raw_f, code, image)
@@ -283,17 +354,10 @@ class App:
             name=function.name,
             code=code,
             image=image,
-            options=options.to_spec(),
-            kind="generator" if shape.generator else "function",
-            is_async=shape.is_async,
+            options=function.spec_options(options),
             run_id=run_id,
             cwd=os.getcwd(),  # noqa: PTH109 - a text
-            web=web_spec(
-                function.raw_f,
-                label=function.label,
-                streams=shape.generator,
-                is_batched=options.batch is not None,
-            ),
+            **function.spec_fields(),
         )
 
 
@@ -361,8 +425,8 @@ async def _running_async(app: App, show_progress: bool | None, *, served: bool) 
         await asyncio.to_thread(block.__exit__, None, None, None)
 
 
-def find_function(app_name: str, name: str) -> Function[..., Any] | None:
-    """Return a function that is defined in this process."""
+def find_function(app_name: str, name: str) -> Function[..., Any] | Cls[Any] | None:
+    """Return a function, or class, that is defined in this process."""
     app = _defined.get(app_name)
     return app.functions.get(name) if app is not None else None
 
@@ -399,8 +463,8 @@ def _name_of(function: Callable[..., Any]) -> str:
 def _check_function(function: Any) -> None:
     if isinstance(function, type):
         raise InvalidRequest(
-            f"@app.function takes a function; {function.__name__} is a class. Classes come with stoker.cls in a later "
-            "version: until then, make a function of what it does."
+            f"@app.function takes a function; {function.__name__} is a class. Put @app.cls() before it, and "
+            "@stoker.method() before its methods that are to run elsewhere."
         )
     if isinstance(function, Function):
         raise InvalidRequest(
@@ -412,16 +476,30 @@ def _check_function(function: Any) -> None:
     own_name = inspect.unwrap(function).__qualname__.rpartition("<locals>.")[2]
     if "." in own_name:
         raise InvalidRequest(
-            f"{own_name} is a method: write a function at module level (classes come in a later version)."
+            f"{own_name} is a method. Put @stoker.method() before it in place of @app.function(), and @app.cls() "
+            "before its class."
         )
 
 
+def _check_type(kind: Any) -> None:
+    if isinstance(kind, Cls):
+        raise InvalidRequest(
+            f"{kind.label} is decorated already. Use {kind.name}.with_options(…) for other pools of the same class."
+        )
+    if not isinstance(kind, type):
+        is_function = inspect.isroutine(kind) or isinstance(kind, Function)
+        what = f"{kind.__name__} is a function: put @app.function() before it" if is_function else f"{kind!r} is none"
+        raise InvalidRequest(f"@app.cls takes a class; {what}.")
+
+
 def _is_redefinition(old: Callable[..., Any], new: Callable[..., Any]) -> bool:
-    """Tell whether a notebook's cell, or a reloaded module, defines the same function again."""
+    """Tell whether a notebook's cell, or a reloaded module, defines the same function, or class, again."""
     same = old.__module__ == new.__module__ and old.__qualname__ == new.__qualname__
-    return same and (old.__module__ == "__main__" or old.__code__.co_firstlineno == new.__code__.co_firstlineno)
+    return same and (old.__module__ == "__main__" or _place(old) == _place(new))
 
 
 def _place(function: Callable[..., Any]) -> str:
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else function.__module__
+    """Say where it is defined; a class says so only by its methods."""
+    own = vars(function).values() if isinstance(function, type) else [inspect.unwrap(function)]
+    codes = [one.__code__ for one in own if hasattr(one, "__code__")]
+    return f"{codes[0].co_filename}:{codes[0].co_firstlineno}" if codes else function.__module__

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from stoker.errors import CallCancelled, CallError, ConnectionFailed, StokerError, from_wire
@@ -38,6 +38,7 @@ class Route(NamedTuple):
     """What calls that travel in one `Submit` have in common. ``label`` is for people.
 
     ``deadline`` is the function's own where the client knows it: what is sent again gets the time that is left.
+    ``method`` is that of a class, whose name goes before a call's arguments.
     """
 
     function: str
@@ -47,6 +48,11 @@ class Route(NamedTuple):
     priority: int = 0
     parent: str = ""
     deadline: float | None = None
+    method: str = ""
+
+    def arguments(self, args: Sequence[Any]) -> tuple[Any, ...]:
+        """Return a call's arguments by position as they travel."""
+        return (self.method, *args) if self.method else tuple(args)
 
 
 class Settled(NamedTuple):

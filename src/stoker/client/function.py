@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import difflib
 import functools
-import inspect
-import os
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from stoker.client import session as sessions
 from stoker.client.calls import Route
 from stoker.client.methods import (
     ForEachMethod,
@@ -24,12 +20,13 @@ from stoker.client.methods import (
     StreamMethod,
 )
 from stoker.client.options import FunctionOptions
+from stoker.client.reference import Reference, Shape, Target
 from stoker.client.session import Session
 from stoker.client.signatures import CallSignature
-from stoker.errors import InvalidOption, InvalidRequest, NotRunning
-from stoker.protocol.structure import structured
-from stoker.transport.current import APP_VARIABLE, RUN_ID_VARIABLE, current_call
-from stoker.types import FunctionSpec
+from stoker.client.web import web_spec
+from stoker.errors import InvalidOption, InvalidRequest
+from stoker.transport.current import current_call
+from stoker.types import OptionsSpec
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec, Unpack
@@ -54,36 +51,13 @@ _KINDS = {
 """`Submit.kind` and `Submit.detached` of the calls that each method makes."""
 
 
-class Shape(NamedTuple):
-    """What kind of function it is: ``generator`` yields, ``is_async`` is a coroutine function or async generator."""
-
-    generator: bool = False
-    is_async: bool = False
-
-    @classmethod
-    def of(cls, function: Callable[..., Any]) -> Shape:
-        plain = inspect.unwrap(function)
-        return cls(
-            generator=inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain),
-            is_async=inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain),
-        )
-
-
-class Target(NamedTuple):
-    """Where a handle's calls go, for one session and one run of its app; ``deadline`` where it is known here."""
-
-    session: Session
-    run: object
-    key: str
-    shape: Shape
-    deadline: float | None = None
-
-
-class Function(Generic[P, R_co]):
+class Function(Reference, Generic[P, R_co]):
     """A function that runs here when called, and elsewhere through `remote`, `map`, `stream` and `spawn`.
 
     It pickles by reference, so it may be an argument of other calls.
     """
+
+    _method = ""  # of a class, that its calls name first
 
     def __init__(
         self,
@@ -97,11 +71,9 @@ class Function(Generic[P, R_co]):
         run_id: str | None = None,
         key: str = "",
     ) -> None:
-        self._raw_f = raw_f
-        self._app = app
-        self.app_name = app_name
-        self.name = name
-        self._options = options or FunctionOptions()
+        super().__init__(
+            raw_f, app=app, app_name=app_name, name=name, options=options, changed=changed, run_id=run_id, key=key
+        )
         if self._options.gang is not None and raw_f is not None and Shape.of(raw_f).generator:
             raise InvalidOption(
                 f"{app_name}.{name} is a generator function, and a gang's call has one value: what rank 0 returns. "
@@ -112,11 +84,8 @@ class Function(Generic[P, R_co]):
                 f"{app_name}.{name} is a generator function, and a batch returns a list of results. Return one, or "
                 "leave batch= out."
             )
-        self._changed = changed or {}
-        self._run_id = run_id  # of the program a reference came from
-        self._key = key
-        self._target: Target | None = None
         self._routes: dict[str, Route] = {}
+        self._routed: Target | None = None  # where the routes lead
         self._signature = CallSignature.of(raw_f, label=self.label)
         if raw_f is not None:
             functools.update_wrapper(self, raw_f)
@@ -137,11 +106,6 @@ class Function(Generic[P, R_co]):
         return Function(None, app=None, app_name=app, name=name)
 
     @property
-    def label(self) -> str:
-        """What people read: ``digits.accuracy``."""
-        return f"{self.app_name}.{self.name}"
-
-    @property
     def raw_f(self) -> Callable[P, R_co]:
         """The user's own function.
 
@@ -152,17 +116,8 @@ class Function(Generic[P, R_co]):
             raise InvalidRequest(
                 f"The code of {self.label} is not in this program, only its name. Call it by {self.name}.remote(…)."
             )
-        return self._raw_f
-
-    @property
-    def app(self) -> App | None:
-        """The app it belongs to; None for a reference."""
-        return self._app
-
-    @property
-    def options(self) -> FunctionOptions:
-        """The options as stated, without the app's defaults."""
-        return self._options
+        found: Callable[P, R_co] = self._raw_f
+        return found
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Call the function here, in this process."""
@@ -238,6 +193,22 @@ class Function(Generic[P, R_co]):
         """Return what kind of function it is; a reference asks the server."""
         return Shape.of(self._raw_f) if self._raw_f is not None else self.target().shape
 
+    def spec_fields(self) -> dict[str, Any]:
+        shape = Shape.of(self.raw_f)
+        return {
+            "kind": "generator" if shape.generator else "function",
+            "is_async": shape.is_async,
+            "web": web_spec(
+                self.raw_f,
+                label=self.label,
+                streams=shape.generator,
+                is_batched=self._options.batch is not None,
+            ),
+        }
+
+    def spec_options(self, options: FunctionOptions) -> OptionsSpec:
+        return options.to_spec()
+
     def check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise `TypeError` where the function, if its code is here, cannot be called with these arguments."""
         if self._signature is not None:
@@ -252,21 +223,6 @@ class Function(Generic[P, R_co]):
         if signature is not None and not signature.takes(count) and not self.shape().generator:
             signature.check((None,) * count, {})
 
-    def target(self) -> Target:
-        """Return where calls go now.
-
-        Raises:
-            NotRunning: its app is neither running here nor deployed; says what to do.
-            NotFound: no such function is deployed.
-        """
-        found = self._target
-        run = self._app.current_run if self._app is not None else None
-        if found is not None and found.run is run and found.session.usable:
-            return found
-        self._routes = {}
-        self._target = found = self._find_target(run)
-        return found
-
     def route(self, method: str) -> tuple[Session, Route]:
         """Return the session and the route for calls by one of the methods.
 
@@ -276,11 +232,15 @@ class Function(Generic[P, R_co]):
         if self._raw_f is not None and method not in self._routes:
             self._check_yields(method, Shape.of(self._raw_f))
         target = self.target()
+        if target is not self._routed:
+            self._routes, self._routed = {}, target
         route = self._routes.get(method)
         if route is None:
-            self._check_yields(method, target.shape)
+            self._check_yields(method, self.shape())
             kind, detached = _KINDS[method]
-            route = self._routes[method] = Route(target.key, self.label, kind, detached, deadline=target.deadline)
+            route = self._routes[method] = Route(
+                target.key, self.label, kind, detached, deadline=target.deadline, method=self._method
+            )
         parent = current_call()
         if parent is not None:
             route = route._replace(parent=parent.id)
@@ -288,7 +248,7 @@ class Function(Generic[P, R_co]):
 
     async def route_async(self, method: str) -> tuple[Session, Route]:
         """Return the session and the route; what has to be asked first is asked beside the loop."""
-        if self._target is None or not self._target.session.usable:
+        if self._routed is None or not self._routed.session.usable:
             context = copy_context()
             await asyncio.get_running_loop().run_in_executor(None, context.run, self.route, method)
         return self.route(method)
@@ -304,64 +264,14 @@ class Function(Generic[P, R_co]):
             f"{self.name}.{method}(…)."
         )
 
-    def _find_target(self, run: object) -> Target:
-        app = self._app
-        if app is not None and app.current_run is not None:
-            session, key = app.key_of(self)
-            return Target(session, run, key, self._own_shape(), self._options.to_spec().deadline)
-        if self._key and not self._changed:
-            return Target(sessions.current(), run, self._key, self._own_shape())
-        if app is not None and APP_VARIABLE not in os.environ:
-            raise NotRunning(
-                f"{self.label} cannot be called remotely: its app is not running. Wrap the call in `with app.run():`, "
-                f"where `app` is your App({app.name!r}), or put it into a function under `@app.local_entrypoint()`, "
-                f"which `stoker run <file>` calls, or deploy the app and use "
-                f"stoker.Function.from_name({app.name!r}, {self.name!r}). "
-                f"{self.name}.local(…) runs it here."
-            )
-        return self._look_up(run)
-
-    def _own_shape(self) -> Shape:
-        return Shape.of(self._raw_f) if self._raw_f is not None else Shape()
-
-    def _look_up(self, run: object) -> Target:
-        """Ask the server for the function by name: within a worker, of the run that the worker belongs to."""
-        session = sessions.lasting("deployed apps")
-        params = {"app": self.app_name, "name": self.name, "run_id": self._lookup_run_id()}
-        answer = session.request_kept("deployed apps", "lookup", params)
-        spec = structured(FunctionSpec, answer["spec"])
-        key = str(answer["key"])
-        if self._changed:
-            spec = dataclasses.replace(spec, options=_changed_spec(spec, self._changed, self.label))
-            answer = session.request(
-                "register", {"app": spec.app, "run_id": spec.run_id, "functions": [dataclasses.asdict(spec)]}
-            )
-            key = str(answer["keys"][self.name])
-        return Target(session, run, key, Shape(spec.kind == "generator", spec.is_async), spec.options.deadline)
-
-    def _lookup_run_id(self) -> str:
-        if self._run_id is not None:
-            return self._run_id
-        if os.environ.get(APP_VARIABLE) == self.app_name:
-            return os.environ.get(RUN_ID_VARIABLE, "")
-        return ""
-
-
-def _changed_spec(spec: FunctionSpec, changed: dict[str, Any], label: str) -> Any:
-    if "image" in changed:
-        raise InvalidRequest(
-            f"{label} is known by name only, so its image cannot be changed here: use with_options(image=…) where the "
-            "function is defined."
-        )
-    resolved = FunctionOptions.of(changed).to_spec()
-    return dataclasses.replace(spec.options, **{name: getattr(resolved, name) for name in changed})
-
 
 def _restore(app_name: str, name: str, run_id: str | None, key: str) -> Function[..., Any]:
     """Open a pickled handle: the very function where its app is defined in this process, else a reference."""
     from stoker.client.app import find_function
 
     own = find_function(app_name, name)
+    if not isinstance(own, Function):
+        own = None
     if own is not None and not key:
         return own
     return Function(

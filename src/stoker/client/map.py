@@ -147,7 +147,7 @@ class MapRun(Waiter):
 
     def _submit(self, args: tuple[Any, ...]) -> None:
         index = self._submitted
-        pending = self._session.packed(self._route, self, encode_call(args, NO_KEYWORDS), index)
+        pending = self._session.packed(self._route, self, encode_call(self._route.arguments(args), NO_KEYWORDS), index)
         self._open[index] = pending
         self._bytes_sent += pending.size
         self._submitted = index + 1

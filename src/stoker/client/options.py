@@ -69,7 +69,7 @@ class Retries:
 LEAST_MEMORY_BYTES = 1 << 20  # less is a unit forgotten
 
 
-class Options(TypedDict, total=False):
+class PlainOptions(TypedDict, total=False):
     """The options as an editor shows them; `FunctionOptions` says what each means."""
 
     image: Image | None
@@ -92,6 +92,11 @@ class Options(TypedDict, total=False):
     priority: int
     tags: Mapping[str, str]
     gang: Gang | None
+
+
+class Options(PlainOptions, total=False):
+    """All of them: with a batch, callers give one item where the function takes a list."""
+
     batch: Batch | None
 
 

@@ -160,6 +160,11 @@ def _has_source(module: ModuleType) -> bool:
 
 def _modules_used(function: Callable[..., Any]) -> Iterator[str]:
     """Yield the modules that a function by value refers to: its bundle has those that are the user's own."""
+    if isinstance(function, type):
+        yield from (base.__module__ for base in function.__mro__ if base.__module__ not in {"__main__", "builtins"})
+        for value in vars(function).values():
+            yield from _modules_used(value)
+        return
     if not isinstance(function, FunctionType):
         return
     names = list(function.__code__.co_names)

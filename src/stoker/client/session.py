@@ -83,7 +83,7 @@ class Session:
         Raises:
             SerializationError: an argument cannot travel; it says which.
         """
-        return self.packed(route, sink, encode_call(tuple(args), kwargs), tag)
+        return self.packed(route, sink, encode_call(route.arguments(args), kwargs), tag)
 
     def packed(self, route: Route, sink: Sink, encoded: Encoded, tag: int = 0) -> Pending:
         """Make a call of an encoded input, putting a big one into shared memory."""
@@ -122,7 +122,7 @@ class Session:
 
     def call(self, route: Route, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[str, Settled]:
         """Make an attached call and wait until it is settled; return its id with its end. Ctrl-C cancels it."""
-        encoded = encode_call(tuple(args), kwargs)
+        encoded = encode_call(route.arguments(args), kwargs)
         channel = self.channels.find(route)
         if channel is not None and encoded.size <= PAYLOAD_MAX_BYTES:
             done = channel.call(route, encoded.to_bytes())
@@ -314,7 +314,8 @@ def _open() -> Session:
     if label := being_loaded():
         raise InvalidRequest(
             f"The module of {label} runs an app or calls a function while a worker imports it, and so would every "
-            'worker in turn. Put that under `if __name__ == "__main__":`, or into a function.'
+            'worker in turn. Put that under `if __name__ == "__main__":`, or into a function; of a class, into an '
+            "@stoker.enter() without snapshot."
         )
     with _lock:
         if _session is not None and _session.failed:

@@ -58,7 +58,7 @@ class ClusterApp(App):
         super().__init__(name, include_source=False)
         self._source = source
 
-    def _spec_of(self, function: Function[..., Any], shipment: Shipment, *, run_id: str) -> FunctionSpec:
+    def _spec_of(self, function: Any, shipment: Shipment, *, run_id: str) -> FunctionSpec:
         spec = super()._spec_of(function, shipment, run_id=run_id)
         return replace(spec, code=replace(spec.code, bundle=self._bundle(shipment)))
 

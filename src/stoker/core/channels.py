@@ -42,13 +42,8 @@ def asked(st: State, event: e.ChannelAsked) -> None:
 def _lendable(st: State, pool: Pool) -> Worker | None:
     options = pool.options
     # What the server decides about each call (retries, deadlines, who is next) it cannot decide about these.
-    plain = (
-        options.concurrency == 1
-        and options.batch is None
-        and options.lost_retries > 0
-        and not options.retries.max_retries
-    )
-    if pool.spec.is_async or pool.spec.kind != "function" or options.gang is not None:
+    plain = options.concurrency == 1 and options.lost_retries > 0 and not options.retries.max_retries
+    if pool.spec.is_async or pool.spec.kind == "generator" or options.gang is not None or options.batch is not None:
         return None
     if not plain or options.recycle_after is not None or options.deadline is not None or pool.retired:
         return None

@@ -14,7 +14,7 @@ message, in `Part` frames.
     server ── Lease, StreamCredit, Ack ──► worker, its lease socket
     server ◄── Hello, Held, Results, Items, ChannelClosed ── worker, its lease socket
     server ── CancelAttempts, Revoke, Drain, OpenChannel, CloseChannel, GatherRank ──► worker, its control socket
-    server ◄── Hello, Revoked, ChannelOpened, ChannelUsed, RankGathered ── worker, its control socket
+    server ◄── Hello, Revoked, ChannelOpened, ChannelUsed, RankGathered, StartFailed ── worker, its control socket
     server ── StartWorker, StopWorker, BuildImage, FlushLogs, Request ──► agent
     server ◄── Hello, NodeState, WorkerStarted, StartFailed, WorkerExited, Phase, LogLines, Usage,
            LogsFlushed, Reply ── agent
@@ -514,7 +514,10 @@ class WorkerStarted:
 
 @message
 class StartFailed:
-    """A worker could not be started. With ``retry`` it may work later (the capacity is held by another program)."""
+    """A worker could not be started. With ``retry`` it may work later (the capacity is held by another program).
+
+    A worker says so itself where an enter hook has failed.
+    """
 
     worker: str
     error: ErrorInfo

@@ -74,6 +74,7 @@ class ZygoteConfig:
     concurrency: int = 1
     timeout: float = 3600.0
     recycle_after: int | None = None
+    startup_timeout: float = 600.0
     sys_path: list[str] = field(default_factory=list)
     bundle_dir: str = ""
     by_value_file: str = ""

@@ -29,7 +29,8 @@ class Attempt(CurrentCall):
     """One attempt and what becomes of it. ``segment`` is (name, size) when its input does not lie in ``body``."""
 
     __slots__ = (
-        "body", "channel", "credit", "encode", "interrupt", "is_generator", "key", "raised", "segment", "started",
+        "body", "channel", "credit", "encode", "interrupt", "is_generator", "key", "method", "raised", "segment",
+        "started",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +44,7 @@ class Attempt(CurrentCall):
         self.started = 0.0
         self.encode: Callable[[Any], bytes] | None = None  # of what it returns or yields, where that is no pickle
         self.is_generator = False  # what it runs, once that is known
+        self.method = ""  # of a class
         self.channel: Channel | None = None  # that it came by, and its answer goes by, until that is closed
         self.interrupt: Interrupt | None = None
         self.raised = False  # its exception was raised: it comes once, code that swallows it is ended from outside

@@ -12,5 +12,6 @@ FIRST_ATTEMPT_SILENT_SECONDS = 10.0  # a forked worker that uses no CPU for so l
 RECONNECT_SECONDS = 0.1  # between tries to reach a server that went away
 DEFAULT_CREDIT = 64  # items of a stream that need no `StreamCredit`
 EXIT_SETUP = 70  # a worker could not set itself up; its log says why
+EXIT_ENTER = 71  # an enter hook raised something; the server was told
 EXIT_ABANDONED = 75  # the server stayed away past the grace
 EXIT_STOPPED = 143  # ended by SIGTERM

@@ -100,6 +100,9 @@ class InlineLoop:
         self._thread = threading.get_ident()
         signal.signal(INTERRUPT_SIGNAL, self._on_signal)
 
+    def run_hook(self, call: Callable[[], Any]) -> None:
+        call()
+
     def run(self) -> None:
         worker = self._worker
         outbox = worker.outbox

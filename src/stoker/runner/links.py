@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from stoker.errors import StokerError
-from stoker.protocol.messages import Held, Welcome
+from stoker.protocol.messages import Held, StartFailed, Welcome
 from stoker.protocol.zygotes import ZygoteConfig
 from stoker.runner.attempts import Desk
 from stoker.runner.config import RECONNECT_SECONDS
@@ -68,6 +68,25 @@ class Links:
                 time.sleep(RECONNECT_SECONDS)
             else:
                 return
+
+    def refuse(self, message: StartFailed) -> None:
+        """Tell the server, and nothing else, that no worker comes of this process; return when it has heard it."""
+        deadline = time.monotonic() + GREETING_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                link, _ = self._open("control")
+            except (StokerError, OSError):
+                time.sleep(RECONNECT_SECONDS)  # it is being restarted
+                continue
+            try:
+                link.settimeout(GREETING_SECONDS)
+                link.send(message)
+                link.receive()  # it closes the link
+            except (StokerError, OSError):
+                pass
+            finally:
+                link.close()
+            return
 
     def _connect(self) -> None:
         lease, welcome = self._open("worker")

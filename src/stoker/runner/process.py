@@ -71,8 +71,9 @@ def reseed() -> None:
         torch_random.default_generator.seed()
 
 
-def reasons_against_fork() -> tuple[int, str]:
+def reasons_against_fork(*, has_hooks: bool = False) -> tuple[int, str]:
     """Return the number of OS threads, and why this process cannot be forked; empty if it can."""
+    or_hook, loaded = (" or an enter(snapshot=True) hook", "loaded") if has_hooks else ("", "imported")
     tasks = [Path(f"/proc/self/task/{task}") for task in os.listdir("/proc/self/task")]  # noqa: PTH208
     reasons = []
     if len(tasks) > 1:
@@ -80,11 +81,11 @@ def reasons_against_fork() -> tuple[int, str]:
         threading = sys.modules["threading"]
         python = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
         origin = f"Python's {', '.join(python)}" if python else f"native: {', '.join(names)}"
-        reasons.append(f"its module starts {len(tasks) - 1} threads when it is imported ({origin})")
+        reasons.append(f"its module{or_hook} starts {len(tasks) - 1} threads when it is {loaded} ({origin})")
     torch = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)
     if cuda is not None and cuda.is_initialized():
-        reasons.append("its module initialises CUDA when it is imported")
+        reasons.append(f"its module{or_hook} initialises CUDA when it is {loaded}")
     return len(tasks), " and ".join(reasons)
 
 

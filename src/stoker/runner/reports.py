@@ -133,7 +133,7 @@ class Reports:
             return Report(Outcome.CANCELLED, error=ErrorInfo(INPUT_LOST, str(error)))
         if isinstance(error, Unsendable):
             cause = error.error
-            label = self._config.label
+            label = self._label(attempt)
             text = f"{label}: what it returned cannot travel: {cause}"
             return Report(Outcome.UNSENDABLE, error=ErrorInfo(type(cause).__name__, text, fields=cause.fields))
         encoded, info = encode_exception(error, strip=PACKAGE_DIR)
@@ -145,7 +145,7 @@ class Reports:
         return Report(outcome, payload, info)
 
     def _of_interrupt(self, attempt: Attempt, error: BaseException | None) -> Report:
-        label = self._config.label
+        label = self._label(attempt)
         where = encode_exception(error, strip=PACKAGE_DIR)[1].traceback if error is not None else ""
         if attempt.interrupt is Interrupt.STOP:
             return Report(Outcome.CANCELLED, silent=True)
@@ -154,6 +154,10 @@ class Reports:
             text = f"{label}: an attempt ran longer than its timeout of {seconds:g} s. Raise `timeout`, or do less."
             return Report(Outcome.TIMEOUT, error=ErrorInfo("CallTimeout", text, where))
         return Report(Outcome.CANCELLED, error=ErrorInfo("CallCancelled", f"{label}: the call was cancelled.", where))
+
+    def _label(self, attempt: Attempt) -> str:
+        label = self._config.label
+        return f"{label}.{attempt.method}" if attempt.method else label
 
     def cancelled_unstarted(self) -> Report:
         text = f"{self._config.label}: the call was cancelled before it ran."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from stoker.protocol.zygotes import ZygoteConfig
@@ -16,6 +16,14 @@ class Target(NamedTuple):
     is_generator: bool = False
     is_async: bool = False
     batch: BatchSpec | None = None  # it takes lists, of inputs of several calls
+    method: str = ""  # of a class
+
+
+class Hook(NamedTuple):
+    """What a class has run by itself, by the name of its method. It may return a coroutine."""
+
+    name: str
+    call: Callable[[], Any]
 
 
 class Code(Protocol):
@@ -23,12 +31,23 @@ class Code(Protocol):
 
     has_async: bool  # some of it is: its worker has an event loop
 
+    @property
+    def enter_hooks(self) -> Sequence[Hook]:
+        """Run when a worker begins."""
+
+    @property
+    def exit_hooks(self) -> Sequence[Hook]:
+        """Run when a worker ends."""
+
     def target(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Target, tuple[Any, ...], dict[str, Any]]:
         """Return what these arguments are for, and those that are its own."""
 
 
 class FunctionCode:
     """The code of a pool of one function: all arguments are its own."""
+
+    enter_hooks: Sequence[Hook] = ()
+    exit_hooks: Sequence[Hook] = ()
 
     def __init__(self, config: ZygoteConfig, function: Callable[..., Any]) -> None:
         self.has_async = config.is_async

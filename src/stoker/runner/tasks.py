@@ -1,5 +1,7 @@
 """The loop for async functions: their calls are tasks of one event loop, on the main thread.
 
+A class may have others beside them: those run in threads, as in `ThreadsLoop`, each awaited by its call's task.
+
 The lease connection is read by the same event loop, so a call costs no thread hop; results of calls that end in one
 turn of the loop share a frame.
 """
@@ -7,18 +9,33 @@ turn of the loop share a frame.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
+import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from stoker.runner import pools
 from stoker.runner.attempts import Attempt, Key
 from stoker.runner.batches import Batches, Group
+from stoker.runner.generators import drive
 from stoker.runner.interrupts import Interrupt
-from stoker.runner.outbox import Stream
+from stoker.runner.outbox import Payload, Stream
+from stoker.runner.targets import Target
 from stoker.transport.current import enter_call, enter_only_call
 
 if TYPE_CHECKING:
     from stoker.runner.worker import Worker
+
+
+class _Raised(Exception):
+    """What was raised in a thread, on its way through the call's task."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class TasksLoop:
@@ -38,9 +55,17 @@ class TasksLoop:
         self._gathering = False
         self._came = asyncio.Event()
         self._together: dict[Key, list[Attempt]] = {}  # by each attempt of a batch that runs, all of them
+        self._aside: ThreadPoolExecutor | None = None  # for what is not async
+        self._in_threads: set[Key] = set()
+        self._news = threading.Condition()  # for generators in threads, which wait for room
 
     def prepare(self) -> None:
         asyncio.set_event_loop(self._loop)
+
+    def run_hook(self, call: Callable[[], Any]) -> None:
+        outcome = call()
+        if inspect.iscoroutine(outcome):
+            self._loop.run_until_complete(outcome)
 
     def run(self) -> None:
         self._loop.add_reader(self._worker.wake_fd, self._on_wake)
@@ -98,17 +123,21 @@ class TasksLoop:
         if self._concurrency == 1:
             enter_only_call(attempt)
         worker.begin(attempt)
-        try:
-            report = worker.reports.of_value(attempt, await self._call(attempt))
-        except BaseException as error:  # noqa: BLE001 - user code may raise anything; nothing of it may end the worker
-            report = worker.reports.of_error(attempt, error)
+        await self._report(attempt, self._call(attempt))
         if self._concurrency == 1:
             enter_only_call(None)
         del self._tasks[attempt.key]
-        worker.finish(attempt, report, flush=False)
         if not self._is_turn_due:
             self._is_turn_due = True
             self._loop.call_soon(self._turn)
+
+    async def _report(self, attempt: Attempt, call: Coroutine[Any, Any, Any]) -> None:
+        worker = self._worker
+        try:
+            report = worker.reports.of_value(attempt, await call)
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything; nothing of it may end the worker
+            report = worker.reports.of_error(attempt, error.error if isinstance(error, _Raised) else error)
+        worker.finish(attempt, report, flush=False)
 
     # -- batches
 
@@ -144,12 +173,10 @@ class TasksLoop:
             if self._concurrency == 1:
                 enter_only_call(group.attempts[0])
             self._together.update((attempt.key, group.attempts) for attempt in group.attempts)
-            try:
-                values = await self._values(group)
-            except BaseException as error:  # noqa: BLE001 - user code may raise anything; it must not end the worker
-                batches.fail(group, error)
+            if group.target.batch is None:
+                await self._report(group.attempts[0], self._apply(*group.only()))
             else:
-                batches.end(group, values)
+                await self._run_group(batches, group)
             for attempt in group.attempts:
                 del self._together[attempt.key]
         if self._concurrency == 1:
@@ -157,19 +184,24 @@ class TasksLoop:
         del self._tasks[first.key]
         self._turn()
 
-    async def _values(self, group: Group) -> Any:
-        """Return what a batch returns; of what is not batched a list of one."""
-        if group.target.batch is not None:
-            return await group.call()
-        raise TypeError("a function that is not batched came to batches")
+    async def _run_group(self, batches: Batches, group: Group) -> None:
+        try:
+            values = await group.call() if group.target.is_async else await self._in_thread(group.attempts, group.call)
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything; it must not end the worker
+            batches.fail(group, error.error if isinstance(error, _Raised) else error)
+        else:
+            batches.end(group, values)
 
     async def _call(self, attempt: Attempt) -> Any:
-        reports = self._worker.reports
-        target, args, kwargs = self._worker.resolve(attempt)
+        return await self._apply(attempt, *self._worker.resolve(attempt))
+
+    async def _apply(self, attempt: Attempt, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not target.is_async:
+            return await self._call_in_thread(attempt, target, args, kwargs)
         if target.is_generator:
             return await self._generate(attempt, target.call, args, kwargs)
         awaitable: Coroutine[Any, Any, Any] = target.call(*args, **kwargs)
-        return reports.encode_result(attempt, await awaitable)
+        return self._worker.reports.encode_result(attempt, await awaitable)
 
     async def _generate(
         self, attempt: Attempt, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -196,6 +228,80 @@ class TasksLoop:
                 worker.close_stream(stream)
         return b""
 
+    # -- what is not async
+
+    async def _call_in_thread(
+        self, attempt: Attempt, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Payload:
+        run = self._generate_in_thread if target.is_generator else self._return_in_thread
+        try:
+            found: Payload = await self._in_thread([attempt], lambda: run(attempt, target, args, kwargs))
+            return found
+        finally:
+            # Nobody can raise anything in a thread, so being asked to stop counts as having been told.
+            attempt.raised = attempt.interrupt is not None
+
+    async def _in_thread(self, attempts: list[Attempt], call: Callable[[], Any]) -> Any:
+        """Run user code in a thread, for these attempts.
+
+        Raises:
+            _Raised: it has raised something.
+        """
+        if self._aside is None:
+            threads, cpus = self._worker.threads, self._worker.order.cpus
+            self._aside = ThreadPoolExecutor(
+                self._concurrency, "call", initializer=pools.raise_pools, initargs=(threads, cpus)
+            )
+        keys = {attempt.key for attempt in attempts}
+        self._in_threads |= keys
+        context = copy_context()
+
+        def outcome() -> tuple[Any, BaseException | None]:  # returned: a future takes no `StopIteration`
+            try:
+                return context.run(call), None
+            except BaseException as error:  # noqa: BLE001 - user code may raise anything
+                return None, error
+
+        try:
+            found, error = await self._loop.run_in_executor(self._aside, outcome)
+            if error is not None:
+                raise _Raised(error)
+            return found
+        finally:
+            self._in_threads -= keys
+
+    def _return_in_thread(
+        self, attempt: Attempt, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Payload:
+        return self._worker.reports.encode_result(attempt, target.call(*args, **kwargs))
+
+    def _generate_in_thread(
+        self, attempt: Attempt, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Payload:
+        worker = self._worker
+        stream = worker.open_stream(attempt)
+        try:
+            generator = target.call(*args, **kwargs)
+            drive(generator, stream, host=self, sender=worker.sender, encode=worker.reports.encode_item)
+        finally:
+            worker.close_stream(stream)
+        return b""
+
+    def enter_user_code(self, attempt: Attempt) -> None:
+        """Nothing to do: nothing interrupts a thread."""
+
+    def leave_user_code(self) -> None:
+        """Nothing to do: nothing interrupts a thread."""
+
+    def wait_for_room(self, stream: Stream) -> None:
+        with self._news:
+            while not stream.has_room and stream.attempt.interrupt is None:
+                self._news.wait()
+
+    def _tell_threads(self) -> None:
+        with self._news:
+            self._news.notify_all()
+
     def _is_closed(self, attempt: Attempt) -> bool:
         if attempt.interrupt is Interrupt.CLOSED:
             attempt.raised = True
@@ -204,15 +310,20 @@ class TasksLoop:
     # -- asked for by the control thread
 
     def interrupt(self, attempt: Attempt) -> None:
+        if attempt.key in self._in_threads:
+            attempt.cancelled = attempt.interrupt is not Interrupt.CLOSED or attempt.cancelled
+            self._tell_threads()
+            return
         self._loop.call_soon_threadsafe(self._cancel, attempt)
 
     def _cancel(self, attempt: Attempt) -> None:
         together = self._together.get(attempt.key)
-        if together is not None:
-            self._cancel_batch(together)
-            return
         task = self._tasks.get(attempt.key)
-        if task is not None and not attempt.raised:
+        if attempt.key in self._in_threads:
+            self.interrupt(attempt)  # it was just about to go there
+        elif together is not None:
+            self._cancel_batch(together)
+        elif task is not None and not attempt.raised:
             attempt.raised = True
             task.cancel()
 
@@ -224,10 +335,12 @@ class TasksLoop:
             task.cancel()
 
     def close_generator(self, attempt: Attempt) -> None:
+        self._tell_threads()
         self._loop.call_soon_threadsafe(self._open_room, attempt.key)
 
     def on_room(self, stream: Stream) -> None:
         """The event loop itself has read it."""
+        self._tell_threads()
         self._open_room(stream.attempt.key)
 
     def _open_room(self, key: Key) -> None:

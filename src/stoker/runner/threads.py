@@ -39,6 +39,9 @@ class ThreadsLoop:
     def prepare(self) -> None:
         """Nothing to do: threads start when there is work for them."""
 
+    def run_hook(self, call: Callable[[], Any]) -> None:
+        call()
+
     def run(self) -> None:
         worker = self._worker
         while not worker.is_finished:

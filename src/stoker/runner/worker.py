@@ -22,6 +22,7 @@ from stoker.runner.config import EXIT_ABANDONED, EXIT_STOPPED, FLUSH_SECONDS
 from stoker.runner.control import NEVER, Control
 from stoker.runner.endpoints import Endpoints
 from stoker.runner.generators import Sender
+from stoker.runner.hooks import Hooks
 from stoker.runner.inline import InlineLoop
 from stoker.runner.interrupts import Interrupt
 from stoker.runner.links import Abandoned, Inbox, Links
@@ -97,12 +98,15 @@ class Worker:
         self.output.notify_partial(self.control.want)
         self._loop.prepare()
         signal.signal(signal.SIGTERM, self._on_terminate)
+        hooks = Hooks(self._links, self.output, self._loop.run_hook, label=config.label, worker=self.order.worker)
+        hooks.enter(self.code.enter_hooks, limit=config.startup_timeout)
         try:
             self.control.start()
         except Abandoned as error:
             self.abandon(str(error))
         self._loop.run()
         self.close_channel()
+        hooks.leave(self.code.exit_hooks)
         process.run_exit_hooks()
         self.output.end_call("")
         os._exit(EXIT_STOPPED if self.stopping else 0)
@@ -169,7 +173,7 @@ class Worker:
             found = self._endpoints.resolve(attempt, payload)
         else:
             found = self.code.target(*decode_call(payload))
-        attempt.is_generator = found[0].is_generator
+        attempt.is_generator, attempt.method = found[0].is_generator, found[0].method
         return found
 
     def begin(self, attempt: Attempt) -> None:

@@ -11,8 +11,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import NoReturn
 
 from stoker.errors import ProtocolError
 from stoker.protocol.zygotes import (
@@ -28,9 +28,10 @@ from stoker.protocol.zygotes import (
     encode_line,
 )
 from stoker.runner import pools, process
+from stoker.runner.instances import ClassCode, HookFailed
 from stoker.runner.loading import describe_failure, enter_directory, load_function, set_import_path
 from stoker.runner.output import Output
-from stoker.runner.targets import FunctionCode
+from stoker.runner.targets import Code, FunctionCode
 from stoker.runner.worker import Worker
 from stoker.transport.current import loading
 from stoker.types import ErrorInfo
@@ -97,13 +98,21 @@ def main(link_fd: int, worker_path: str) -> NoReturn:
     _run_fresh(link, config, config.fresh, worker_path, started)
 
 
-def _load(link: Link, config: ZygoteConfig, worker_path: str) -> Callable[..., Any]:
-    """Return the function, or tell the agent why there is none and exit."""
+def _load(link: Link, config: ZygoteConfig, worker_path: str) -> Code:
+    """Return the code, of a class with its instance, or tell the agent why there is none and exit."""
     try:
         set_import_path(config, worker_path)
         enter_directory(config)
         with loading(config.label):
-            return load_function(config)
+            function = load_function(config)
+            if config.kind != "class":
+                return FunctionCode(config, function)
+            code = ClassCode(config, function)
+            code.before_fork()
+            return code
+    except HookFailed as failed:
+        link.send(Failed(failed.error))
+        os._exit(1)
     except BaseException as error:  # noqa: BLE001 - a module may raise anything, SystemExit included
         link.send(Failed(describe_failure(error)))
         os._exit(1)
@@ -113,30 +122,30 @@ def _run_fresh(link: Link, config: ZygoteConfig, order: Fork, worker_path: str, 
     process.become_worker(order)
     threads = process.set_thread_environment(config, order)
     output = Output.install()
-    function = _load(link, config, worker_path)
+    code = _load(link, config, worker_path)
     link.send(Ready(threads=process.reasons_against_fork()[0], forkable=False, seconds=time.monotonic() - started))
     link.close()
-    Worker(config, order, FunctionCode(config, function), output, threads=threads, forked=False).run()
+    Worker(config, order, code, output, threads=threads, forked=False).run()
 
 
 def _serve_zygote(link: Link, config: ZygoteConfig, worker_path: str, started: float) -> NoReturn:
     output = Output.install()
-    function = _load(link, config, worker_path)
+    code = _load(link, config, worker_path)
     output.end_call("")
     pools.find_pools()
     process.freeze_heap()
-    threads, reason = process.reasons_against_fork()
+    threads, reason = process.reasons_against_fork(has_hooks=config.kind == "class")
     link.send(Ready(threads=threads, forkable=not reason, seconds=time.monotonic() - started, reason=reason))
-    Zygote(link, config, function, output).serve()
+    Zygote(link, config, code, output).serve()
 
 
 class Zygote:
     """See the module."""
 
-    def __init__(self, link: Link, config: ZygoteConfig, function: Callable[..., Any], output: Output) -> None:
+    def __init__(self, link: Link, config: ZygoteConfig, code: Code, output: Output) -> None:
         self._link = link
         self._config = config
-        self._function = function
+        self._code = code
         self._output = output
         self._workers: dict[int, str] = {}
         self._ends, self._ends_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -184,8 +193,7 @@ class Zygote:
             pools.raise_pools(threads, order.cpus)
             process.reseed()
             self._output.rebind()
-            code = FunctionCode(self._config, self._function)
-            Worker(self._config, order, code, self._output, threads=threads, forked=True).run()
+            Worker(self._config, order, self._code, self._output, threads=threads, forked=True).run()
         except BaseException:  # noqa: BLE001 - the outermost frame of a process: what went wrong goes to its log
             sys.excepthook(*sys.exc_info())
         os._exit(1)

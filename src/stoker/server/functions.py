@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from stoker.core import events as e
@@ -32,6 +32,7 @@ class Functions:
     current: dict[str, Deployment] = field(default_factory=dict)
     served: dict[str, list[str]] = field(default_factory=dict)  # app → ids of runs
     replaced: dict[str, tuple[str, str]] = field(default_factory=dict)  # key of a served run that is over → app, name
+    outdated: dict[str, tuple[str, str]] = field(default_factory=dict)  # key of an earlier version → app, name
     generation: int = 0  # another one where a name may lead elsewhere than before
 
     def load(self) -> None:
@@ -64,14 +65,42 @@ class Functions:
             self.keep(spec)
         return keys
 
+    def retire_runs(self, runs: Iterable[tuple[str, str]], *, held: Sequence[Collection[tuple[str, str]]]) -> None:
+        """A program has ended, and its runs with it; those that are ``held`` by others have not.
+
+        Without a run's id it is what was made of deployed functions: other options, or a class's parameters.
+        """
+        for app, run_id in runs:
+            if run_id or not any((app, run_id) in others for others in held):
+                self.retire_run(app, run_id)
+
     def retire_run(self, app: str, run_id: str) -> None:
         """An ephemeral app has ended: its pools drain."""
         self.generation += 1
         if run_id in self.served.get(app, ()):
             self.served[app].remove(run_id)
             self.replaced.update((key, (app, name)) for name, key in self.runs.get((app, run_id), {}).items())
+            self.replaced.update((key, (app, self.specs[key].name)) for key in self._instances_of(app, run_id))
         for key in {*self.runs.pop((app, run_id), {}).values(), *self.variants.pop((app, run_id), ())}:
             self._retire(key)
+
+    def _instances_of(self, app: str, run_id: str) -> list[str]:
+        """Return the pools of a run's classes, or of deployed ones, that differ from them in their parameters only."""
+        names = self.runs.get((app, run_id), {})
+        bases = names if run_id else self._deployed(app)
+        found = []
+        for key in {*names.values(), *self.variants.get((app, run_id), ())}:
+            spec = self.specs.get(key)
+            base = self.specs.get(bases.get(spec.name, "")) if spec is not None else None
+            if spec is None or base is None or spec.parameters == base.parameters:
+                continue
+            if replace(spec, parameters=base.parameters) == base:
+                found.append(key)
+        return found
+
+    def _deployed(self, app: str) -> dict[str, str]:
+        deployment = self.current.get(app)
+        return {spec.name: spec.key for spec in deployment.functions} if deployment is not None else {}
 
     def retire_unclaimed(self) -> None:
         """Let go of runs of an earlier term of this server whose programs have not come back."""
@@ -83,17 +112,32 @@ class Functions:
         """Make this version the current one; the pools of the one before drain."""
         self.generation += 1
         before = self.current.get(deployment.app)
+        old = {spec.key: spec.name for spec in before.functions} if before else {}
+        old.update((key, self.specs[key].name) for key in self._instances_of(deployment.app, ""))
         self.current[deployment.app] = replace(deployment, current=True)
         keys = {self._declare(spec) for spec in deployment.functions}
-        for spec in before.functions if before else ():
-            if spec.key not in keys:
-                self._retire(spec.key)
+        for key in keys:
+            self.outdated.pop(key, None)
+        for key, name in old.items():
+            if key not in keys:
+                self.outdated[key] = (deployment.app, name)
+                self._drop_variant(deployment.app, key)
+                self._retire(key)
 
     def undeployed(self, app: str) -> None:
         self.generation += 1
+        instances = self._instances_of(app, "")
         before = self.current.pop(app, None)
-        for spec in before.functions if before else ():
-            self._retire(spec.key)
+        for key in [*(spec.key for spec in before.functions), *instances] if before else []:
+            self._drop_variant(app, key)
+            self._retire(key)
+
+    def _drop_variant(self, app: str, key: str) -> None:
+        """Forget that somebody has made something of a deployed function."""
+        self.variants.get((app, ""), set()).discard(key)
+        names = self.runs.get((app, ""), {})
+        for name in [name for name, one in names.items() if one == key]:
+            del names[name]
 
     def name_of_served(self, app: str, run_id: str) -> str:
         """Return the name by which other programs call a run now; empty if it has none."""
@@ -102,9 +146,30 @@ class Functions:
         return app + SERVED_SUFFIX if app in self.current else app
 
     def newest(self, key: str) -> str:
-        """Return the key to use now: who was given one of an app that is served anew calls what has replaced it."""
-        app, name = self.replaced.get(key, ("", ""))
-        return self._served(app).get(name, key) if app else key
+        """Return the key to use now: of an app that was served, or deployed, anew it is of what has replaced it."""
+        if key in self.replaced:
+            app, name = self.replaced[key]
+            return self._configured(self._served(app).get(name, key), as_in=key)
+        if key in self.outdated:
+            app, name = self.outdated[key]
+            return self._configured(self._deployed(app).get(name, key), as_in=key)
+        return key
+
+    def _configured(self, key: str, *, as_in: str) -> str:
+        """Return the pool of a class with the parameters that an earlier version of it was given, if it takes them."""
+        spec, before = self.specs.get(key), self.specs.get(as_in)
+        if spec is None or before is None or spec.kind != "class":
+            return key
+        types = {name: before.declared[name].type for name in before.parameters if name in before.declared}
+        wanted = replace(spec, parameters={**spec.parameters, **before.parameters})
+        if (
+            wanted.is_template
+            or {name: wanted.declared[name].type for name in types if name in wanted.declared} != types
+        ):
+            return as_in
+        if wanted.key not in self.specs:
+            self.register([wanted], app=spec.app, run_id=spec.run_id)
+        return wanted.key
 
     def _served(self, app: str) -> dict[str, str]:
         """Return the functions, by name, of the app that is served under this name."""
@@ -170,11 +235,13 @@ class Functions:
             else:
                 self.specs.pop(key, None)
                 self.replaced.pop(key, None)
+                self.outdated.pop(key, None)
 
     def _declare(self, spec: FunctionSpec) -> str:
         key = spec.key
         self.specs[key] = spec
-        self.decide(e.FunctionDeclared(spec, key))
+        if not spec.is_template:
+            self.decide(e.FunctionDeclared(spec, key))
         return key
 
     def _retire(self, key: str) -> None:

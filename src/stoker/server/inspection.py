@@ -32,6 +32,7 @@ def _function_row(pool: Pool) -> Row:
     return {
         "app": spec.app,
         "name": spec.name,
+        "parameters": spec.parameters,
         "version": spec.version,
         "run_id": spec.run_id,
         "key": pool.key,

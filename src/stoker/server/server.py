@@ -350,8 +350,7 @@ class Server:
         self.discard([d.result.payload for d in owed if d.call is not None and not d.call.detached])
         for call_id in list(session.streams):
             self.discard(session.close_stream(call_id))
-        for app, run_id in session.runs:
-            self.functions.retire_run(app, run_id)
+        self.functions.retire_runs(session.runs, held=[other.runs for other in self.sessions.values()])
 
     def not_accepted_before(
         self, session: Session, ids: list[str], loads: list[Payload]

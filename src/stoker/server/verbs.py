@@ -138,7 +138,11 @@ class Verbs:
     def _urls(self, app: str, specs: Sequence[FunctionSpec]) -> dict[str, str]:
         """Return where endpoints are reached, by name; nothing where this server has no door for HTTP."""
         http = self._server.http
-        return {s.name: f"{http.urls[0]}/{app}/{s.name}" for s in specs if s.web is not None} if http else {}
+        if http is None:
+            return {}
+        names = [s.name for s in specs if s.web is not None]
+        names += [f"{s.name}/{name}" for s in specs for name, one in s.methods.items() if one.web is not None]
+        return {name.replace("/", "."): f"{http.urls[0]}/{app}/{name}" for name in names}
 
     def _deploy(self, app: str, specs: list[FunctionSpec], request: str) -> Deployment:
         """Make a version, unless this very request has made one before its answer, or the server, was lost."""

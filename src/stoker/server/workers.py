@@ -256,6 +256,9 @@ class ControlPeer:
             server.decide(e.ChannelOpened(worker, message.channel, message.address, message.key))
         elif isinstance(message, m.ChannelUsed):
             self._used(message)
+        elif isinstance(message, m.StartFailed) and message.worker == worker:
+            server.decide(e.WorkerRefused(worker, message.error))
+            self._link.close()  # which tells it that it may end
         elif isinstance(message, m.RankGathered):
             server.decide(e.RankGathered(worker, message.id, message.attempt, message.port, message.installed))
         else:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from stoker.client.app import find_function
+from stoker.client.classes import Cls
+from stoker.client.here import Here
 from stoker.errors import ConnectionFailed, NotFound, StokerError
 from stoker.protocol.encoded import Encoded
 from stoker.protocol.messages import (
@@ -93,6 +95,8 @@ class FakeServer:
         self._credit = threading.Condition()
         self._cancelled: set[str] = set()
         self._links: list[Link] = []
+        self._instances: dict[str, Here] = {}  # of classes, by pool
+        self._making = threading.Lock()
         self._owed: dict[str, str] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fake-worker")
         self._listener = self._listen()
@@ -111,6 +115,8 @@ class FakeServer:
             self._cancelled |= self._known
             self._credit.notify_all()
         self._pool.shutdown(wait=True)
+        for here in self._instances.values():
+            here.leave()
 
     def restart(self, *, forget: bool = False) -> None:
         """Break every connection and listen again, as a new term; with ``forget`` nothing is known any more."""
@@ -257,7 +263,19 @@ class FakeServer:
         found = find_function(spec.app, spec.name)
         if found is None:
             raise NotFound(f"{spec.label} is not defined in this process.")
-        return found.raw_f
+        return self._instance(spec, found) if isinstance(found, Cls) else found.raw_f
+
+    def _instance(self, spec: FunctionSpec, cls: Cls[Any]) -> Callable[..., Any]:
+        """Return what runs the method that a call names; a pool's calls share an instance, as in one worker."""
+        with self._making:
+            here = self._instances.get(spec.key)
+            if here is None:
+                here = self._instances[spec.key] = Here(cls.raw_f, spec.parameters, label=spec.label)
+
+        def run(method: str, *args: Any, **kwargs: Any) -> Any:
+            return here.call(method, args, kwargs, batched=spec.methods[method].batch is not None)
+
+        return run
 
     def _run(self, call_id: str, message: Submit, data: Any) -> None:
         self.ran.append(call_id)

@@ -218,6 +218,7 @@ class Starter:
             concurrency=options.concurrency,
             timeout=options.timeout,
             recycle_after=options.recycle_after,
+            startup_timeout=options.startup_timeout,
             sys_path=environment.sys_path if environment.is_local else [],
             bundle_dir=code[0],
             by_value_file=code[1],

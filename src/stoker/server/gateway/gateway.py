@@ -95,6 +95,7 @@ class Gateway:
                 if name != b"authorization"
             ],
             client=scope["client"][0] if scope["client"] else "",
+            target=route.method,
         )
         deadline = _deadline(headers)
         payload = await self._payload(scope, headers, request, receive)
@@ -140,7 +141,7 @@ class Gateway:
             raise Problem(
                 403,
                 "PermissionDenied",
-                f"Pages of {origin:.100} may not call {route.spec.label}: it is not among its endpoint(cors=…).",
+                f"Pages of {origin:.100} may not call {route.label}: it is not among its endpoint(cors=…).",
             )
         allowed = origin if "*" not in route.web.cors else "*"
         return [
@@ -157,7 +158,7 @@ class Gateway:
         if asked not in route.web.methods:
             allowed = ", ".join(route.web.methods)
             raise Problem(
-                405, "BadRequest", f"{route.spec.label} takes {allowed}, not {method:.20}.", headers={"allow": allowed}
+                405, "BadRequest", f"{route.label} takes {allowed}, not {method:.20}.", headers={"allow": allowed}
             )
         return asked
 
@@ -177,7 +178,7 @@ class Gateway:
             said = (
                 "This token is not known here: mistyped, of another server, or revoked."
                 if token
-                else f"{route.spec.label} asks for a token, as Authorization: Bearer TOKEN. `stoker tokens create "
+                else f"{route.label} asks for a token, as Authorization: Bearer TOKEN. `stoker tokens create "
                 "NAME` makes one on the server's machine."
             )
             raise Problem(401, "PermissionDenied", said, headers={"www-authenticate": "Bearer"}) from None

@@ -21,17 +21,19 @@ def openapi(app: str, routes: Sequence[Route]) -> dict[str, Any]:
     for route in routes:
         told = json.loads(route.web.openapi) if route.web.openapi else {"operation": {"responses": {}}, "schemas": {}}
         # Of two classes of one name that differ the second is put in under a name of its own.
-        names = {name: _free(name, schema, schemas, route.spec.name) for name, schema in told["schemas"].items()}
+        names = {
+            name: _free(name, schema, schemas, route.path.replace("/", ".")) for name, schema in told["schemas"].items()
+        }
         for name, schema in told["schemas"].items():
             schemas[names[name]] = _renamed(schema, names)
         operation = _renamed(told["operation"], names)
-        operation["operationId"] = route.spec.name
+        operation["operationId"] = route.path.replace("/", ".")
         operation["tags"] = [app]
         if route.web.requires_token:
             operation["security"] = [{"token": []}]
             operation["responses"]["401"] = {"description": "The token is missing or not known."}
         for method in route.web.methods:
-            paths.setdefault(f"/{app}/{route.spec.name}", {})[method.lower()] = operation
+            paths.setdefault(f"/{app}/{route.path}", {})[method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": app, "version": str(version)},

@@ -17,15 +17,26 @@ CACHED_MAX = 10_000  # paths that lead somewhere; those that lead nowhere are no
 
 @dataclass(frozen=True)
 class Route:
-    """A function, and how it is reached."""
+    """A function or a method of a class, and how it is reached."""
 
     spec: FunctionSpec
     key: str
     web: WebSpec
+    method: str = ""
 
     @property
     def streams(self) -> bool:
-        return self.spec.kind == "generator"
+        kind = self.spec.methods[self.method].kind if self.method else self.spec.kind
+        return kind == "generator"
+
+    @property
+    def label(self) -> str:
+        return f"{self.spec.label}.{self.method}" if self.method else self.spec.label
+
+    @property
+    def path(self) -> str:
+        """Its path below the app's."""
+        return f"{self.spec.name}/{self.method}" if self.method else self.spec.name
 
 
 class Routes:
@@ -33,7 +44,7 @@ class Routes:
 
     def __init__(self, functions: Functions) -> None:
         self._functions = functions
-        self._known: dict[tuple[str, str], Route] = {}
+        self._known: dict[tuple[str, str], dict[str, Route]] = {}
         self._generation = -1
 
     def find(self, path: str) -> tuple[Route, str]:
@@ -52,7 +63,13 @@ class Routes:
             found = self._look_up(app, name)
             if len(self._known) < CACHED_MAX:
                 self._known[app, name] = found
-        return found, slash + rest
+        if "" in found:
+            return found[""], slash + rest
+        method, slash, rest = rest.partition("/")
+        if method not in found:
+            methods = ", ".join(sorted(found))
+            raise Problem(404, "NotFound", f"{app}.{name} has no endpoint {method!r:.80}. It has: {methods}.")
+        return found[method], slash + rest
 
     def of_app(self, app: str) -> list[Route]:
         """Return the endpoints of an app, by name.
@@ -63,26 +80,31 @@ class Routes:
         names = self._functions.names_of(app)
         if names is None:
             raise Problem(404, "NotFound", f"No app {app!r:.80} is deployed or served here.")
-        routes = []
+        routes: list[Route] = []
         for name in sorted(names):
             try:
-                routes.append(self._look_up(app, name))
+                routes += self._look_up(app, name).values()
             except Problem:
                 continue
         return routes
 
-    def _look_up(self, app: str, name: str) -> Route:
+    def _look_up(self, app: str, name: str) -> dict[str, Route]:
+        """Return the endpoints of a class by the names of its methods; that of a function by the empty one."""
         if not app or not name:
             raise Problem(404, "NotFound", "Functions are at /<app>/<function>; /<app>/docs lists those of an app.")
         try:
             spec = self._functions.lookup(app, name, "")
         except NotFound:
             raise Problem(404, "NotFound", f"There is no function {name!r:.80} in an app {app!r:.80} here.") from None
-        if spec.web is None:
+        key = spec.key
+        found = {n: Route(spec, key, one.web, n) for n, one in spec.methods.items() if one.web is not None}
+        if spec.web is not None:
+            found[""] = Route(spec, key, spec.web)
+        if not found:
             raise Problem(
                 404,
                 "NotFound",
-                f"{spec.label} is not reached over HTTP. Put @stoker.endpoint() below its @app.function(), and deploy "
-                "it again.",
+                f"{spec.label} is not reached over HTTP. Put @stoker.endpoint() below its @app.function(), or at a "
+                "method of the class, and deploy it again.",
             )
-        return Route(spec, spec.key, spec.web)
+        return found

@@ -1,0 +1,104 @@
+"""What a key leads to that somebody was given before its app was deployed anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from stoker.core import events as e
+from stoker.server.functions import Functions
+from stoker.store.base import Deployment
+from stoker.store.memory import MemoryStore
+from stoker.types import FunctionSpec, MethodSpec, ParameterSpec
+
+from .harness import spec
+
+SIZE = {"size": ParameterSpec("str", default="small")}
+
+
+def functions() -> tuple[Functions, list[e.Event]]:
+    decided: list[e.Event] = []
+    return Functions(MemoryStore(), decided.append, lambda _: None), decided
+
+
+def deploy(known: Functions, version: int, *specs: FunctionSpec) -> list[str]:
+    made = tuple(replace(one, run_id="", version=version) for one in specs)
+    known.deployed(Deployment("app", version, 0.0, made, current=True))
+    return [one.key for one in made]
+
+
+def a_class(**changes: Any) -> FunctionSpec:
+    given: dict[str, Any] = {"declared": SIZE, "parameters": {"size": "small"}, **changes}
+    return replace(spec("C"), kind="class", methods={"m": MethodSpec()}, **given)
+
+
+def configured(known: Functions, key: str, **parameters: Any) -> str:
+    wanted = replace(known.specs[key], parameters=parameters)
+    return known.register([wanted], app="app", run_id="")["C"]
+
+
+def test_a_function_that_is_deployed_anew() -> None:
+    known, decided = functions()
+    (first,) = deploy(known, 1, spec("f"))
+    (second,) = deploy(known, 2, spec("f", cpu=0.5))
+    assert known.newest(first) == second
+    assert e.FunctionRetired(first) in decided
+    deploy(known, 3, spec("g"))
+    assert known.newest(first) == first  # there is none of its name any more
+    assert deploy(known, 1, spec("f")) == [first]  # a rollback
+    assert known.newest(first) == first
+    assert known.newest(second) == first
+
+
+def test_an_instance_of_a_class_that_is_deployed_anew() -> None:
+    known, decided = functions()
+    (first,) = deploy(known, 1, a_class())
+    large = configured(known, first, size="large")
+    (second,) = deploy(known, 2, a_class(is_async=True))
+    assert {e.FunctionRetired(first), e.FunctionRetired(large)} <= {x for x in decided if type(x) is e.FunctionRetired}
+    assert known.newest(first) == second
+    now = known.specs[known.newest(large)]
+    assert (now.parameters, now.is_async, now.version) == ({"size": "large"}, True, 2)
+    assert known.newest(large) == known.newest(large)
+
+
+def test_an_instance_that_the_new_class_cannot_have_is_not_another_one() -> None:
+    known, _ = functions()
+    (first,) = deploy(known, 1, a_class())
+    large = configured(known, first, size="large")
+    deploy(known, 2, a_class(declared={"size": ParameterSpec("int", default=1)}, parameters={"size": 1}))
+    assert known.newest(large) == large
+    more = {**SIZE, "rate": ParameterSpec("float", default=1.0)}
+    deploy(known, 3, a_class(declared=more, parameters={"size": "small", "rate": 1.0}))
+    assert known.specs[known.newest(large)].parameters == {"size": "large", "rate": 1.0}
+    deploy(known, 4, a_class(declared={**SIZE, "rate": ParameterSpec("float", required=True)}))
+    assert known.newest(large) == large
+
+
+def test_what_has_other_options_stays_what_it_is() -> None:
+    known, decided = functions()
+    (first,) = deploy(known, 1, a_class())
+    base = known.specs[first]
+    wanted = replace(base, parameters={"size": "large"}, options=replace(base.options, cpu=0.125))
+    other = known.register([wanted], app="app", run_id="")["C"]
+    deploy(known, 2, a_class(is_async=True))
+    assert known.newest(other) == other
+    assert e.FunctionRetired(other) not in decided
+
+
+def test_what_was_made_of_a_deployed_class_ends_with_the_last_who_has_made_it() -> None:
+    known, decided = functions()
+    (first,) = deploy(known, 1, a_class())
+    large = configured(known, first, size="large")
+    held = {("app", "")}
+    known.retire_runs(held, held=[held])
+    assert e.FunctionRetired(large) not in decided
+    known.retire_runs(held, held=[set()])
+    assert e.FunctionRetired(large) in decided
+
+
+def test_a_template_has_no_pool() -> None:
+    known, decided = functions()
+    (key,) = deploy(known, 1, a_class(declared={"size": ParameterSpec("str", required=True)}, parameters={}))
+    assert not decided
+    assert configured(known, key, size="large") in {x.key for x in decided if isinstance(x, e.FunctionDeclared)}

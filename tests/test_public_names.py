@@ -8,6 +8,7 @@ import stoker
 
 PUBLIC = [
     "App",
+    "Batch",
     "Call",
     "CallCancelled",
     "CallError",

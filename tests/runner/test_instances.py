@@ -60,6 +60,7 @@ CLASS: dict[str, Any] = {
         "doubled": MethodSpec(batch=BATCH),
         "wrong": MethodSpec(batch=BATCH),
     },
+    "batch": BATCH,
 }
 
 
@@ -127,7 +128,7 @@ def test_methods_are_told_apart(stage: Stage, concurrency: int) -> None:
     worker.call("c-2", "wrong", 21)
     error = worker.result("c-2").error
     assert error is not None
-    assert "demo.f.wrong takes lists" in error.message
+    assert "demo.f.wrong takes batches" in error.message
     worker.call("c-3", "place")
     error = worker.result("c-3").error
     assert error is not None

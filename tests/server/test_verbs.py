@@ -54,9 +54,9 @@ def test_functions_and_workers(running: Running, client: Peer, key: str) -> None
 
 def test_what_is_deployed_already_makes_no_version(client: Peer, key: str) -> None:
     first = client.ask("deploy", app="app", functions=deployed("a", "b"))
-    assert first == {"version": 1, "functions": ["a", "b"]}
+    assert first == {"version": 1, "functions": ["a", "b"], "urls": {}}
     again = client.ask("deploy", app="app", functions=deployed("b", "a"))
-    assert again == {"version": 1, "functions": ["a", "b"], "unchanged": True}
+    assert again == {"version": 1, "functions": ["a", "b"], "unchanged": True, "urls": {}}
     assert client.ask("deploy", app="app", functions=deployed("a", "b", cpu=0.5))["version"] == 2
     assert client.ask("rollback", app="app", version=2)["version"] == 3, "asked for in so many words"
 
@@ -76,7 +76,7 @@ def test_a_call_is_known_by_how_its_id_alone_begins(client: Peer, key: str) -> N
 def test_apps_history_and_rollback(client: Peer, key: str) -> None:
     for names in (("a",), ("a", "b")):
         answer = client.ask("deploy", app="app", functions=deployed(*names))
-    assert answer == {"version": 2, "functions": ["a", "b"]}
+    assert answer == {"version": 2, "functions": ["a", "b"], "urls": {}}
     rows = client.ask("apps")
     assert [(row["app"], row["version"], row["run_id"], row["functions"]) for row in rows] == [
         ("app", 2, "", ["a", "b"]),
@@ -87,7 +87,7 @@ def test_apps_history_and_rollback(client: Peer, key: str) -> None:
         (2, True, ["a", "b"]),
         (1, False, ["a"]),
     ]
-    assert client.ask("rollback", app="app", version=1) == {"version": 3, "functions": ["a"]}
+    assert client.ask("rollback", app="app", version=1) == {"version": 3, "functions": ["a"], "urls": {}}
     with pytest.raises(NotFound, match=r"no version 9. It has: 3, 2, 1"):
         client.ask("rollback", app="app", version=9)
     assert client.ask("undeploy", app="app") is None

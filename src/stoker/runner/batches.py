@@ -74,7 +74,8 @@ class Batches:
     def end(self, group: Group, values: Any) -> None:
         """Report what a batch has returned: one result for each call."""
         try:
-            results = _one_each(values, len(group.attempts), self._worker.config.label)
+            label, method = self._worker.config.label, group.target.method
+            results = _one_each(values, len(group.attempts), f"{label}.{method}" if method else label)
         except Exception as error:  # noqa: BLE001 - iterating over what was returned may run user code
             self.fail(group, error)
             return

@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
+
+from tests.serving.running import serving
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -122,3 +125,18 @@ def test_dask_on_stoker(tmp_path: Path) -> None:
     done = re.search(r"^models fitted by each worker: (.*)$", out, flags=re.M)
     assert done is not None, out
     assert sum(int(count) for count in re.findall(r"rank-\d: (\d+)", done[1])) == 24
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_serve_digits(tmp_path: Path) -> None:
+    with serving() as served:
+        assert f"{served.url}/digits/Digits/classify" in served.stoker("deploy", str(EXAMPLES / "serve_digits.py"))
+        served.stoker("run", str(EXAMPLES / "serve_digits.py"), "--digit", "7", "--out", str(tmp_path / "seven.png"))
+        picture = (tmp_path / "seven.png").read_bytes()
+        headers = {"content-type": "image/png"}
+        with httpx.Client(base_url=served.url, timeout=120) as client:
+            found = client.post("/digits/Digits/classify", content=picture, headers=headers).json()
+            assert found["digit"] == 7 and len(found["probabilities"]) == 10
+            assert client.post("/digits/Digits/classify", content=b"no picture", headers=headers).status_code == 400
+            assert "/digits/Digits/classify" in client.get("/digits/openapi.json").json()["paths"]

@@ -50,7 +50,8 @@ def deploy(
         for url in item["urls"].values():
             say(f"  {url}")
         if item["urls"]:
-            say(f"  {next(iter(item['urls'].values())).rpartition('/')[0]}/docs")
+            url = next(iter(item["urls"].values()))
+            say(f"  {url.partition('/' + item['app'] + '/')[0]}/{item['app']}/docs")
         for function, found in program.functions.items() if len(done) == 1 else []:
             say(f"  {by_name(item['app'], function, found)}")
 

@@ -91,15 +91,20 @@ def _wait_for_change(stamps: Stamps) -> None:
 
 
 def _announce(program: Program, count: int, *, as_json: bool) -> None:
-    served = {row["run_id"]: row["served_as"] for row in ask("apps") if row["served_as"]}
+    rows = [row for row in ask("apps") if row["served_as"]]
+    served = {row["run_id"]: row["served_as"] for row in rows}
+    runs = {app.run_id for app in program.apps}
+    urls = [url for row in rows if row["run_id"] in runs for url in row["urls"].values()]
     names = [
         (served.get(app.run_id, app.name), name, found) for app in program.apps for name, found in app.functions.items()
     ]
     labels = [f"{app}.{name}" for app, name, _ in names]
     if as_json:
-        show_json_line({"event": "loaded", "functions": labels, "files": count})
+        show_json_line({"event": "loaded", "functions": labels, "files": count, "urls": urls})
     else:
         say(f"serving {', '.join(labels)}; watching {count} file{'s' * (count != 1)}; Ctrl-C ends")
+        for url in urls:
+            say(f"  {url}")
         for app, name, found in names:
             say(f"  {by_name(app, name, found)}")
     sys.stdout.flush()

@@ -267,13 +267,15 @@ class Verbs:
     def _app_row(self, app: str, version: int, run_id: str, created: float | None, keys: list[str]) -> Params:
         state, specs = self._server.plane.state, self._server.functions.specs
         pools = [state.pools[key] for key in keys if key in state.pools]
+        served_as = self._server.functions.name_of_served(app, run_id) if run_id else ""
         return {
             "app": app,
             "version": version,
             "run_id": run_id,
             "created": created,
             "current": not run_id,
-            "served_as": self._server.functions.name_of_served(app, run_id) if run_id else "",
+            "served_as": served_as,
+            "urls": self._urls(served_as or app, [specs[key] for key in keys]) if served_as or not run_id else {},
             "functions": sorted(specs[key].name for key in keys),
             "queued": sum(len(pool.queue) + pool.backoff for pool in pools),
             "running": sum(pool.running for pool in pools),

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stoker.core import events as e
@@ -17,7 +17,7 @@ from stoker.core.calls import Delivery, Payload, Result, Segment
 from stoker.core.intake import STREAM_WINDOW_ITEMS
 from stoker.protocol import messages as m
 from stoker.server.sessions import Session
-from stoker.types import ErrorInfo, FunctionSpec, Outcome
+from stoker.types import FunctionSpec, Outcome
 
 if TYPE_CHECKING:
     from stoker.server.server import Server
@@ -55,16 +55,16 @@ class WebCall:
 class WebSession(Session):
     """The calls of one token. What is settled goes to who waits for it at once: nothing is kept for later."""
 
-    def __init__(self, name: str, holder: str) -> None:
+    def __init__(self, name: str, holder: str, *, discard: Callable[[Sequence[Payload]], None]) -> None:
         super().__init__(name, holder=holder)
         self.open: dict[str, WebCall] = {}
-        self.unread: list[Payload] = []  # of calls that nobody waits for any more
+        self._discard = discard  # of what came for calls that nobody waits for any more
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
             call = self.open.pop(delivery.id, None)
             if call is None:
-                self.unread.append(delivery.result.payload)
+                self._discard([delivery.result.payload])
             else:
                 call.result = delivery.result
                 call.tell()
@@ -72,7 +72,7 @@ class WebSession(Session):
     def deliver_items(self, call_id: str, attempt: int, first: int, items: Sequence[Payload]) -> None:
         call = self.open.get(call_id)
         if call is None:
-            self.unread.extend(items)
+            self._discard(items)
         else:
             call.items.extend(items)
             call.tell()
@@ -123,7 +123,7 @@ class WebCalls:
         name = f"http-{holder}"
         found = self._server.sessions.get(name)
         if not isinstance(found, WebSession):
-            found = self._server.sessions[name] = WebSession(name, holder)
+            found = self._server.sessions[name] = WebSession(name, holder, discard=self._server.discard)
         return found
 
     def cancel(self, call: WebCall) -> None:
@@ -165,13 +165,6 @@ class WebCalls:
         finally:
             self._server.discard([payload])
 
-    def discard_unread(self) -> None:
-        """Let go of what came for calls that nobody waits for."""
-        for session in self._server.sessions.values():
-            if isinstance(session, WebSession) and session.unread:
-                self._server.discard(session.unread)
-                session.unread = []
-
     def _flush_soon(self) -> None:
         """Write what was sent once this turn of the loop is over: with what other requests have sent in it."""
         if not self._is_flush_due:
@@ -181,7 +174,3 @@ class WebCalls:
     def _flush(self) -> None:
         self._is_flush_due = False
         self._server.flush()
-
-
-def gone() -> ErrorInfo:
-    return ErrorInfo("StokerError", "The answer's file was removed before it could be read. Ask again.")

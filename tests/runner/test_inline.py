@@ -292,8 +292,8 @@ def test_sigterm_lets_user_code_clean_up(stage: Stage) -> None:
         """
         import time
         def f(x):
-            open("started", "w").close()
             try:
+                open("started", "w").close()
                 time.sleep(60)
             finally:
                 print("cleaned up")

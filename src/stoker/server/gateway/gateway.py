@@ -4,6 +4,7 @@
     /<app>/docs                 what an app's endpoints take and give, for people
     /<app>/openapi.json         the same as OpenAPI 3.1
     /<app>/<function>           an endpoint
+    /v1/calls/<id>              a call that was asked for to be fetched later
 
 Bodies are opaque here: the worker reads them by the function's annotations, and makes the answer.
 """
@@ -24,6 +25,7 @@ from stoker.protocol.encoded import Buffer
 from stoker.protocol.web_calls import WebAnswer, WebRequest, decode_answer, encode_request
 from stoker.quantities import parse_duration
 from stoker.server.gateway import pages
+from stoker.server.gateway.later import LaterCalls, wants_later
 from stoker.server.gateway.problems import Pairs, Problem, problem_of
 from stoker.server.gateway.routing import Route, Routes
 from stoker.server.gateway.web_calls import PUBLIC, WebCall, WebCalls
@@ -53,6 +55,7 @@ class Gateway:
         self._is_local = is_local
         self._routes = Routes(server.functions)
         self._calls = WebCalls(server)
+        self._later = LaterCalls(server, self._calls)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         headers = dict(reversed(scope["headers"]))  # the first of each name
@@ -78,6 +81,9 @@ class Gateway:
         if page in {"docs", "openapi.json"} and scope["method"] in {"GET", "HEAD"}:
             await self._page(app, page, send)
             return
+        if app == "v1":
+            await self._fetch(scope["method"], page, headers, send)
+            return
         route, rest = self._routes.find(path)
         extra += self._cross_origin(route, headers)
         if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
@@ -99,11 +105,15 @@ class Gateway:
         )
         deadline = _deadline(headers)
         payload = await self._payload(scope, headers, request, receive)
+        extra += [(name.lower().encode(), value.encode()) for name, value in route.web.headers.items()]
+        if wants_later(headers.get(b"prefer", b"").decode("latin-1")) and not route.streams:
+            key = headers.get(b"idempotency-key", b"").decode("latin-1")
+            await self._begin(route, payload, send, extra, holder=holder, key=key, deadline=deadline)
+            return
         call = self._calls.submit(
             route.spec, route.key, payload, holder=holder, deadline=deadline, streams=route.streams
         )
         extra.append((b"x-stoker-call-id", call.id.encode()))
-        extra += [(name.lower().encode(), value.encode()) for name, value in route.web.headers.items()]
         connection = scope["stoker.connection"]
         connection.on_lost = lambda: self._calls.cancel(call)
         try:
@@ -111,6 +121,47 @@ class Gateway:
         finally:
             connection.on_lost = None
             self._calls.cancel(call)  # of one that is over nothing is left to cancel
+
+    # Later
+
+    async def _begin(
+        self, route: Route, payload: Payload, send: Any, extra: Pairs, *, holder: str, key: str, deadline: float | None
+    ) -> None:
+        call_id, refusal = await self._later.begin(route, payload, holder=holder, key=key, deadline=deadline)
+        if refusal is not None and refusal.outcome is not Outcome.VALUE:
+            raise _Failed(problem_of(refusal.outcome, refusal.error), call_id)
+        place = f"/v1/calls/{call_id}"
+        headers = [(b"location", place.encode()), (b"x-stoker-call-id", call_id.encode())]
+        body = msgspec.json.encode({"call_id": call_id, "state": place, "result": f"{place}/result"})
+        await _answer(send, 202, JSON, body, [*headers, (b"preference-applied", b"respond-async"), *extra])
+
+    async def _fetch(self, method: str, place: str, headers: dict[bytes, bytes], send: Any) -> None:
+        """Answer what is asked of a call by its id."""
+        kind, _, rest = place.partition("/")
+        call_id, _, what = rest.partition("/")
+        if kind != "calls" or not call_id or what not in {"", "result"}:
+            raise Problem(404, "NotFound", "There are /v1/calls/<id> and /v1/calls/<id>/result.")
+        given = headers.get(b"authorization")
+        holder = PUBLIC if given is None else self._checked(given, label="This call")
+        if method == "DELETE" and not what:
+            cancelled = await self._later.cancel(call_id, holder)
+            await _answer(send, 200, JSON, msgspec.json.encode({"call_id": call_id, "cancelled": cancelled}))
+        elif method not in {"GET", "HEAD"}:
+            raise Problem(405, "BadRequest", "A call is looked at by GET, and cancelled by DELETE.")
+        elif not what:
+            await _answer(send, 200, JSON, msgspec.json.encode(await self._later.state(call_id, holder)))
+        else:
+            await self._fetch_result(call_id, holder, send)
+
+    async def _fetch_result(self, call_id: str, holder: str, send: Any) -> None:
+        result = await self._later.result(call_id, holder)
+        if result is None:
+            state = await self._later.state(call_id, holder)
+            await _answer(send, 202, JSON, msgspec.json.encode(state), [(b"retry-after", b"1")])
+        elif result.outcome is not Outcome.VALUE:
+            raise _Failed(problem_of(result.outcome, result.error), call_id)
+        else:
+            await _answer_pairs(send, await self._decoded(call_id, result.payload, is_kept=True), [])
 
     # Who may
 
@@ -168,17 +219,18 @@ class Gateway:
         Raises:
             Problem: a token is asked for, and there is none or it is not known.
         """
-        given = headers.get(b"authorization", b"").decode("latin-1")
-        kind, _, token = given.partition(" ")
-        if not given and not route.web.requires_token:
-            return PUBLIC
+        given = headers.get(b"authorization", b"")
+        return PUBLIC if not given and not route.web.requires_token else self._checked(given, label=route.label)
+
+    def _checked(self, given: bytes, *, label: str) -> str:
+        kind, _, token = given.decode("latin-1").partition(" ")
         try:
             return self._server.client_tokens.check(token.strip() if kind.lower() == "bearer" else "").id
         except PermissionDenied:
             said = (
                 "This token is not known here: mistyped, of another server, or revoked."
                 if token
-                else f"{route.label} asks for a token, as Authorization: Bearer TOKEN. `stoker tokens create "
+                else f"{label} asks for a token, as Authorization: Bearer TOKEN. `stoker tokens create "
                 "NAME` makes one on the server's machine."
             )
             raise Problem(401, "PermissionDenied", said, headers={"www-authenticate": "Bearer"}) from None
@@ -233,16 +285,16 @@ class Gateway:
         if result.outcome is not Outcome.VALUE:
             self._server.discard([result.payload])
             raise _Failed(problem_of(result.outcome, result.error), call.id)
-        return await self._decoded(call, result.payload)
+        return await self._decoded(call.id, result.payload)
 
-    async def _decoded(self, call: WebCall, payload: Payload) -> WebAnswer:
-        data = await self._calls.bytes_of(payload)
+    async def _decoded(self, call_id: str, payload: Payload, *, is_kept: bool = False) -> WebAnswer:
+        data = await self._calls.bytes_of(payload, is_kept=is_kept)
         try:
             if data is not None:
                 return decode_answer(data)
         except ProtocolError:
             pass  # what the worker sent is no answer, which a rank of a gang may send, say
-        raise _Failed(Problem(500, "StokerError", "The answer of the call was lost on its way. Ask again."), call.id)
+        raise _Failed(Problem(500, "StokerError", "The answer of the call was lost on its way. Ask again."), call_id)
 
     async def _stream(self, call: WebCall, send: Any, extra: Pairs) -> None:
         await call.wait()
@@ -252,12 +304,12 @@ class Gateway:
             if result.outcome is not Outcome.VALUE:
                 raise _Failed(problem_of(result.outcome, result.error), call.id)
             if isinstance(result.payload, Segment) or len(result.payload):
-                answer = await self._decoded(call, result.payload)  # it was refused before the generator began
+                answer = await self._decoded(call.id, result.payload)  # it was refused before the generator began
                 await _answer_pairs(send, answer, extra)
                 return
             first = WebAnswer(200, [("content-type", EVENTS)])
         else:
-            first = await self._decoded(call, self._calls.take_item(call))
+            first = await self._decoded(call.id, self._calls.take_item(call))
         in_events = ("content-type", EVENTS) in first.headers
         await _start(send, first.status, [*_encoded_pairs(first.headers), *extra])
         await _piece(send, first.body)

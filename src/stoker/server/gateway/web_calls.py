@@ -26,10 +26,15 @@ PUBLIC = "public"  # who comes without a token
 WHOLE_READ_BYTES = 4 << 20  # a bigger answer's file is read beside the loop
 
 
+def session_name(holder: str) -> str:
+    """Return the name of the session of a token's calls."""
+    return f"http-{holder}"
+
+
 class WebCall:
     """One call and who waits for it: its end, and of a stream what has come so far."""
 
-    __slots__ = ("_news", "id", "items", "key", "read", "result", "session")
+    __slots__ = ("_news", "id", "is_accepted", "items", "key", "read", "result", "session")
 
     def __init__(self, call_id: str, key: str, session: WebSession) -> None:
         self.id = call_id
@@ -38,6 +43,7 @@ class WebCall:
         self.items: deque[Payload] = deque()
         self.read = 0
         self.result: Result | None = None
+        self.is_accepted = False
         self._news: asyncio.Future[None] | None = None
 
     async def wait(self) -> None:
@@ -46,6 +52,12 @@ class WebCall:
             return
         self._news = asyncio.get_running_loop().create_future()
         await self._news
+
+    async def wait_accepted(self) -> None:
+        """Return when it is written down, or refused."""
+        while not self.is_accepted and self.result is None:
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
 
     def tell(self) -> None:
         if self._news is not None and not self._news.done():
@@ -64,7 +76,8 @@ class WebSession(Session):
         for delivery in deliveries:
             call = self.open.pop(delivery.id, None)
             if call is None:
-                self._discard([delivery.result.payload])
+                if delivery.call is not None and not delivery.call.detached:  # else it is the store's
+                    self._discard([delivery.result.payload])
             else:
                 call.result = delivery.result
                 call.tell()
@@ -79,10 +92,14 @@ class WebSession(Session):
 
     def send(self, message: Any, parts: Sequence[Any] = ()) -> None:
         """Take what a client would be told; windows are for maps, which nobody makes here."""
-        if isinstance(message, m.RefusedCalls):
+        if isinstance(message, m.Accepted):
             for call_id in message.ids:
-                call = self.open.pop(call_id, None)
-                if call is not None:
+                if (call := self.open.get(call_id)) is not None:
+                    call.is_accepted = True
+                    call.tell()
+        elif isinstance(message, m.RefusedCalls):
+            for call_id in message.ids:
+                if (call := self.open.pop(call_id, None)) is not None:
                     call.result = Result(Outcome.ERROR, error=message.error)
                     call.tell()
 
@@ -97,12 +114,23 @@ class WebCalls:
         self._is_flush_due = False
 
     def submit(
-        self, spec: FunctionSpec, key: str, payload: Payload, *, holder: str, deadline: float | None, streams: bool
+        self,
+        spec: FunctionSpec,
+        key: str,
+        payload: Payload,
+        *,
+        holder: str,
+        deadline: float | None,
+        streams: bool,
+        detached_as: str = "",
     ) -> WebCall:
-        """Make a call; ``deadline`` is in seconds from now. A refusal is its result."""
+        """Make a call; ``deadline`` is in seconds from now. A refusal is its result.
+
+        ``detached_as``: its id, if it is to go on by itself and its result to be kept.
+        """
         server = self._server
         session = self._session(holder)
-        call = WebCall(f"{self._prefix}.{next(self._numbers):08x}", key, session)
+        call = WebCall(detached_as or f"{self._prefix}.{next(self._numbers):08x}", key, session)
         session.open[call.id] = call
         seconds = deadline if deadline is not None else spec.options.deadline
         server.decide(
@@ -112,6 +140,7 @@ class WebCalls:
                 ids=[call.id],
                 payloads=[payload],
                 kind="stream" if streams else "call",
+                detached=bool(detached_as),
                 deadline=None if seconds is None else server.now() + seconds,
                 priority=spec.options.priority,
             )
@@ -120,11 +149,16 @@ class WebCalls:
         return call
 
     def _session(self, holder: str) -> WebSession:
-        name = f"http-{holder}"
+        name = session_name(holder)
         found = self._server.sessions.get(name)
         if not isinstance(found, WebSession):
             found = self._server.sessions[name] = WebSession(name, holder, discard=self._server.discard)
         return found
+
+    @staticmethod
+    def let_go(call: WebCall) -> None:
+        """Wait for a call no more, which goes on by itself."""
+        call.session.open.pop(call.id, None)
 
     def cancel(self, call: WebCall) -> None:
         """Nobody waits for a call any more."""
@@ -146,8 +180,8 @@ class WebCalls:
             self._flush_soon()
         return item
 
-    async def bytes_of(self, payload: Payload) -> bytes | memoryview | None:
-        """Return a payload's bytes and let go of it; None where its file is gone."""
+    async def bytes_of(self, payload: Payload, *, is_kept: bool = False) -> bytes | memoryview | None:
+        """Return a payload's bytes, and let go of it unless it is the store's; None where its file is gone."""
         if not isinstance(payload, Segment):
             return payload
         files = self._server.files
@@ -163,7 +197,8 @@ class WebCalls:
         try:
             return read() if payload.size <= WHOLE_READ_BYTES else await asyncio.to_thread(read)
         finally:
-            self._server.discard([payload])
+            if not is_kept:
+                self._server.discard([payload])
 
     def _flush_soon(self) -> None:
         """Write what was sent once this turn of the loop is over: with what other requests have sent in it."""

@@ -1,0 +1,144 @@
+"""Calls that are asked for now and fetched later: ``Prefer: respond-async``.
+
+    POST   /<app>/<function>        202 with the call's id, once it is written down
+    GET    /v1/calls/<id>           its state
+    GET    /v1/calls/<id>/result    its answer; 202 while there is none
+    DELETE /v1/calls/<id>           cancel it
+
+They are detached calls, so they outlive the connection and the server. With ``Idempotency-Key`` a request that is sent
+again is the same call, also after that has ended, for as long as results are kept. Ids cannot be guessed, and a call of
+a token is that token's alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from stoker.core import events as e
+from stoker.core.calls import Payload, Result
+from stoker.errors import NotFound
+from stoker.server.gateway.problems import Problem
+from stoker.server.gateway.routing import Route
+from stoker.server.gateway.web_calls import PUBLIC, WebCalls, session_name
+from stoker.server.inspection import call_details
+from stoker.server.watching import stored_delivery
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+KEY_MAX_CHARACTERS = 255
+
+
+def wants_later(preferences: str) -> bool:
+    """Tell whether a request's Prefer header asks not to be answered at once (RFC 7240)."""
+    return any(part.strip().lower() == "respond-async" for part in preferences.split(","))
+
+
+class LaterCalls:
+    """See the module."""
+
+    def __init__(self, server: Server, calls: WebCalls) -> None:
+        self._server = server
+        self._calls = calls
+
+    async def begin(
+        self, route: Route, payload: Payload, *, holder: str, key: str, deadline: float | None
+    ) -> tuple[str, Result | None]:
+        """Have a call made; return its id, and why it was refused if it was.
+
+        Raises:
+            Problem: the key is none, or nobody's.
+        """
+        call_id = self._id(route, holder, key)
+        if key and await self._is_known(call_id):
+            self._server.discard([payload])
+            return call_id, None
+        call = self._calls.submit(
+            route.spec, route.key, payload, holder=holder, deadline=deadline, streams=False, detached_as=call_id
+        )
+        await call.wait_accepted()
+        self._calls.let_go(call)
+        return call_id, call.result
+
+    def _id(self, route: Route, holder: str, key: str) -> str:
+        if not key:
+            return f"h-{secrets.token_hex(16)}"
+        if holder == PUBLIC:
+            raise Problem(400, "BadRequest", "Idempotency-Key goes with a token: else it would be anybody's.")
+        if len(key) > KEY_MAX_CHARACTERS or not key.isprintable():
+            raise Problem(400, "BadRequest", f"An Idempotency-Key has 1 to {KEY_MAX_CHARACTERS} printable characters.")
+        text = "\0".join([holder, route.spec.app, route.path, key])
+        return f"h-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+    async def _is_known(self, call_id: str) -> bool:
+        if call_id in self._server.plane.state.calls:
+            return True
+        return bool(await asyncio.to_thread(self._server.store.known, [call_id]))
+
+    async def state(self, call_id: str, holder: str) -> dict[str, Any]:
+        """Return what is known of a call.
+
+        Raises:
+            Problem: there is none, or it is another token's.
+        """
+        await self._check_holder(call_id, holder)
+        try:
+            found = await call_details(self._server, call_id)
+        except NotFound:
+            raise _unknown(call_id) from None
+        told = {name: found[name] for name in ("function", "state", "created", "started", "seconds", "attempts")}
+        return {
+            "call_id": call_id,
+            **told,
+            **({"why": found["why"]} if found.get("why") else {}),
+            **({"error": found["error"]} if found.get("error") else {}),
+        }
+
+    async def result(self, call_id: str, holder: str) -> Result | None:
+        """Return how a call has ended; None if it has not.
+
+        Raises:
+            Problem: there is none, or it is another token's.
+        """
+        await self._check_holder(call_id, holder)
+        if call_id in self._server.plane.state.calls:
+            return None
+        server = self._server
+
+        def read() -> Result:
+            record = server.store.call(call_id)
+            if record is not None and record.settled is not None:
+                server.files.bring([record.settled.payload_blob])
+            return stored_delivery(call_id, record, server.files.spill).result
+
+        return await asyncio.to_thread(read)
+
+    async def cancel(self, call_id: str, holder: str) -> bool:
+        """Cancel a call; false if it has ended.
+
+        Raises:
+            Problem: there is none, or it is another token's.
+        """
+        await self._check_holder(call_id, holder)
+        if call_id not in self._server.plane.state.calls:
+            return False
+        self._server.decide(e.CancelAsked([call_id], "it was cancelled over HTTP"))
+        self._server.flush()
+        return True
+
+    async def _check_holder(self, call_id: str, holder: str) -> None:
+        """Whether a call is somebody else's is told nobody: it is as if it were not there."""
+        call = self._server.plane.state.calls.get(call_id)
+        client = call.client if call is not None else ""
+        if call is None:
+            stored = await asyncio.to_thread(self._server.store.call, call_id)
+            client = stored.call.client if stored is not None else ""
+        if client not in {session_name(holder), session_name(PUBLIC)} or not call_id.startswith("h-"):
+            raise _unknown(call_id)
+
+
+def _unknown(call_id: str) -> Problem:
+    return Problem(404, "NotFound", f"There is no call {call_id!r:.80} of yours here.")

@@ -1,0 +1,131 @@
+"""Requests that are answered later: accepted for good, fetched by their id, run once for each key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serving.running import Serving, serving
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+LATER = {"prefer": "respond-async"}
+SOURCE = """
+import time
+import stoker
+
+app = stoker.App("jobs")
+
+@app.function()
+@stoker.endpoint()
+def note(path: str, pause: float = 0.0) -> dict:
+    with open(path, "a") as file:
+        file.write("ran\\n")
+    time.sleep(pause)
+    return {"path": path}
+
+@app.function()
+@stoker.endpoint(requires_token=False)
+def fails(x: int) -> int:
+    raise ValueError(f"no {x}")
+"""
+
+
+@pytest.fixture(scope="module")
+def jobs() -> Iterator[Serving]:
+    with serving() as served:
+        served.deploy(SOURCE, "jobs")
+        yield served
+
+
+def ended(client: httpx.Client, place: str) -> httpx.Response:
+    """Wait for the answer of a call."""
+
+    def look() -> httpx.Response | None:
+        answer = client.get(place)
+        return None if answer.status_code == 202 else answer
+
+    found = wait_until(look, timeout=60, message=f"{place} has ended")
+    assert found is not None
+    return found
+
+
+def test_it_is_accepted_at_once_and_fetched_by_its_id(jobs: Serving, tmp_path: Path) -> None:
+    with jobs.client() as client:
+        accepted = client.post("/jobs/note", json={"path": str(tmp_path / "a"), "pause": 0.5}, headers=LATER)
+        assert accepted.status_code == 202 and accepted.headers["preference-applied"] == "respond-async"
+        place = accepted.headers["location"]
+        assert accepted.json() == {
+            "call_id": accepted.headers["x-stoker-call-id"],
+            "state": place,
+            "result": f"{place}/result",
+        }
+        assert client.get(place).json()["state"] in {"queued", "running"}
+        assert ended(client, f"{place}/result").json() == {"path": str(tmp_path / "a")}
+        state = client.get(place).json()
+        assert (state["state"], state["function"], state["attempts"]) == ("succeeded", "jobs.note", 1)
+        assert client.get(f"{place}/result").status_code == 200, "it may be fetched again"
+
+
+def test_what_it_raised_is_its_result(jobs: Serving) -> None:
+    with jobs.client() as client:
+        place = client.post("/jobs/fails", json={"x": 3}, headers=LATER).headers["location"]
+        answer = ended(client, f"{place}/result")
+        assert answer.status_code == 500 and answer.json()["error"]["message"] == "no 3"
+        assert "no 3" in client.get(place).json()["error"]
+
+
+def test_a_key_makes_one_call_of_many_requests_also_after_its_end(jobs: Serving, tmp_path: Path) -> None:
+    path = tmp_path / "once"
+    with jobs.client() as client:
+
+        def ask() -> str:
+            keyed = {**LATER, "idempotency-key": "order 7"}
+            return client.post("/jobs/note", json={"path": str(path)}, headers=keyed).headers["location"]
+
+        place = ask()
+        assert ask() == place
+        ended(client, f"{place}/result")
+        assert ask() == place and path.read_text() == "ran\n"
+        anybody = httpx.post(f"{jobs.url}/jobs/fails", json={"x": 1}, headers={**LATER, "idempotency-key": "a"})
+        assert anybody.status_code == 400
+
+
+def test_another_token_sees_nothing_of_it(jobs: Serving, tmp_path: Path) -> None:
+    other = re.findall(r"stoker-[0-9a-f]{8}-[\w-]+", jobs.stoker("tokens", "create", "other", "--json"))[0]
+    with jobs.client() as client:
+        place = client.post("/jobs/note", json={"path": str(tmp_path / "b")}, headers=LATER).headers["location"]
+        assert client.get(place).status_code == 200
+    for headers in ({"authorization": f"Bearer {other}"}, {}):
+        with httpx.Client(base_url=jobs.url, headers=headers) as stranger:
+            for answer in (stranger.get(place), stranger.get(f"{place}/result"), stranger.delete(place)):
+                assert answer.status_code == 404
+            assert stranger.get("/v1/calls/c-1.1").status_code == 404
+            assert stranger.get("/v1/nothing").status_code == 404
+
+
+def test_it_can_be_cancelled(jobs: Serving, tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    with jobs.client() as client:
+        place = client.post("/jobs/note", json={"path": str(path), "pause": 60}, headers=LATER).headers["location"]
+        wait_until(path.exists, timeout=30, message="it runs")
+        assert client.delete(place).json()["cancelled"] is True
+        assert ended(client, f"{place}/result").status_code == 409
+        assert client.delete(place).json()["cancelled"] is False
+
+
+def test_it_outlives_the_server(jobs: Serving, tmp_path: Path) -> None:
+    path = tmp_path / "d"
+    jobs.env["STOKER_HTTP"] = f"127.0.0.1:{jobs.port}"
+    with jobs.client() as client:
+        place = client.post("/jobs/note", json={"path": str(path), "pause": 1}, headers=LATER).headers["location"]
+        wait_until(path.exists, timeout=30, message="it runs")
+    jobs.stoker("server", "stop")
+    jobs.stoker("server", "start")
+    with jobs.client() as client:
+        assert ended(client, f"{place}/result").json() == {"path": str(path)}

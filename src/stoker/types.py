@@ -127,19 +127,16 @@ class BatchSpec:
 
 @dataclass(frozen=True)
 class WebSpec:
-    """How a function is reached over HTTP. ``kind``: ``endpoint`` · ``asgi`` · ``wsgi`` · ``server``.
+    """How a function is reached over HTTP.
 
     ``methods`` are HTTP methods. ``openapi`` is, as JSON, what its page says of it: an operation and the schemas that
     it names, each under ``components``; empty where nothing could be said.
     """
 
-    kind: str
     methods: list[str] = field(default_factory=lambda: ["POST"])
     requires_token: bool = True
     cors: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
-    port: int = 0
-    startup_timeout: float = 60.0
     openapi: str = ""
 
 

@@ -100,6 +100,11 @@ def start(
         else:
             say(f"The server waits as a standby (pid {ready['pid']}): {holder} has the store.\n  log     {log}")
         return
+    _tell_started(ready, log, as_json=as_json)
+
+
+def _tell_started(ready: dict[str, Any], log: str, *, as_json: bool) -> None:
+    """Say where the server that was started is, once what it needs is there."""
     on_ray = os.environ.get("STOKER_ENGINE") == "ray"
     status = _when_nodes_are_up() if on_ray else ask_local("status")
     doors = tcp_doors(status)

@@ -50,7 +50,6 @@ class Endpoint:
         """
         interface = Interface(function, [self.method], label=label, is_method=is_method, is_batched=is_batched)
         return WebSpec(
-            kind="endpoint",
             methods=[self.method],
             requires_token=self.requires_token,
             cors=list(self.cors),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stoker.errors import InvalidRequest
@@ -48,6 +50,22 @@ class Batches:
         self.size = spec.max_size
         self.patience = Patience(spec)
         self._worker = worker
+
+    def gather(self, first: Attempt, *, wait: Callable[[float], None]) -> list[Attempt]:
+        """Return an attempt with those that wait behind it, and that come while it is worth waiting.
+
+        ``wait`` returns when something may have come, or so many seconds are over.
+        """
+        worker, found, until = self._worker, [first], 0.0
+        while True:
+            while len(found) < self.size and (attempt := worker.take()) is not None:
+                found.append(attempt)
+            now = time.monotonic()
+            until = until or now + self.patience.seconds(len(found))
+            if len(found) >= self.patience.enough or now >= until or worker.desk.draining:
+                self.patience.ran(len(found))
+                return found
+            wait(until - now)
 
     def grouped(self, attempts: list[Attempt]) -> list[Group]:
         """Return the groups of these attempts, in the order of their first ones; those without a valid input end here.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import select
 import signal
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +108,7 @@ class InlineLoop:
         while True:
             attempt = worker.take()
             if attempt is not None and self._batches is not None:
-                self._run_all(self._batches, self._gather(self._batches, attempt))
+                self._run_all(self._batches, self._batches.gather(attempt, wait=self._waiter.wait))
                 continue
             if attempt is not None:
                 self._run(attempt)
@@ -140,21 +139,6 @@ class InlineLoop:
         worker.finish(attempt, report)
 
     # -- batches
-
-    def _gather(self, batches: Batches, first: Attempt) -> list[Attempt]:
-        """Return an attempt with those that wait behind it, and that come while it is worth waiting."""
-        worker, patience = self._worker, batches.patience
-        found = [first]
-        until = 0.0
-        while True:
-            while len(found) < batches.size and (attempt := worker.take()) is not None:
-                found.append(attempt)
-            now = time.monotonic()
-            until = until or now + patience.seconds(len(found))
-            if len(found) >= patience.enough or now >= until or worker.desk.draining:
-                patience.ran(len(found))
-                return found
-            self._waiter.wait(until - now)
 
     def _run_all(self, batches: Batches, attempts: list[Attempt]) -> None:
         worker = self._worker

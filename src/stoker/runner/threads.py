@@ -7,7 +7,6 @@ generator ends at its next yield, and one that does neither in time ends with it
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +65,7 @@ class ThreadsLoop:
                     self._news.wait()
                     attempt = worker.take()
                 self._idle -= 1
-                attempts = [attempt] if self._batches is None else self._gather(self._batches, attempt)
+                attempts = [attempt] if self._batches is None else self._batches.gather(attempt, wait=self._await_news)
             if self._batches is None:
                 self._run(attempt)
             else:
@@ -78,18 +77,8 @@ class ThreadsLoop:
 
     # -- batches
 
-    def _gather(self, batches: Batches, first: Attempt) -> list[Attempt]:
-        """Return an attempt with those that wait behind it, and that come while it is worth waiting."""
-        patience, found, until = batches.patience, [first], 0.0
-        while True:
-            while len(found) < batches.size and (attempt := self._worker.take()) is not None:
-                found.append(attempt)
-            now = time.monotonic()
-            until = until or now + patience.seconds(len(found))
-            if len(found) >= patience.enough or now >= until or self._worker.desk.draining:
-                patience.ran(len(found))
-                return found
-            self._news.wait(until - now)
+    def _await_news(self, seconds: float) -> None:
+        self._news.wait(seconds)
 
     def _run_all(self, batches: Batches, attempts: list[Attempt]) -> None:
         worker = self._worker

@@ -32,6 +32,7 @@ from stoker.types import (
 ERROR = ErrorInfo(
     "builtins.ValueError", "naïve 🔥\n", "Traceback …", ["builtins.ValueError"], {"retry_after": 1.5, "path": "args[0]"}
 )
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 GANG = GangSpec(2, 4)
 IMAGE = ImageSpec(
     "3.11",
@@ -65,10 +66,26 @@ SAMPLES: tuple[Any, ...] = (
     m.Welcome("0.1.0", "server", 7, "/dev/shm/s", "/var/spill", 60.0, 3, ["c-1.1"], True),
     m.Rejected("VersionMismatch", "other", {"path": "x"}),
     m.Part(7),
-    m.Submit("key", ["c-1.1", "c-1.2"], [3, 0], {"1": ["c-1.2", 70000]}, "map", True, 2.5, -1, "c-0.9", 4, "w7-1.3"),
+    m.Submit(
+        "key",
+        ["c-1.1", "c-1.2"],
+        [3, 0],
+        {"1": ["c-1.2", 70000]},
+        "map",
+        True,
+        2.5,
+        -1,
+        "c-0.9",
+        4,
+        "w7-1.3",
+        "predict",
+        TRACE,
+    ),
     m.Accepted(["c-1.1"]),
     m.RefusedCalls(["c-1.2"], ERROR),
-    m.Results(9, ["c-1.1", "c-1.2"], [0, 1], [2, 0], [1, 2], [0.25, 1e-06], {"0": ["r-1", 5]}, {"1": ERROR}),
+    m.Results(
+        9, ["c-1.1", "c-1.2"], [0, 1], [2, 0], [1, 2], [0.25, 1e-06], {"0": ["r-1", 5]}, {"1": ERROR}, [0], [2, 0]
+    ),
     m.Ack(12),
     m.Items("c-1.3", 2, 64, [1, 1], {}),
     m.StreamCredit("c-1.3", 128),
@@ -82,7 +99,7 @@ SAMPLES: tuple[Any, ...] = (
     m.AskChannel("key"),
     m.Channel("key", "w7-1.3", "stoker-0a", "0b"),
     m.PutSegment("r-w7-1-3", [5], 9),
-    m.Lease(["c-1.1"], [1], [3], {}, [64], 8, SEAT),
+    m.Lease(["c-1.1"], [1], [3], {}, [64], 8, SEAT, [TRACE]),
     m.Held(["c-1.1"], [1], True, SEAT),
     m.CancelAttempts(["c-1.1"], [1], 10.0, "user"),
     m.Revoke(["c-1.1"], [1]),
@@ -105,9 +122,9 @@ SAMPLES: tuple[Any, ...] = (
     m.Usage(["w7-1"], [1.5], [1 << 20]),
     m.BuildImage(7, 6, IMAGE, "w7-1"),
     m.Beat(3, 30.0),
-    m.ChannelUsed("w7-1.3", ["c-1.1"], [0], [0.5], [1.5], {"0": ERROR}),
+    m.ChannelUsed("w7-1.3", ["c-1.1"], [0], [0.5], [1.5], {"0": ERROR}, ["predict"]),
     m.ChannelHello("0b"),
-    m.ChannelCall("c-1.1"),
+    m.ChannelCall("c-1.1", TRACE),
     m.ChannelAnswer(1, ERROR, True, True),
     m.GatherRank("c-1.1", 1),
     m.RankGathered("c-1.1", 1, 40000, ["numpy==2.4.6", "python==3.11"]),

@@ -46,6 +46,8 @@ class StoreContract:
             payload_blob="payload/c-7.args",
             parent="c-6",
             tags={"team": "vision", "ünï": "'\"\n"},
+            method="predict",
+            trace="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         )
         store.write(epoch, [row])
         assert [pending.call for pending in store.pending(after_seq=0, limit=10)] == [row]
@@ -68,6 +70,20 @@ class StoreContract:
         store.write(epoch, [accepted(3, id="c-0k3v9.000001", payload=b"again")])
         store.write(epoch, [accepted(1, payload=b"the same seq")])
         assert [row.call.payload for row in store.pending(after_seq=0, limit=10)] == [b"first"]
+
+    def test_a_method_and_a_trace_stay_with_their_call(self, store: Store, epoch: int) -> None:
+        rows = [accepted(1, method="embed"), accepted(2), accepted(3, trace="00-" + "1" * 32 + "-" + "2" * 16 + "-00")]
+        store.write(epoch, rows)
+        store.write(epoch, [accepted(4, id=rows[1].id, method="another's"), progress(1, 1, 0)])
+        assert [row.call for row in store.pending(after_seq=0, limit=10)] == rows
+        store.write(epoch, [settled(row.seq) for row in rows])
+        assert [(one.call.method, one.call.trace) for one in store.calls()] == [
+            (row.method, row.trace) for row in reversed(rows)
+        ]
+        for _ in range(2):
+            store.expire(epoch, finished_before=9000.0, now=9000.0)
+        store.write(epoch, [accepted(5)])
+        assert [one.call for one in store.calls()] == [accepted(5)]
 
     def test_a_seq_that_another_id_holds_is_refused_with_its_whole_batch(self, store: Store, epoch: int) -> None:
         store.write(epoch, [accepted(1)])

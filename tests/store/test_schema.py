@@ -11,6 +11,7 @@ import pytest
 
 from stoker._version import __version__
 from stoker.store.schema import APPLICATION_ID, Migration, migrate, migrations
+from stoker.store.sqlite import SqliteStore
 
 FIRST = Migration(
     1, "first", "-- a comment; with a semicolon\nCREATE TABLE a (x TEXT);\nINSERT INTO a VALUES ('p;q');\n"
@@ -54,3 +55,17 @@ def test_a_step_that_fails_leaves_nothing_of_itself(connection: sqlite3.Connecti
     assert [name for _, name, _ in applied(connection)] == ["first"]
     assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'b'").fetchall() == []
     migrate(connection, Path("store.db"), steps=(FIRST, SECOND))
+
+
+@pytest.mark.parametrize("there", range(1, len(migrations())))
+def test_calls_of_every_older_schema_are_read(tmp_path: Path, there: int) -> None:
+    path = tmp_path / "store.db"
+    older = sqlite3.connect(path, isolation_level=None)
+    migrate(older, path, steps=migrations()[:there])
+    older.execute("INSERT INTO calls VALUES (7, 0, 'c-7', 'key', 'c', 0, 1.0, NULL, '', '', '', x'61')")
+    older.close()
+    store = SqliteStore(path)
+    assert [(row.call.id, row.call.payload, row.call.method) for row in store.pending(after_seq=0, limit=9)] == [
+        ("c-7", b"a", "")
+    ]
+    store.close()

@@ -46,7 +46,9 @@ COLUMNS = (
 @app.command("list")
 def list_calls(
     app_name: Annotated[str | None, typer.Option("--app", help="Those of one app only.")] = None,
-    function: Annotated[str | None, typer.Option(help="Those of one function only: name, or app.name.")] = None,
+    function: Annotated[
+        str | None, typer.Option(help="Those of one function only: name, Class.method, or app.name.")
+    ] = None,
     state_name: Annotated[str | None, typer.Option("--state", help="queued, running, succeeded, failed, …")] = None,
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most so many, the newest first.")] = 20,
     as_json: AsJson = False,
@@ -111,6 +113,8 @@ def _facts(row: Mapping[str, Any]) -> dict[str, str]:
     facts["kind"] = "spawned: kept on disk" if row.get("detached") else "attached to its program"
     if row.get("worker"):
         facts["worker"] = row["worker"]
+    if row.get("trace"):
+        facts["trace"] = row["trace"].split("-")[1]
     if row.get("tags"):
         facts["tags"] = escape(", ".join(f"{name}={value}" for name, value in row["tags"].items()))
     if row.get("error"):

@@ -38,7 +38,8 @@ class Route(NamedTuple):
     """What calls that travel in one `Submit` have in common. ``label`` is for people.
 
     ``deadline`` is the function's own where the client knows it: what is sent again gets the time that is left.
-    ``method`` is that of a class, whose name goes before a call's arguments.
+    ``method`` is that of a class, whose name goes before a call's arguments. ``trace`` is the caller's W3C
+    ``traceparent``, if it has one.
     """
 
     function: str
@@ -49,6 +50,7 @@ class Route(NamedTuple):
     parent: str = ""
     deadline: float | None = None
     method: str = ""
+    trace: str = ""
 
     def arguments(self, args: Sequence[Any]) -> tuple[Any, ...]:
         """Return a call's arguments by position as they travel."""
@@ -241,6 +243,8 @@ def submit_of(pendings: list[Pending], *, acked: int) -> tuple[Submit, list[Buff
         parent=route.parent,
         acked=acked,
         channel=pendings[0].channel,
+        method=route.method,
+        trace=route.trace,
     )
     return message, parts
 

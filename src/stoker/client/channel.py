@@ -72,7 +72,7 @@ class Channel:
         name = ""  # of the channel, once the worker may have read the call
         try:
             try:
-                self._sock.sendall(call_frame(call_id, payload), socket.MSG_NOSIGNAL)
+                self._sock.sendall(call_frame(call_id, payload, trace=route.trace), socket.MSG_NOSIGNAL)
                 name = self.id
                 answer = self._receive()
             except ConnectionResetError:

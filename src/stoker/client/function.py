@@ -243,7 +243,7 @@ class Function(Reference, Generic[P, R_co]):
             )
         parent = current_call()
         if parent is not None:
-            route = route._replace(parent=parent.id)
+            route = route._replace(parent=parent.id, trace=parent.trace)
         return target.session, route
 
     async def route_async(self, method: str) -> tuple[Session, Route]:

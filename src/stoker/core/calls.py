@@ -45,6 +45,7 @@ class Call:
         "kind",
         "leased_at",
         "losses",
+        "method",
         "not_before",
         "parent",
         "payload",
@@ -53,6 +54,7 @@ class Call:
         "queued",
         "seq",
         "state",
+        "trace",
         "upto",
         "worker",
         "yielded",
@@ -70,6 +72,8 @@ class Call:
         priority: int = 0,
         deadline: float | None = None,
         parent: str = "",
+        method: str = "",
+        trace: str = "",
     ) -> None:
         self.id = id
         self.pool = pool
@@ -81,6 +85,8 @@ class Call:
         self.priority = priority
         self.deadline = deadline
         self.parent = parent
+        self.method = method  # of a class
+        self.trace = trace  # the W3C traceparent that it belongs to
         self.state = CallState.QUEUED
         self.queued = False
         self.seq = 0
@@ -95,6 +101,12 @@ class Call:
         self.yielded: tuple[int, int] | None = None  # the attempt whose items came last, and how many came of it
         self.upto = 0  # stream items the reader has room for
         self.children = 0  # attached calls that this one waits for
+
+    @property
+    def label(self) -> str:
+        """What users read: ``digits.accuracy``, ``search.Embedder.embed``."""
+        label = self.pool.spec.label
+        return f"{label}.{self.method}" if self.method else label
 
     def note(self, at: float, event: str, detail: str = "") -> None:
         """Remember something worth telling: made lazily, as most calls are queued, run and done."""

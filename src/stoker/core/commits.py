@@ -107,10 +107,10 @@ def _unwritable(st: State, settlement: Settlement, reason: str) -> Settlement:
     call = settlement.call
     st.discard(settlement.result.payload)
     message = (
-        f"Call {call.id} of {call.pool.spec.label} ended ({settlement.state.value}), but the store refused its result "
+        f"Call {call.id} of {call.label} ended ({settlement.state.value}), but the store refused its result "
         f"{REFUSALS_MAX} times: {reason[:REASON_MAX_CHARS]}"
     )
-    fields = {"call_id": call.id, "function": call.pool.spec.label}
+    fields = {"call_id": call.id, "function": call.label}
     result = Result(Outcome.ERROR, error=stoker_error("StoreError", message, fields))
     call.state = CallState.FAILED
     return Settlement(call, CallState.FAILED, result, settlement.finished, [])

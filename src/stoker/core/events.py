@@ -31,7 +31,7 @@ class Submitted(NamedTuple):
     """A client wants calls made. ``deadline`` is an absolute time. ``kind``: call · map · stream.
 
     ``again``: an earlier term has taken them in, so they are not refused for want of room. ``channel``: they were sent
-    down it before, without an answer in time.
+    down it before, without an answer in time. ``method``: of a class. ``trace``: the W3C ``traceparent`` of who asks.
     """
 
     client: str
@@ -45,6 +45,8 @@ class Submitted(NamedTuple):
     parent: str = ""
     again: bool = False
     channel: str = ""
+    method: str = ""
+    trace: str = ""
 
 
 class Restored(NamedTuple):
@@ -63,6 +65,8 @@ class Restored(NamedTuple):
     losses: int
     not_before: float
     history: Sequence[tuple[float, str, str]] = ()  # as in `Call.history`
+    method: str = ""
+    trace: str = ""
 
 
 class Persisted(NamedTuple):

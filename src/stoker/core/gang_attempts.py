@@ -104,7 +104,7 @@ def _lease_if_gathered(st: State, gang: Gang) -> None:
 
 def _refuse(st: State, gang: Gang, call: Call, differ: str) -> None:
     """Fail a call whose ranks would run it with different packages, and let the gang go: another may agree."""
-    label = call.pool.spec.label
+    label = call.label
     message = (
         f"The ranks of {label} disagree on their environment: {differ}. Their nodes built it at different times. "
         "`stoker images prune --older-than 0s --locks` removes what is not in use, on all nodes, and the next start "

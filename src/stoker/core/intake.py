@@ -140,9 +140,12 @@ def _take(st: State, pool: Pool, event: e.Submitted, ids: Sequence[str], payload
     deadline = event.deadline
     taken = []
     for call_id, payload in zip(ids, payloads, strict=True):
+        # fmt: off
         call = Call(
-            call_id, pool, event.client, payload, now, event.kind, detached, event.priority, deadline, event.parent
+            call_id, pool, event.client, payload, now, event.kind, detached, event.priority, deadline, event.parent,
+            event.method, event.trace,
         )
+        # fmt: on
         st.calls[call_id] = call
         taken.append(call)
     if deadline is not None:
@@ -221,6 +224,8 @@ def restore(st: State, event: e.Restored) -> None:
         priority=event.priority,
         deadline=event.deadline,
         parent=event.parent,
+        method=event.method,
+        trace=event.trace,
     )
     call.seq, call.failures, call.losses = event.seq, event.failures, event.losses
     call.history = list(event.history) or None
@@ -263,8 +268,8 @@ def cancel(st: State, event: e.CancelAsked) -> None:
 
 def cancel_one(st: State, call: Call, reason: str) -> None:
     text = {"closed": "its reader closed the stream", "sibling": "another call of its map failed"}.get(reason, reason)
-    message = f"Call {call.id} of {call.pool.spec.label} was cancelled ({text})."
-    error = stoker_error("CallCancelled", message, {"call_id": call.id, "function": call.pool.spec.label})
+    message = f"Call {call.id} of {call.label} was cancelled ({text})."
+    error = stoker_error("CallCancelled", message, {"call_id": call.id, "function": call.label})
     settling.settle(st, call, CallState.CANCELLED, Result(Outcome.CANCELLED, error=error))
     call_off_builds(st, call.pool)
 

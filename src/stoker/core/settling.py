@@ -89,9 +89,9 @@ def _write_progress(st: State, call: Call) -> None:
 def lost(st: State, call: Call, *, cause: str, detail: str, said: Sequence[tuple[str, str]] = ()) -> None:
     """Deal with an attempt whose worker ended under it; ``said``: the worker's last lines, each with its call."""
     pool = call.pool
-    where = {"call_id": call.id, "function": pool.spec.label}
+    where = {"call_id": call.id, "function": call.label}
     if cause == "memory":
-        message = f"Call {call.id} of {pool.spec.label} ran out of memory: {detail}. Give the function more memory=."
+        message = f"Call {call.id} of {call.label} ran out of memory: {detail}. Give the function more memory=."
         fail(st, call, Result(Outcome.MEMORY, error=_own_error("OutOfMemory", message, where, "MemoryError")))
         return
     call.losses += 1
@@ -102,7 +102,7 @@ def lost(st: State, call: Call, *, cause: str, detail: str, said: Sequence[tuple
         _write_progress(st, call)
         return
     message = (
-        f"Call {call.id} of {pool.spec.label} lost its worker {_times(call.losses)}; the last one ended with: "
+        f"Call {call.id} of {call.label} lost its worker {_times(call.losses)}; the last one ended with: "
         f"{detail}.{_likely(cause, detail)} {MORE_LOSSES}{last_output(said, call_id=call.id)}"
     )
     pool.failed += 1
@@ -167,8 +167,8 @@ def timed_out(st: State, call: Call, *, who: str = "") -> None:
     """Deal with an attempt that ran into its timeout and whose worker had to be stopped for it."""
     pool = call.pool
     rank = f" in {who}" if who else ""
-    message = f"Call {call.id} of {pool.spec.label} ran longer than timeout={pool.options.timeout:g} s{rank}."
-    fields = {"call_id": call.id, "function": pool.spec.label}
+    message = f"Call {call.id} of {call.label} ran longer than timeout={pool.options.timeout:g} s{rank}."
+    fields = {"call_id": call.id, "function": call.label}
     fail(st, call, Result(Outcome.TIMEOUT, error=_own_error("CallTimeout", message, fields, "TimeoutError")))
 
 
@@ -176,8 +176,8 @@ def expire(st: State, call: Call) -> None:
     """Drop a call whose deadline has come before it was leased; what runs may still make it, so it is told to stop."""
     if call.state.settled or call.state is CallState.ACCEPTING:
         return
-    message = f"Call {call.id} of {call.pool.spec.label} was not answered by its deadline."
-    error = stoker_error("DeadlineExceeded", message, {"call_id": call.id, "function": call.pool.spec.label})
+    message = f"Call {call.id} of {call.label} was not answered by its deadline."
+    error = stoker_error("DeadlineExceeded", message, {"call_id": call.id, "function": call.label})
     worker = call.worker
     if call.state is CallState.LEASED and worker is not None:
         if worker.gang is None:

@@ -48,7 +48,7 @@ def attempts_in(history: Iterable[tuple[float, str, str]]) -> int:
 
 
 def _fail(st: State, call: Call) -> None:
-    label = call.pool.spec.label
+    label = call.label
     message = (
         f"Call {call.id} of {label}: the server was stopped while it ran, and it may not run twice (lost_retries=0). "
         "See what it had done before you call it again."

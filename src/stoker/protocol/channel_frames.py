@@ -21,9 +21,12 @@ _CALL_START, _CALL_END = encode_header(ChannelCall("|"))[1].split(b"|")
 _CALL = re.compile(re.escape(_CALL_START) + rb"([A-Za-z0-9._-]{1,128})" + re.escape(_CALL_END))
 
 
-def call_frame(call_id: str, payload: bytes) -> bytes:
+def call_frame(call_id: str, payload: bytes, *, trace: str = "") -> bytes:
     """Return a `ChannelCall` and its input."""
-    header = b"%b%b%b" % (_CALL_START, call_id.encode(), _CALL_END)
+    if trace:  # the worker reads it as any other message
+        header = encode_header(ChannelCall(call_id, trace))[1]
+    else:
+        header = b"%b%b%b" % (_CALL_START, call_id.encode(), _CALL_END)
     return b"%b%b%b" % (encode_prefix(CALL, len(header), len(payload)), header, payload)
 
 

@@ -100,7 +100,8 @@ class Submit:
 
     ``deadline`` is in seconds from now, None for the function's own. ``acked`` is the sequence number of the last
     `Results` frame that the client has dealt with. ``parent`` is the call that makes these. ``channel`` is the one that
-    these calls were sent down before, without an answer in time.
+    these calls were sent down before, without an answer in time. ``method`` is that of a class, which their arguments
+    name first; ``trace`` the W3C ``traceparent`` that they belong to.
     """
 
     function: str
@@ -114,6 +115,8 @@ class Submit:
     parent: str = ""
     acked: int = 0
     channel: str = ""
+    method: str = ""
+    trace: str = ""
 
 
 @message
@@ -138,7 +141,8 @@ class Results:
     ``outcomes`` are `stoker.types.Outcome`; ``errors[str(i)]`` belongs to ``ids[i]``. An error made by Stoker itself
     (``WorkerLost``, …) has a name without a dot and no payload. ``printed`` are the places of calls that have printed
     something: who waits for one shows that first. ``seconds`` is how long each ran, by the
-    worker's clock. The receiver answers with `Ack` of ``seq``; until then the sender keeps the frame and sends it
+    worker's clock. ``batches[i]`` is how many ran in one batch with ``ids[i]``, said of the first of each; empty where
+    nothing is batched. The receiver answers with `Ack` of ``seq``; until then the sender keeps the frame and sends it
     again after a reconnect.
     """
 
@@ -151,6 +155,7 @@ class Results:
     segments: Segments = field(default_factory=dict)
     errors: dict[str, ErrorInfo] = field(default_factory=dict)
     printed: list[int] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
 
 
 @message
@@ -254,7 +259,8 @@ class Lease:
     """Attempts for a worker to run, in order. ``attempts`` start at 1. ``kinds`` as in `Submit`.
 
     ``clients[i]`` is who asked. ``credits[i]`` is the first `StreamCredit.upto` of a stream, 0 for others. The function
-    is the worker's own. ``gang`` is the worker's place among those that run this one attempt together.
+    is the worker's own. ``gang`` is the worker's place among those that run this one attempt together. ``traces`` are
+    the W3C ``traceparent`` of each; no column where none has any.
     """
 
     ids: list[str]
@@ -264,6 +270,7 @@ class Lease:
     credits: list[int] = field(default_factory=list)
     acked: int = 0
     gang: GangSeat | None = None
+    traces: list[str] = field(default_factory=list)
 
 
 @message
@@ -402,7 +409,10 @@ class ChannelClosed:
 
 @message
 class ChannelUsed:
-    """Calls that were answered by a channel, for the record. ``finished`` are Unix times; the rest as in `Results`."""
+    """Calls that were answered by a channel, for the record. ``finished`` are Unix times; the rest as in `Results`.
+
+    ``methods`` are those of a class, of each; no column where it is of a function.
+    """
 
     channel: str
     ids: list[str]
@@ -410,6 +420,7 @@ class ChannelUsed:
     seconds: list[float]
     finished: list[float]
     errors: dict[str, ErrorInfo] = field(default_factory=dict)
+    methods: list[str] = field(default_factory=list)
 
 
 @message
@@ -421,9 +432,10 @@ class ChannelHello:
 
 @message
 class ChannelCall:
-    """One call, its input in the body. The client sends the next one when it has the answer."""
+    """One call, its input in the body; ``trace`` as in `Submit`. The client sends the next when it has the answer."""
 
     id: str
+    trace: str = ""
 
 
 @message

@@ -29,8 +29,8 @@ class Attempt(CurrentCall):
     """One attempt and what becomes of it. ``segment`` is (name, size) when its input does not lie in ``body``."""
 
     __slots__ = (
-        "body", "channel", "credit", "encode", "interrupt", "is_generator", "key", "method", "raised", "segment",
-        "started",
+        "batch", "body", "channel", "credit", "encode", "interrupt", "is_generator", "key", "method", "raised",
+        "segment", "started",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +45,7 @@ class Attempt(CurrentCall):
         self.encode: Callable[[Any], bytes] | None = None  # of what it returns or yields, where that is no pickle
         self.is_generator = False  # what it runs, once that is known
         self.method = ""  # of a class
+        self.batch = 0  # how many ran in the batch that it was the first of
         self.channel: Channel | None = None  # that it came by, and its answer goes by, until that is closed
         self.interrupt: Interrupt | None = None
         self.raised = False  # its exception was raised: it comes once, code that swallows it is ended from outside
@@ -78,6 +79,8 @@ class Desk:
                 attempt = Attempt(call_id, lease.attempts[i], parts[i], place, credits[i] or DEFAULT_CREDIT)
                 if lease.gang is not None:
                     attempt.seat = self.seat = lease.gang
+                if lease.traces:
+                    attempt.trace = lease.traces[i]
                 if self._revoked and attempt.key in self._revoked:
                     del self._revoked[attempt.key]
                 elif self._cancelled and attempt.key in self._cancelled:

@@ -91,6 +91,7 @@ class Batches:
 
     def end(self, group: Group, values: Any) -> None:
         """Report what a batch has returned: one result for each call."""
+        group.attempts[0].batch = len(group.attempts)
         try:
             label, method = self._worker.config.label, group.target.method
             results = _one_each(values, len(group.attempts), f"{label}.{method}" if method else label)
@@ -102,6 +103,7 @@ class Batches:
 
     def fail(self, group: Group, error: BaseException) -> None:
         """Report that a batch has raised: each of its calls has."""
+        group.attempts[0].batch = len(group.attempts)
         for attempt in group.attempts:
             self._finish(attempt, error)
 

@@ -88,7 +88,7 @@ class Channel:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def _take(self, kind: int, header: bytes, body: memoryview) -> None:
-        call_id = called_id(header) if kind == CALL else ""
+        call_id, trace = called_id(header) if kind == CALL else "", ""
         if not call_id:
             message = decode_header(kind, header)
             if isinstance(message, ChannelHello):
@@ -97,13 +97,13 @@ class Channel:
                 raise ProtocolError("That is not how a channel is used.")
             if isinstance(message, ChannelHello):
                 return
-            call_id = message.id
+            call_id, trace = message.id, message.trace
         elif not self._known:
             raise ProtocolError("A channel begins with its key.")
         if not call_id.startswith(self._prefix):
             raise ProtocolError("A client calls in its own name only.")
         attempt = Attempt(call_id, 1, body, None, DEFAULT_CREDIT)
-        attempt.channel = self
+        attempt.channel, attempt.trace = self, trace
         with self.lock:
             if not self.closed:  # else it was never read, which the server has been told
                 self._desk.add(attempt)
@@ -146,6 +146,7 @@ class Channel:
         if error is not None:
             used.errors[str(len(used.ids))] = ErrorInfo(error.type_name, error.message[:ERROR_TEXT_MAX_CHARS])
         used.ids.append(attempt.id)
+        used.methods.append(attempt.method)
         used.outcomes.append(int(outcome))
         used.seconds.append(now - attempt.started)
         used.finished.append(time.time())
@@ -184,6 +185,8 @@ class Channel:
             return None
         with self.lock:
             found, self._used = self._used, ChannelUsed(self.id, [], [], [], [])
+        if not any(found.methods):
+            found.methods.clear()
         return found
 
 

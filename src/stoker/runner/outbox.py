@@ -70,7 +70,7 @@ class Columns:
 class ResultBatch(Columns):
     """Results that are not yet sent. ``since`` is when the first came."""
 
-    __slots__ = ("attempts", "errors", "ids", "outcomes", "printed", "seconds", "since")
+    __slots__ = ("attempts", "batches", "errors", "ids", "outcomes", "printed", "seconds", "since")
 
     def __init__(self, since: float) -> None:
         super().__init__()
@@ -81,6 +81,7 @@ class ResultBatch(Columns):
         self.seconds: list[float] = []
         self.errors: dict[str, ErrorInfo] = {}
         self.printed: list[int] = []
+        self.batches: list[int] = []
 
     def frame(self, seq: int) -> EncodedFrame:
         message = Results(
@@ -93,6 +94,7 @@ class ResultBatch(Columns):
             segments=self.segments,
             errors=self.errors,
             printed=self.printed,
+            batches=self.batches if any(self.batches) else [],
         )
         return EncodedFrame.of(message, self.parts)
 
@@ -183,6 +185,7 @@ class Outbox:
             if attempt.printed:
                 batch.printed.append(len(batch.ids))
             batch.ids.append(attempt.id)
+            batch.batches.append(attempt.batch)
             batch.attempts.append(attempt.number)
             batch.outcomes.append(outcome.value)
             batch.seconds.append(now - attempt.started if attempt.started else 0.0)

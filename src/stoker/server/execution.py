@@ -159,6 +159,8 @@ class Executor:
             payload_blob=name,
             parent=call.parent,
             tags=call.pool.options.tags,
+            method=call.method,
+            trace=call.trace,
         )
 
     def _persist_settled(self, command: c.PersistSettled) -> None:

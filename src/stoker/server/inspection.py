@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from stoker.core.calls import Call
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 LEAST_PREFIX_CHARS = 4  # of a call's id, to be looked for by its beginning
+LABELS_MAX = 200  # calls of older output that are looked up in the store for what they are of
 PREFIX_ROWS = 10_000  # of the store, the newest, that are looked through for it
 
 
@@ -100,10 +102,12 @@ def _stored_rows(server: Server, state: CallState | None, limit: int) -> list[Ro
 
 
 def _matches(row: Row, *, app: str, function: str, state: str) -> bool:
-    label = row["function"]
-    if app and not label.startswith(f"{app}."):
+    owner = row["app"]
+    if app and owner != app:
         return False
-    if function and function not in {label, label.rpartition(".")[2]}:
+    # A class is asked for by its own name, or by that of one of its methods.
+    name, asked = row["function"].removeprefix(f"{owner}."), function.removeprefix(f"{owner}.")
+    if function and not f"{name}.".startswith(f"{asked}."):
         return False
     return not state or row["state"] == state
 
@@ -113,9 +117,11 @@ def _stored_row(server: Server, record: CallRecord) -> Row:
     spec = server.functions.specs.get(call.function) or server.store.function(call.function)
     error = settled.error if settled else None
     started = max((at for at, event, _ in _stored_timeline(record) if event == "running"), default=None)
+    label = spec.label if spec else call.function
     return {
         "id": call.id,
-        "function": spec.label if spec else call.function,
+        "app": spec.app if spec else "",
+        "function": f"{label}.{call.method}" if call.method else label,
         "state": settled.state.value if settled else CallState.QUEUED.value,
         "created": call.created,
         "started": started,
@@ -124,7 +130,22 @@ def _stored_row(server: Server, record: CallRecord) -> Row:
         "worker": "",
         "error": f"{error.type_name}: {error.message}" if error else "",
         "detached": True,
+        "trace": call.trace,
     }
+
+
+async def call_labels(server: Server, call_ids: Collection[str]) -> dict[str, str]:
+    """Return what these calls are of, with the method of a class; of those that are known no more, nothing."""
+    calls = server.plane.state.calls
+    found = {call_id: calls[call_id].label for call_id in call_ids if call_id in calls}
+    found |= {one.call.id: one.call.label for one in server.records.newest() if one.call.id in call_ids}
+    left = [call_id for call_id in call_ids if call_id not in found][:LABELS_MAX]
+
+    def stored() -> dict[str, str]:
+        records = [record for call_id in left if (record := server.store.call(call_id)) is not None]
+        return {record.call.id: _stored_row(server, record)["function"] for record in records}
+
+    return found | (await asyncio.to_thread(stored) if left else {})
 
 
 async def full_id(server: Server, given: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from stoker.protocol import messages as m
@@ -32,8 +33,18 @@ class News:
         """Pass output on: what a call printed to who asked for the call, native output to all that use the pool."""
         spec = self._server.functions.specs.get(lines.function)
         label = (spec.label if spec else lines.function) + self._rank(lines.worker)
+        methods = {one: self._method(one) for one in set(lines.calls)} if spec is not None and spec.methods else {}
         for session, picked in self._routes(lines).items():
-            session.send(m.Notice("log", _notice_data(lines, label, picked)))
+            for method, some in groupby(picked, key=lambda i: methods.get(lines.calls[i], "")):
+                shown = f"{label}.{method}" if method else label
+                session.send(m.Notice("log", _notice_data(lines, shown, list(some))))
+
+    def _method(self, call_id: str) -> str:
+        """Return which method of a class a call is of; its last lines may come after its end."""
+        call = self._server.plane.state.calls.get(call_id)
+        if call is None and (record := self._server.records.get(call_id)) is not None:
+            call = record.call
+        return call.method if call is not None else ""
 
     def _rank(self, worker_id: str) -> str:
         """Return what tells the ranks of a gang apart where their lines stand side by side."""

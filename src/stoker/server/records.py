@@ -39,6 +39,7 @@ class Records:
         for i in range(max(0, len(used.ids) - OF_A_BATCH), len(used.ids)):
             finished = used.finished[i] - wall
             call = Call(used.ids[i], worker.pool, client, b"", finished - used.seconds[i])
+            call.method = used.methods[i] if used.methods else ""
             value = used.outcomes[i] == Outcome.VALUE
             call.state = CallState.SUCCEEDED if value else CallState.FAILED
             call.attempt, call.worker, call.leased_at = 1, worker, call.created
@@ -68,7 +69,8 @@ def row_of(call: Call, *, wall: float, record: Record | None = None) -> dict[str
     began = call.leased_at or None
     return {
         "id": call.id,
-        "function": call.pool.spec.label,
+        "app": call.pool.spec.app,
+        "function": call.label,
         "state": state_name(call.state),
         "created": call.created + wall,
         "started": None if began is None else began + wall,
@@ -77,4 +79,5 @@ def row_of(call: Call, *, wall: float, record: Record | None = None) -> dict[str
         "worker": call.worker.id if call.worker else "",
         "error": f"{record.error.type_name}: {record.error.message}" if record and record.error else "",
         "detached": call.detached,
+        "trace": call.trace,
     }

@@ -85,6 +85,8 @@ def _restored(server: Server, row: PendingRow) -> e.Restored | None:
         losses=row.losses,
         not_before=row.not_before - wall if row.not_before else 0.0,
         history=[(at - wall, event, detail) for at, event, detail in json.loads(row.timeline or "[]")],
+        method=call.method,
+        trace=call.trace,
     )
 
 

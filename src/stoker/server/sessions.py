@@ -15,6 +15,7 @@ from stoker.errors import ProtocolError
 from stoker.protocol import messages as m
 from stoker.protocol.frames import BODY_MAX_BYTES
 from stoker.protocol.messages import Segments
+from stoker.protocol.traces import checked_trace
 from stoker.server import payloads
 from stoker.server.execution import error_info
 from stoker.server.link import Link
@@ -224,6 +225,8 @@ class ClientPeer:
                 parent=message.parent,
                 again=not message.detached and self._says_again_until > server.now(),
                 channel="" if message.detached else message.channel,
+                method=message.method if spec is not None and message.method in spec.methods else "",
+                trace=checked_trace(message.trace) if message.trace else "",
             )
         )
 

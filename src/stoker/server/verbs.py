@@ -20,7 +20,7 @@ from stoker.errors import InvalidRequest, NotFound, PermissionDenied, StokerErro
 from stoker.protocol import messages as m
 from stoker.server import once
 from stoker.server.execution import error_info
-from stoker.server.inspection import call_details, call_rows, full_id, function_rows, worker_rows
+from stoker.server.inspection import call_details, call_labels, call_rows, full_id, function_rows, worker_rows
 from stoker.server.link import Link
 from stoker.server.sessions import Session
 from stoker.server.spool import Spool
@@ -333,10 +333,16 @@ class Verbs:
         tail = _get(params, "tail", Count, 1000)
         query: Params = {**wanted, **times, "tail": tail, "functions": self._keys_of(wanted)}
         lines = await self._server.engine.ask("logs", query)
-        labels = {key: spec.label for key, spec in self._server.functions.specs.items()}
+        specs = self._server.functions.specs
+        classes = {key for key, spec in specs.items() if spec.methods}
+        calls = await call_labels(self._server, {x["call"] for x in lines if x["call"] and x["function"] in classes})
+        labels = {key: spec.label for key, spec in specs.items()}
         # Of a program that is gone the server knows no function any more: the log itself says whose it is.
         return {
-            "lines": [{**x, "function": labels.get(x["function"]) or x.get("label") or x["function"]} for x in lines]
+            "lines": [
+                {**x, "function": calls.get(x["call"]) or labels.get(x["function"]) or x.get("label") or x["function"]}
+                for x in lines
+            ]
         }
 
     def _keys_of(self, wanted: dict[str, str]) -> list[str]:

@@ -54,6 +54,7 @@ class WorkerLinks:
             credits=credits,
             acked=self.seen,
             gang=seat,
+            traces=[call.trace for call in calls] if any(call.trace for call in calls) else [],
         )
         self.leases.send(message, parts)
 
@@ -265,7 +266,7 @@ class ControlPeer:
             raise ProtocolError(f"A worker does not send {type(message).__name__} on its control socket.")
 
     def _used(self, message: m.ChannelUsed) -> None:
-        columns = (message.outcomes, message.seconds, message.finished)
+        columns = (message.outcomes, message.seconds, message.finished, message.methods or message.ids)
         if any(len(column) != len(message.ids) for column in columns) or not set(message.outcomes) <= _ANSWERS:
             raise ProtocolError("The columns of a ChannelUsed do not belong together.")
         server = self._server

@@ -28,6 +28,7 @@ class AcceptedRow:
     """A detached call as it is accepted. ``seq`` is given by the server, ascending, and orders the queue.
 
     ``payload`` holds small arguments; bigger ones are a payload file named ``payload_blob``. Times are Unix seconds.
+    ``method`` is that of a class, ``trace`` the W3C ``traceparent`` that the call belongs to.
     """
 
     seq: int
@@ -41,6 +42,8 @@ class AcceptedRow:
     payload_blob: str = ""
     parent: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    method: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,11 @@ INSERT INTO calls (seq, id, function, client, priority, created, deadline, paren
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
 """
 
+ORIGIN = """
+INSERT INTO origins (seq, method, trace)
+SELECT seq, ?, ? FROM calls WHERE seq = ? AND id = ? ON CONFLICT (seq) DO NOTHING
+"""
+
 PROGRESS = """
 INSERT INTO progress (seq, failures, losses, not_before, timeline)
 SELECT seq, ?, ?, ?, ? FROM calls WHERE seq = ? AND state = 0
@@ -42,8 +47,8 @@ MARK_SETTLED = "UPDATE calls SET state = ? WHERE seq = ? AND id = ? AND state = 
 
 PENDING = """
 SELECT c.seq, id, function, client, priority, created, deadline, payload, payload_blob, parent, tags,
-    failures, losses, not_before, timeline
-FROM calls c INDEXED BY calls_pending LEFT JOIN progress p ON p.seq = c.seq
+    method, trace, failures, losses, not_before, timeline
+FROM calls c INDEXED BY calls_pending LEFT JOIN origins o ON o.seq = c.seq LEFT JOIN progress p ON p.seq = c.seq
 WHERE state = 0 AND c.seq > ? ORDER BY c.seq LIMIT ?
 """
 PENDING_COUNT = "SELECT count(*) FROM calls INDEXED BY calls_pending WHERE state = 0"
@@ -60,8 +65,9 @@ UNION SELECT payload_blob FROM results WHERE payload_blob <> '' AND payload_blob
 
 _RECORD = """
 SELECT c.seq, id, function, client, priority, created, deadline, {payloads}, c.payload_blob, parent, tags,
-    failures, losses, state, finished, attempts, r.payload_blob, error, r.timeline, expired
-FROM calls c LEFT JOIN results r ON r.seq = c.seq LEFT JOIN progress p ON p.seq = c.seq
+    method, trace, failures, losses, state, finished, attempts, r.payload_blob, error, r.timeline, expired
+FROM calls c LEFT JOIN origins o ON o.seq = c.seq LEFT JOIN results r ON r.seq = c.seq
+LEFT JOIN progress p ON p.seq = c.seq
 """
 CALL = _RECORD.format(payloads="c.payload, r.payload") + "WHERE id = ?"
 _WITHOUT_PAYLOADS = _RECORD.format(payloads="x'', x''")
@@ -104,6 +110,7 @@ KEEP_LAST_SEQ = f"UPDATE meta SET value = ({LAST_SEQ}) WHERE name = 'last_seq'"
 FORGET = (
     "DELETE FROM results WHERE seq = ?",
     "DELETE FROM progress WHERE seq = ?",
+    "DELETE FROM origins WHERE seq = ?",
     "DELETE FROM calls WHERE seq = ?",
 )
 
@@ -139,6 +146,8 @@ def accept(connection: sqlite3.Connection, rows: Sequence[AcceptedRow]) -> None:
             for r in rows
         ],
     )
+    if told := [(r.method, r.trace, r.seq, r.id) for r in rows if r.method or r.trace]:
+        connection.executemany(ORIGIN, told)
 
 
 def progress(connection: sqlite3.Connection, rows: Sequence[ProgressRow]) -> None:
@@ -158,20 +167,24 @@ def settle(connection: sqlite3.Connection, rows: Sequence[SettledRow]) -> None:
 
 def pending_row(row: tuple[Any, ...]) -> PendingRow:
     """Build a row to be queued. A million share the few functions and clients that there are."""
-    seq, call_id, function, client, priority, created, deadline, payload, blob, parent, tags = row[:11]
+    seq, call_id, function, client, priority, created, deadline, payload, blob, parent, tags, method, trace = row[:13]
     call = AcceptedRow(
-        seq, call_id, intern(function), intern(client), priority, created, deadline, payload, blob, parent, _tags(tags)
+        *(seq, call_id, intern(function), intern(client), priority, created, deadline, payload, blob, parent),
+        *(_tags(tags), intern(method or ""), trace or ""),
     )
-    return PendingRow(call) if row[11] is None else PendingRow(call, *row[11:])
+    return PendingRow(call) if row[13] is None else PendingRow(call, *row[13:])
 
 
 def call_record(row: tuple[Any, ...]) -> CallRecord:
     seq, call_id, function, client, priority, created, deadline, payload, result, blob, parent, tags = row[:12]
-    failures, losses, code = row[12:15]
-    call = AcceptedRow(seq, call_id, function, client, priority, created, deadline, payload, blob, parent, _tags(tags))
+    method, trace, failures, losses, code = row[12:17]
+    call = AcceptedRow(
+        *(seq, call_id, function, client, priority, created, deadline, payload, blob, parent, _tags(tags)),
+        *(method or "", trace or ""),
+    )
     if not code:
         return CallRecord(call, failures or 0, losses or 0)
-    finished, attempts, result_blob, error, timeline, expired = row[15:]
+    finished, attempts, result_blob, error, timeline, expired = row[17:]
     if expired:  # the blobs' names are kept for `EXPIRABLE` alone
         call, result_blob = replace(call, payload_blob=""), ""
     settled = SettledRow(seq, call_id, _STATES[code], finished, attempts, result, result_blob, _error(error), timeline)

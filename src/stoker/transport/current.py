@@ -25,9 +25,10 @@ class CurrentCall:
     """The call that runs: its id, which attempt this is, whether somebody asked it to stop, whether it has printed.
 
     ``cancelled`` is for sync functions that run concurrently as threads: nothing can interrupt those, so they look.
+    ``trace`` is the W3C ``traceparent`` that it belongs to, if any.
     """
 
-    __slots__ = ("cancelled", "id", "number", "printed", "seat")
+    __slots__ = ("cancelled", "id", "number", "printed", "seat", "trace")
 
     def __init__(self, call_id: str, number: int) -> None:
         self.id = call_id
@@ -35,6 +36,7 @@ class CurrentCall:
         self.cancelled = False
         self.printed = False  # itself, or a call that it has made
         self.seat: GangSeat | None = None  # its place in a gang
+        self.trace = ""
 
 
 @dataclass(frozen=True)

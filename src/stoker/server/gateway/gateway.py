@@ -111,7 +111,11 @@ class Gateway:
             await self._begin(route, payload, send, extra, holder=holder, key=key, deadline=deadline)
             return
         call = self._calls.submit(
-            route.spec, route.key, payload, holder=holder, deadline=deadline, streams=route.streams
+            *(route.spec, route.key, payload),
+            holder=holder,
+            deadline=deadline,
+            streams=route.streams,
+            method=route.method,
         )
         extra.append((b"x-stoker-call-id", call.id.encode()))
         connection = scope["stoker.connection"]

@@ -57,7 +57,12 @@ class LaterCalls:
             self._server.discard([payload])
             return call_id, None
         call = self._calls.submit(
-            route.spec, route.key, payload, holder=holder, deadline=deadline, streams=False, detached_as=call_id
+            *(route.spec, route.key, payload),
+            holder=holder,
+            deadline=deadline,
+            streams=False,
+            detached_as=call_id,
+            method=route.method,
         )
         await call.wait_accepted()
         self._calls.let_go(call)

@@ -123,8 +123,10 @@ class WebCalls:
         deadline: float | None,
         streams: bool,
         detached_as: str = "",
+        method: str = "",
+        trace: str = "",
     ) -> WebCall:
-        """Make a call; ``deadline`` is in seconds from now. A refusal is its result.
+        """Make a call; ``deadline`` is in seconds from now. A refusal is its result. ``method`` is that of a class.
 
         ``detached_as``: its id, if it is to go on by itself and its result to be kept.
         """
@@ -143,6 +145,8 @@ class WebCalls:
                 detached=bool(detached_as),
                 deadline=None if seconds is None else server.now() + seconds,
                 priority=spec.options.priority,
+                method=method,
+                trace=trace,
             )
         )
         self._flush_soon()

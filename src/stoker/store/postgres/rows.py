@@ -24,6 +24,13 @@ SELECT * FROM unnest(%b::bigint[], %b::text[], %b::text[], %b::text[], %b::integ
 ON CONFLICT (id) DO NOTHING
 """
 
+ORIGIN = b"""
+INSERT INTO origins (seq, method, trace)
+SELECT seq, told.method, told.trace
+FROM unnest(%b::bigint[], %b::text[], %b::text[], %b::text[]) AS told (seq, id, method, trace)
+JOIN calls USING (seq, id) ON CONFLICT (seq) DO NOTHING
+"""
+
 PROGRESS = b"""
 INSERT INTO progress (seq, failures, losses, not_before, timeline)
 SELECT seq, used.failures, used.losses, used.not_before, used.timeline
@@ -50,8 +57,8 @@ SELECT seq, finished, attempts, error, timeline, payload_blob, payload FROM sett
 
 PENDING = """
 SELECT c.seq, id, function, client, priority, created, deadline, payload, payload_blob, parent, tags,
-    failures, losses, not_before, timeline
-FROM calls c LEFT JOIN progress p ON p.seq = c.seq
+    method, trace, failures, losses, not_before, timeline
+FROM calls c LEFT JOIN origins o ON o.seq = c.seq LEFT JOIN progress p ON p.seq = c.seq
 WHERE state = 0 AND c.seq > %s ORDER BY c.seq LIMIT %s
 """
 PENDING_COUNT = "SELECT count(*) FROM calls WHERE state = 0"
@@ -67,8 +74,9 @@ UNION SELECT payload_blob FROM results WHERE payload_blob <> '' AND payload_blob
 
 _RECORD = """
 SELECT c.seq, id, function, client, priority, created, deadline, {payloads}, c.payload_blob, parent, tags,
-    failures, losses, state, finished, attempts, r.payload_blob, error, r.timeline, expired
-FROM calls c LEFT JOIN results r ON r.seq = c.seq LEFT JOIN progress p ON p.seq = c.seq
+    method, trace, failures, losses, state, finished, attempts, r.payload_blob, error, r.timeline, expired
+FROM calls c LEFT JOIN origins o ON o.seq = c.seq LEFT JOIN results r ON r.seq = c.seq
+LEFT JOIN progress p ON p.seq = c.seq
 """
 CALL = _RECORD.format(payloads="c.payload, r.payload") + "WHERE id = %s"
 _WITHOUT_PAYLOADS = _RECORD.format(payloads="''::bytea, ''::bytea")
@@ -85,6 +93,7 @@ KEEP_LAST_SEQ = f"UPDATE meta SET value = ({LAST_SEQ}) WHERE name = 'last_seq'"
 FORGET = (
     "DELETE FROM results WHERE seq = ANY(%s::bigint[])",
     "DELETE FROM progress WHERE seq = ANY(%s::bigint[])",
+    "DELETE FROM origins WHERE seq = ANY(%s::bigint[])",
     "DELETE FROM calls WHERE seq = ANY(%s::bigint[])",
 )
 
@@ -153,6 +162,7 @@ def accept(connection: Connection, rows: Sequence[AcceptedRow]) -> None:
             for r in rows
         ],
     )
+    _execute(connection, ORIGIN, [(r.seq, r.id, r.method, r.trace) for r in rows if r.method or r.trace])
 
 
 def progress(connection: Connection, rows: Sequence[ProgressRow]) -> None:

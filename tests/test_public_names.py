@@ -33,6 +33,7 @@ PUBLIC = [
     "OutOfMemory",
     "Overloaded",
     "PermissionDenied",
+    "RateLimited",
     "RemoteError",
     "RemoteValue",
     "Request",

@@ -12,6 +12,7 @@ Each says what happened, to which function and call, and what to do next. The fi
     ├── ImageBuildError             an environment could not be built; ``log`` has the tool's own words
     │   └── InterpreterNotFound     no such Python on the node; lists those there are
     ├── Overloaded                  refused at once; ``retry_after`` seconds
+    │   └── RateLimited             the token has been used as often as it may for now
     ├── Unschedulable               no node could ever hold what the function asks for
     ├── CallError                   an accepted call ended without a value of the user's own making
     │   ├── CallCancelled
@@ -96,6 +97,10 @@ class Overloaded(StokerError):
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class RateLimited(Overloaded):
+    """The token may not be used so often; ``retry_after`` seconds from now it may again."""
 
 
 class Unschedulable(StokerError):

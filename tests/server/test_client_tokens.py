@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stoker.core.rate_limits import Rate
 from stoker.errors import InvalidRequest, NotFound, PermissionDenied, StoreError
 from stoker.server.client_tokens import SAVE_USE_SECONDS, ClientTokens
 
@@ -34,7 +37,8 @@ def test_a_token_is_known_again_and_its_secret_is_nowhere(path: Path, clock: Clo
     assert text.split("-", 2)[2] not in path.read_text()
     again = ClientTokens(path, clock=clock)
     assert again.check(text).id == token.id
-    assert again.rows() == [{"id": token.id, "name": "laptop", "created": 1000.0, "used": 1000.0}]
+    (row,) = again.rows()
+    assert (row["id"], row["name"], row["created"], row["used"]) == (token.id, "laptop", 1000.0, 1000.0)
 
 
 def test_what_is_no_token(path: Path) -> None:
@@ -116,3 +120,28 @@ def test_a_token_that_cannot_be_kept_is_not_given(path: Path) -> None:
     with pytest.raises(StoreError, match="could not be written"):
         tokens.create("one")
     assert len(tokens) == 0
+
+
+def test_limits_are_kept_and_those_of_older_files_are_none(path: Path, clock: Clock) -> None:
+    rate = Rate.parse("10/s", burst=3)
+    token, text = ClientTokens(path, clock=clock).create("a", app="shop", function="f", rate=rate, expires_in=10.0)
+    again = ClientTokens(path, clock=clock)
+    assert again.check(text) == replace(token, used=1000.0)
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([{key: rows[0][key] for key in ("id", "name", "digest", "created", "used")}]))
+    older = ClientTokens(path, clock=clock).check(text)
+    assert (older.is_limited, older.rate, older.expires) == (False, None, None)
+
+
+def test_an_expired_token_is_told_so_only_to_who_has_it(path: Path, clock: Clock) -> None:
+    tokens = ClientTokens(path, clock=clock)
+    token, text = tokens.create("a", expires_in=10.0)
+    clock.now += 9.9
+    tokens.check(text)
+    assert tokens.expired() == set()
+    clock.now += 0.1
+    with pytest.raises(PermissionDenied, match="'a' has expired"):
+        tokens.check(text)
+    with pytest.raises(PermissionDenied, match="does not know the token"):
+        tokens.check(text[:-1])
+    assert tokens.expired() == {token.id}

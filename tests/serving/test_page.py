@@ -31,3 +31,7 @@ def test_the_page_from_top_to_bottom() -> None:
         with httpx.Client(base_url=served.url) as client:
             assert client.get("/shop/count?to=2").text.count("data: ") == 3
             assert client.post("/shop/move", json={"x": 1}).status_code == 401
+        for line in re.findall(r"^stoker (tokens create .*?--.*?)(?:  #.*)?$", PAGE, flags=re.M):
+            made = served.stoker(*line.split()).strip()
+            answer = httpx.post(f"{served.url}/shop/move", json={"x": 1}, headers={"authorization": f"Bearer {made}"})
+            assert answer.status_code == 200, (line, answer.text)

@@ -118,7 +118,16 @@ class TcpDoor:
             link.holder = self._holder_of_session(hello)
 
     def _holder_of_session(self, hello: Hello) -> str:
-        holder = self._owner(hello.token) or self._tokens.check(hello.token).id
+        holder = self._owner(hello.token)
+        if not holder:
+            token = self._tokens.check(hello.token)
+            if token.is_limited and not token.python:
+                raise PermissionDenied(
+                    f"The token {token.name!r} is for calling {token.scope} over HTTP. One for Python programs is made "
+                    f"by `stoker tokens create NAME --app {token.app} --python`: what they send is pickled, so whoever "
+                    "has it can run code of theirs in the app's workers."
+                )
+            holder = token.id
         if hello.role != "client":
             raise PermissionDenied(f"Nobody comes over TCP as {hello.role!r}.")
         if not _SESSION_NAME.fullmatch(hello.name):

@@ -11,16 +11,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from stoker.core import events as e
+from stoker.types import FunctionSpec
 
 
 @dataclass(eq=False)
 class Asked:
-    """One request. ``app``: only calls of that app may be cancelled by it; empty for any. ``found``: those it met."""
+    """One request. ``found``: the calls it met. ``app``, ``function``: only calls of these may be; empty for any."""
 
     reason: str
     force: bool
     app: str = ""
+    function: str = ""
     found: list[str] = field(default_factory=list)
+
+    def allows(self, spec: FunctionSpec) -> bool:
+        return self.app in {"", spec.app} and self.function in {"", spec.name}
 
 
 class EarlyCancels:
@@ -36,14 +41,14 @@ class EarlyCancels:
             for call_id in ids:
                 self._waiting.setdefault(call_id, []).append(asked)
 
-    def due(self, restored: Sequence[tuple[str, str]]) -> list[e.Event]:
-        """Return what was asked of calls (their ids and apps) that have just been read."""
+    def due(self, restored: Sequence[tuple[str, FunctionSpec]]) -> list[e.Event]:
+        """Return what was asked of calls (their ids and functions) that have just been read."""
         if not self._waiting:
             return []
         found: list[e.Event] = []
-        for call_id, app in restored:
+        for call_id, spec in restored:
             for asked in self._waiting.pop(call_id, ()):
-                if asked.app in {"", app}:
+                if asked.allows(spec):
                     asked.found.append(call_id)
                     found.append(e.CancelAsked([call_id], asked.reason, asked.force))
         return found

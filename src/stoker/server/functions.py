@@ -221,6 +221,23 @@ class Functions:
             return [spec.name for spec in deployment.functions]
         return [*self._served(app)] or None
 
+    def app_of(self, name: str) -> str:
+        """Return the app that is found by this name: a served one has another beside a deployed one."""
+        return name.removesuffix(SERVED_SUFFIX) if name not in self.current and self._served(name) else name
+
+    def missing(self, app: str, function: str) -> str:
+        """Say what there is none of yet of an app and a function; empty where both are there."""
+        names = self.names_of(app)
+        if names is None:
+            near = difflib.get_close_matches(app, self.current, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            return f"No app {app!r} is deployed or served here yet.{hint}"
+        return (
+            f"App {app!r} has no function {function!r}. It has: {_listed(names)}."
+            if function not in {"", *names}
+            else ""
+        )
+
     def in_use(self, pools: Iterable[str]) -> set[str]:
         """Return the keys of functions that runs, current deployments or pools need."""
         found = {*pools, *(spec.key for made in self.current.values() for spec in made.functions)}

@@ -51,7 +51,7 @@ async def _restore_pages(server: Server) -> None:
         if not rows:
             return
         after = rows[-1].call.seq
-        restored = [(event.id, server.functions.specs[event.function].app) for event in events]
+        restored = [(event.id, server.functions.specs[event.function]) for event in events]
         server.decide(*events, *server.early_cancels.due(restored))
         server.flush()
         await asyncio.sleep(0)

@@ -23,12 +23,12 @@ from stoker.engine import base as engine_base
 from stoker.engine.base import Engine
 from stoker.errors import NotFound, PermissionDenied, ProtocolError, StokerError, VersionMismatch
 from stoker.protocol import messages as m
-from stoker.server import kept_sweeps, orphans, restart
+from stoker.server import kept_sweeps, orphans, restart, token_limits
 from stoker.server.agreed_locks import AgreedLocks
 from stoker.server.client_processes import ClientProcesses
 from stoker.server.client_tokens import ClientTokens
 from stoker.server.config import ServerConfig
-from stoker.server.early_cancels import Asked, EarlyCancels
+from stoker.server.early_cancels import EarlyCancels
 from stoker.server.execution import Executor, error_info, wall_offset
 from stoker.server.functions import Functions
 from stoker.server.hosts import Hosts
@@ -317,14 +317,6 @@ class Server:
         else:
             self.loop.call_later(self.plane.state.limits.client_grace, self._forget_if_away, session, session.left_at)
 
-    def revoke(self, token: str) -> None:
-        """Have nobody use a token any more: who came with it has to go, and its attached calls are cancelled."""
-        holder = self.client_tokens.revoke(token).id
-        for link in [link for link in self.links if link.holder == holder]:
-            link.reject(PermissionDenied("The token of this connection was revoked on the server."))
-        for session in [session for session in self.sessions.values() if session.holder == holder]:
-            self.client_ended(session.name)
-
     def client_ended(self, name: str) -> None:
         """A client's process has ended: it does not come back."""
         session = self.sessions.get(name)
@@ -553,27 +545,6 @@ class Server:
             links.settle()
             self.to_acknowledge.add(links)
 
-    def cancel(self, session: Session, ids: Sequence[str], *, reason: str, force: bool) -> tuple[list[str], Asked]:
-        """Cancel calls; return those that were open, and what will meet those that are not read back yet.
-
-        A worker's client may cancel only calls of its own app.
-        """
-        asked = Asked(reason, force)
-        if session.owner:
-            worker = self.plane.state.workers.get(session.owner)
-            if worker is None:
-                return [], asked
-            asked.app = worker.pool.spec.app
-        calls = self.plane.state.calls
-        known = [
-            call_id
-            for call_id in ids
-            if (call := calls.get(call_id)) and not call.state.settled and asked.app in {"", call.pool.spec.app}
-        ]
-        self.decide(e.CancelAsked(known, reason, force))
-        self.early_cancels.keep((call_id for call_id in ids if call_id not in calls), asked)
-        return known, asked
-
     def _store_over(self, reason: str) -> None:
         log.error("this server ends: %s", reason)
         self.stopping.set()
@@ -620,6 +591,7 @@ class Server:
         if self.epoch > 1:
             self.loop.call_at(self._resubmissions_end, self._retire_unclaimed)
         self.run(orphans.sweep(self), name="sweep orphaned payloads")
+        self.run(token_limits.show_out_expired(self), name="end connections of expired tokens")
         if self.files.kept is not None:
             self.run(kept_sweeps.sweep(self, self.files.kept), name="sweep copies of payloads")
         self.run(restart.expire_results(self, every=self._sweep_seconds), name="expire results")

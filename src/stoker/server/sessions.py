@@ -16,13 +16,13 @@ from stoker.protocol import messages as m
 from stoker.protocol.frames import BODY_MAX_BYTES
 from stoker.protocol.messages import Segments
 from stoker.protocol.traces import checked_trace
-from stoker.server import payloads
+from stoker.server import payloads, token_limits
 from stoker.server.execution import error_info
 from stoker.server.link import Link
 from stoker.server.once import Said
 from stoker.server.payloads import PayloadFiles
 from stoker.server.spool import FileBody, Spool
-from stoker.types import ErrorInfo, Outcome
+from stoker.types import ErrorInfo, FunctionSpec, Outcome
 
 if TYPE_CHECKING:
     from stoker.server.server import Server
@@ -209,6 +209,10 @@ class ClientPeer:
             ids, loads = [ids[i] for i in kept], [loads[i] for i in kept]
         function = server.functions.newest(message.function)
         spec = server.functions.ensure(function)
+        if session.holder:
+            ids, loads = self._allowed(spec, ids, loads)
+            if not ids:
+                return
         deadline = message.deadline
         if deadline is None and spec is not None:
             deadline = spec.options.deadline
@@ -230,6 +234,17 @@ class ClientPeer:
             )
         )
 
+    def _allowed(
+        self, spec: FunctionSpec | None, ids: list[str], loads: list[Payload]
+    ) -> tuple[list[str], list[Payload]]:
+        """Return the calls that the program's token allows; the others are refused."""
+        again = self._says_again_until > self._server.now()
+        count, error = token_limits.refusal(self._server, self._session, spec, ids, again=again)
+        if count < len(ids):
+            self._session.send(m.RefusedCalls(ids[count:], error))
+            self._server.discard(loads[count:])
+        return ids[:count], loads[:count]
+
     def _ack(self, message: m.Ack, body: memoryview) -> None:
         self.acknowledged(message.seq)
 
@@ -243,7 +258,7 @@ class ClientPeer:
                 self._server.discard(self._session.close_stream(delivery.id))
 
     def _cancel(self, message: m.Cancel, body: memoryview) -> None:
-        self._server.cancel(self._session, message.ids, reason=message.reason, force=message.force)
+        token_limits.cancel(self._server, self._session, message.ids, reason=message.reason, force=message.force)
 
     def _stream_credit(self, message: m.StreamCredit, body: memoryview) -> None:
         self._server.discard(self._session.read_upto(message.id, message.upto - STREAM_WINDOW_ITEMS))

@@ -16,9 +16,11 @@ from stoker._version import __version__
 from stoker.blobs.location import shown_address
 from stoker.core.intake import unschedulable
 from stoker.core.pools import Pool
+from stoker.core.rate_limits import Rate
 from stoker.errors import InvalidRequest, NotFound, PermissionDenied, StokerError, Unschedulable
 from stoker.protocol import messages as m
-from stoker.server import once
+from stoker.server import once, token_limits
+from stoker.server.client_tokens import shown
 from stoker.server.execution import error_info
 from stoker.server.inspection import call_details, call_labels, call_rows, full_id, function_rows, worker_rows
 from stoker.server.link import Link
@@ -67,6 +69,8 @@ class Verbs:
             raise PermissionDenied(f"{verb!r} is for the server's own machine only: a token does not allow it.")
         if session.owner and verb not in WORKERS_MAY:
             raise PermissionDenied(f"A worker's token does not allow {verb!r}.")
+        if (token := token_limits.token_of(self._server, session)) is not None:
+            token_limits.check_verb(token, verb)
         if verb in once.VERBS:
             named = {**params, "request": once.name_of(session, request)}
             return await once.answer(session, request, lambda: handler(session, named))
@@ -172,6 +176,8 @@ class Verbs:
     async def do_lookup(self, session: Session, params: Params) -> Params:
         app, version = _get(params, "app", str), _get(params, "version", int, 0)
         name, run_id = _get(params, "name", str), _get(params, "run_id", str, "")
+        if (token := token_limits.token_of(self._server, session)) is not None:
+            token.check_call(self._server.functions.app_of(app), name)
         store = self._server.store
         history = await asyncio.to_thread(lambda: store.deployments(app=app)) if version else []
         spec = self._server.functions.lookup(app, name, run_id, version=version, history=history)
@@ -311,13 +317,16 @@ class Verbs:
         )
 
     async def do_call(self, session: Session, params: Params) -> Params:
-        return await call_details(self._server, await full_id(self._server, _get(params, "id", str)))
+        call_id = await full_id(self._server, _get(params, "id", str))
+        await token_limits.check_call_id(self._server, session, call_id)
+        return await call_details(self._server, call_id)
 
     async def do_cancel(self, session: Session, params: Params) -> Params:
         ids = _get(params, "ids", list[str])
         if _get(params, "prefixes", bool, False):
             ids = [await full_id(self._server, call_id) for call_id in ids]
-        known, later = self._server.cancel(session, ids, reason="user", force=_get(params, "force", bool, False))
+        force = _get(params, "force", bool, False)
+        known, later = token_limits.cancel(self._server, session, ids, reason="user", force=force)
         self._server.flush()
         await self._server.early_cancels.wait()
         await self._in_writer(lambda: None)  # what ended by it is written down before anybody is told
@@ -402,11 +411,21 @@ class Verbs:
         return [{**row, "connections": holders.count(row["id"])} for row in self._server.client_tokens.rows()]
 
     async def do_token_create(self, session: Session, params: Params) -> Params:
-        token, text = self._server.client_tokens.create(_get(params, "name", str))
-        return {"id": token.id, "name": token.name, "created": token.created, "token": text}
+        app, function = _get(params, "app", str, ""), _get(params, "function", str, "")
+        rate, expires = _get(params, "rate", str, ""), _get(params, "expires", float | None, None)
+        token, text = self._server.client_tokens.create(
+            _get(params, "name", str),
+            app=app,
+            function=function,
+            python=_get(params, "python", bool, False),
+            rate=Rate.parse(rate, burst=_get(params, "burst", int | None, None)) if rate else None,
+            expires_in=expires,
+        )
+        note = self._server.functions.missing(app, function) if app else ""
+        return {**shown(token), "token": text, "note": note}
 
     async def do_token_revoke(self, session: Session, params: Params) -> None:
-        self._server.revoke(_get(params, "name", str))
+        token_limits.revoke(self._server, _get(params, "name", str))
 
     async def do_leave(self, session: Session, params: Params) -> None:
         """End a session whose program ends, once that is answered: over TCP its process cannot be seen to end."""

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stoker.core.calls import Delivery, Result
-from stoker.errors import StokerError, StoreError
+from stoker.errors import NotFound, StokerError, StoreError
+from stoker.protocol import messages as m
+from stoker.server import token_limits
 from stoker.server.execution import error_info
 from stoker.server.payloads import stored
 from stoker.store.base import CallRecord
@@ -64,6 +66,7 @@ class Watches:
             self.watch(session, [call_id])
 
     async def _watch(self, session: Session, ids: Sequence[str]) -> None:
+        ids = await self._may_be_seen(session, ids)
         for first in range(0, len(ids), IDS_AT_ONCE):
             some = ids[first : first + IDS_AT_ONCE]
             # Before the store is read: what ends meanwhile is delivered as it ends.
@@ -76,6 +79,22 @@ class Watches:
             if unknown:
                 self._answer(session, await self._ended(unknown))
             await asyncio.sleep(0)
+
+    async def _may_be_seen(self, session: Session, ids: Sequence[str]) -> Sequence[str]:
+        """Return those that the session's token allows to know of; it is told that there are no others."""
+        token = token_limits.token_of(self._server, session)
+        if token is None or not token.is_limited:
+            return ids
+        seen = []
+        for call_id in ids:
+            try:
+                await token_limits.check_call_id(self._server, session, call_id)
+            except NotFound as error:
+                session.send(m.RefusedCalls([call_id], error_info(error)))
+            else:
+                seen.append(call_id)
+        self._server.flush()
+        return seen
 
     async def _ended(self, ids: Sequence[str]) -> list[Delivery]:
         """Return those of these calls that will not end any more: they have, or there are none."""

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from stoker.core.calls import Payload, Segment
-from stoker.errors import InvalidOption, PermissionDenied, ProtocolError
+from stoker.errors import InvalidOption, ProtocolError
 from stoker.protocol.encoded import Buffer
 from stoker.protocol.web_calls import WebAnswer, WebRequest, decode_answer, encode_request
 from stoker.quantities import parse_duration
@@ -28,6 +28,7 @@ from stoker.server.gateway import pages
 from stoker.server.gateway.later import LaterCalls, wants_later
 from stoker.server.gateway.problems import Pairs, Problem, problem_of
 from stoker.server.gateway.routing import Route, Routes
+from stoker.server.gateway.token_door import TokenDoor
 from stoker.server.gateway.web_calls import PUBLIC, WebCall, WebCalls
 from stoker.server.spool import Spool
 from stoker.types import Outcome
@@ -56,6 +57,7 @@ class Gateway:
         self._routes = Routes(server.functions)
         self._calls = WebCalls(server)
         self._later = LaterCalls(server, self._calls)
+        self._door = TokenDoor(server)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         headers = dict(reversed(scope["headers"]))  # the first of each name
@@ -90,7 +92,7 @@ class Gateway:
             await _answer(send, 204, b"", b"", extra)
             return
         method = self._checked_method(route, scope["method"])
-        holder = self._holder(route, headers)
+        holder = self._door.admit(route, headers, extra)
         request = WebRequest(
             method=method,
             path=rest,
@@ -146,7 +148,7 @@ class Gateway:
         if kind != "calls" or not call_id or what not in {"", "result"}:
             raise Problem(404, "NotFound", "There are /v1/calls/<id> and /v1/calls/<id>/result.")
         given = headers.get(b"authorization")
-        holder = PUBLIC if given is None else self._checked(given, label="This call")
+        holder = PUBLIC if given is None else self._door.known(given, label="This call").id
         if method == "DELETE" and not what:
             cancelled = await self._later.cancel(call_id, holder)
             await _answer(send, 200, JSON, msgspec.json.encode({"call_id": call_id, "cancelled": cancelled}))
@@ -203,7 +205,7 @@ class Gateway:
             (b"access-control-allow-origin", allowed.encode("latin-1")),
             (b"access-control-allow-methods", ", ".join(route.web.methods).encode()),
             (b"access-control-allow-headers", b"authorization, content-type, x-stoker-deadline"),
-            (b"access-control-expose-headers", b"x-stoker-call-id, retry-after"),
+            (b"access-control-expose-headers", b"x-stoker-call-id, retry-after, ratelimit, ratelimit-policy"),
             (b"access-control-max-age", b"600"),
             (b"vary", b"origin"),
         ]
@@ -216,28 +218,6 @@ class Gateway:
                 405, "BadRequest", f"{route.label} takes {allowed}, not {method:.20}.", headers={"allow": allowed}
             )
         return asked
-
-    def _holder(self, route: Route, headers: dict[bytes, bytes]) -> str:
-        """Return whose request it is: a token's id.
-
-        Raises:
-            Problem: a token is asked for, and there is none or it is not known.
-        """
-        given = headers.get(b"authorization", b"")
-        return PUBLIC if not given and not route.web.requires_token else self._checked(given, label=route.label)
-
-    def _checked(self, given: bytes, *, label: str) -> str:
-        kind, _, token = given.decode("latin-1").partition(" ")
-        try:
-            return self._server.client_tokens.check(token.strip() if kind.lower() == "bearer" else "").id
-        except PermissionDenied:
-            said = (
-                "This token is not known here: mistyped, of another server, or revoked."
-                if token
-                else f"{label} asks for a token, as Authorization: Bearer TOKEN. `stoker tokens create "
-                "NAME` makes one on the server's machine."
-            )
-            raise Problem(401, "PermissionDenied", said, headers={"www-authenticate": "Bearer"}) from None
 
     # Bodies
 

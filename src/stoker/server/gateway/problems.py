@@ -13,6 +13,7 @@ STATUSES = {
     "NotFound": 404,
     "PermissionDenied": 403,
     "Overloaded": 503,
+    "RateLimited": 429,
     "Unschedulable": 503,
     "CallTimeout": 504,
     "DeadlineExceeded": 504,

@@ -1,0 +1,77 @@
+"""Who may call an endpoint: a token that is known, for it, and not used too often; anybody where none is wanted."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from stoker.errors import PermissionDenied
+from stoker.server.client_tokens import ClientToken
+from stoker.server.gateway.problems import Pairs, Problem
+from stoker.server.gateway.routing import Route
+from stoker.server.gateway.web_calls import PUBLIC
+from stoker.server.token_limits import rate_headers, too_often
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+
+class TokenDoor:
+    """See the module. Looked at with each request, so that a token that is revoked is so on open connections too."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def admit(self, route: Route, headers: dict[bytes, bytes], extra: Pairs) -> str:
+        """Return whose request it is, a token's id, and count it; ``extra`` gets what is said of the token's rate.
+
+        Raises:
+            Problem: a token is asked for, and there is none, it is not known, not for this, or was used too often.
+        """
+        given = headers.get(b"authorization", b"")
+        if not given and not route.web.requires_token:
+            return PUBLIC
+        token = self.known(given, label=route.label)
+        try:
+            token.check_call(route.spec.app, route.spec.name)
+        except PermissionDenied as error:
+            raise Problem(403, "PermissionDenied", str(error)) from None
+        if token.rate is not None:
+            self._count(token, extra)
+        return token.id
+
+    def known(self, given: bytes, *, label: str) -> ClientToken:
+        """Return the token of an Authorization header.
+
+        Raises:
+            Problem: there is none, or it is not known.
+        """
+        kind, _, text = given.decode("latin-1").partition(" ")
+        text = text.strip() if kind.lower() == "bearer" else ""
+        tokens = self._server.client_tokens
+        try:
+            token = tokens.identify(text)
+        except PermissionDenied:
+            raise _unknown(
+                "This token is not known here: mistyped, of another server, or revoked."
+                if text
+                else f"{label} asks for a token, as Authorization: Bearer TOKEN. `stoker tokens create NAME` makes "
+                "one on the server's machine."
+            ) from None
+        try:
+            return tokens.use(token)
+        except PermissionDenied as error:
+            raise _unknown(str(error)) from None
+
+    def _count(self, token: ClientToken, extra: Pairs) -> None:
+        now = self._server.now()
+        bucket = self._server.client_tokens.bucket(token, now)
+        wait = bucket.take(now) if bucket is not None else 0.0
+        extra += rate_headers(self._server, token)
+        if wait:
+            error = too_often(token, wait)
+            raise Problem(429, error.type_name, error.message, headers={"retry-after": str(math.ceil(wait))})
+
+
+def _unknown(said: str) -> Problem:
+    return Problem(401, "PermissionDenied", said, headers={"www-authenticate": "Bearer"})

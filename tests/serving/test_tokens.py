@@ -1,0 +1,96 @@
+"""Tokens of one app, or one function, over HTTP: what they open, how often, and until when."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.serving.running import Serving, serving
+
+pytestmark = pytest.mark.timeout(120)
+
+SOURCE = """
+import stoker
+
+app = stoker.App("{name}")
+
+@app.function(max_workers=1)
+@stoker.endpoint()
+def twice(x: float) -> float:
+    return 2 * x
+
+@app.function(max_workers=1)
+@stoker.endpoint()
+def half(x: float) -> float:
+    return x / 2
+"""
+
+
+@pytest.fixture(scope="module")
+def shops() -> Iterator[Serving]:
+    with serving() as served:
+        served.deploy(SOURCE.format(name="shop"), "shop")
+        served.deploy(SOURCE.format(name="other"), "other")
+        yield served
+
+
+def token(shops: Serving, name: str, *limits: str) -> str:
+    made = json.loads(shops.stoker("tokens", "create", name, *limits, "--json"))
+    return str(made["token"])
+
+
+def ask(client: httpx.Client, path: str, given: str) -> httpx.Response:
+    return client.post(path, json={"x": 3}, headers={"authorization": f"Bearer {given}"})
+
+
+def test_it_opens_its_app_and_function_only(shops: Serving) -> None:
+    app, function = token(shops, "a", "--app", "shop"), token(shops, "f", "--app", "shop", "--function", "half")
+    with httpx.Client(base_url=shops.url, timeout=60) as client:
+        assert ask(client, "/shop/twice", app).json() == 6.0
+        assert ask(client, "/shop/half", function).json() == 1.5
+        for path, given, said in (
+            ("/other/twice", app, "The token 'a' is for app 'shop' only: it may not call other.twice."),
+            ("/shop/twice", function, "The token 'f' is for shop.half only: it may not call shop.twice."),
+        ):
+            refused = ask(client, path, given)
+            assert refused.status_code == 403 and refused.json()["error"]["message"].startswith(said)
+        assert ask(client, "/shop/twice", "stoker-00000000-wrong").status_code == 401
+
+
+def test_a_revoked_token_is_so_at_once_on_a_connection_that_is_open(shops: Serving) -> None:
+    given = token(shops, "brief", "--app", "shop")
+    with httpx.Client(base_url=shops.url, timeout=60) as client:
+        assert ask(client, "/shop/twice", given).status_code == 200
+        shops.stoker("tokens", "revoke", "brief")
+        assert ask(client, "/shop/twice", given).status_code == 401
+
+
+def test_calls_over_its_rate_wait_as_long_as_they_are_told(shops: Serving) -> None:
+    given = token(shops, "slow", "--app", "shop", "--rate", "2/h")
+    with httpx.Client(base_url=shops.url, timeout=60) as client:
+        first = ask(client, "/shop/twice", given)
+        assert first.headers["ratelimit-policy"] == '"token";q=2;w=3600'
+        assert first.headers["ratelimit"] == '"token";r=1;t=1800'
+        assert ask(client, "/other/twice", given).status_code == 403, "what is refused is not counted"
+        assert ask(client, "/shop/twice", given).status_code == 200
+        refused = ask(client, "/shop/twice", given)
+        assert refused.status_code == 429 and 1790 <= int(refused.headers["retry-after"]) <= 1800
+        assert refused.headers["ratelimit"].startswith('"token";r=0;t=3600')
+        error = refused.json()["error"]
+        assert error["type"] == "RateLimited" and "'slow' may make 2/h calls" in error["message"]
+        assert "ratelimit" not in ask(client, "/shop/twice", shops.token).headers
+
+
+def test_an_expired_token_is_told_so(shops: Serving) -> None:
+    given = token(shops, "old", "--app", "shop", "--expires", "1ms")
+    answer = httpx.post(f"{shops.url}/shop/twice", json={"x": 3}, headers={"authorization": f"Bearer {given}"})
+    assert answer.status_code == 401 and "The token 'old' has expired" in answer.json()["error"]["message"]
+
+
+def test_what_people_see_of_them(shops: Serving) -> None:
+    token(shops, "partner", "--app", "shop", "--function", "half", "--rate", "100/s", "--expires", "30d")
+    shown = shops.stoker("tokens", "list")
+    assert "calls of shop.half" in shown and "in 30 days" in shown and "100/s" in shown

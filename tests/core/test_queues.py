@@ -105,6 +105,8 @@ class Queues(RuleBasedStateMachine):
 
     @invariant()
     def the_same_calls_wait(self) -> None:
+        by_client = [self.calls[call_id].client for call_id in self.order]
+        assert [self.queue.waiting_of(client) for client in CLIENTS] == [by_client.count(client) for client in CLIENTS]
         assert len(self.queue) == len(self.order)
         assert sorted(one.id for one in self.queue.waiting()) == sorted(self.order)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.serving.running import Serving, serving
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -26,6 +29,25 @@ def twice(x: float) -> float:
 @stoker.endpoint()
 def half(x: float) -> float:
     return x / 2
+"""
+
+
+FLOODED = """
+import os
+import time
+
+import stoker
+
+app = stoker.App("flooded")
+
+@app.function(max_workers=1, max_pending=6)
+@stoker.endpoint()
+def waits(name: str, root: str) -> str:
+    with open(root + "/order", "a") as file:
+        file.write(name + " ")
+    while not os.path.exists(root + "/go"):
+        time.sleep(0.005)
+    return name
 """
 
 
@@ -82,6 +104,37 @@ def test_calls_over_its_rate_wait_as_long_as_they_are_told(shops: Serving) -> No
         error = refused.json()["error"]
         assert error["type"] == "RateLimited" and "'slow' may make 2/h calls" in error["message"]
         assert "ratelimit" not in ask(client, "/shop/twice", shops.token).headers
+
+
+def test_a_token_that_floods_is_refused_and_another_is_not(shops: Serving, tmp_path: Path) -> None:
+    shops.deploy(FLOODED, "flooded")
+    tokens = {name: token(shops, name, "--app", "flooded") for name in ("flood", "quiet")}
+
+    def ask_as(name: str) -> httpx.Response:
+        headers = {"authorization": f"Bearer {tokens[name]}"}
+        return httpx.post(
+            f"{shops.url}/flooded/waits", json={"name": name, "root": str(tmp_path)}, headers=headers, timeout=60
+        )
+
+    def queued() -> int:
+        rows = json.loads(shops.stoker("functions", "list", "--app", "flooded", "--json"))
+        return int(rows[0]["queued"])
+
+    with ThreadPoolExecutor(20) as threads:
+        floods = [threads.submit(ask_as, "flood")]
+        wait_until((tmp_path / "order").exists, timeout=60, message="the first one runs")
+        floods += [threads.submit(ask_as, "flood") for _ in range(10)]
+        wait_until(lambda: sum(one.done() for one in floods) == 4, timeout=60, message="the queue is full")
+        quiet = [threads.submit(ask_as, "quiet") for _ in range(2)]
+        wait_until(lambda: sum(one.done() for one in floods) == 6, timeout=60, message="places were made")
+        assert queued() == 6 and not any(one.done() for one in quiet)
+        (tmp_path / "go").touch()
+        assert [one.result().status_code for one in quiet] == [200, 200]
+        refused = [answer for one in floods if (answer := one.result()).status_code != 200]
+    assert [answer.status_code for answer in refused] == [503] * 6
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    order = (tmp_path / "order").read_text().split()
+    assert len(order) == 7 and order.index("quiet") <= 2, "they take turns"
 
 
 def test_an_expired_token_is_told_so(shops: Serving) -> None:

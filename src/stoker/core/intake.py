@@ -8,6 +8,7 @@ from stoker.core import (
     admission,
     channels,
     deaf,
+    fairness,
     gang_attempts,
     gang_recovery,
     leasing,
@@ -63,6 +64,8 @@ def submit(st: State, event: e.Submitted) -> None:
     count = len(ids)
     if not event.again and channels.of(st, event) is None:
         count = min(count, admission.room(pool.waiting_calls, max_pending=pool.options.max_pending, kind=_kind(event)))
+        if count < len(ids):
+            count += fairness.make_room(st, pool, event, taken=count, wanted=len(ids) - count)
     if count < len(ids):
         _refuse(st, event, ids[count:], payloads[count:], _overloaded(pool))
     if count:
@@ -111,6 +114,8 @@ def unschedulable(st: State, pool: Pool, *, count: int) -> ErrorInfo | None:
 
 def _too_late(st: State, pool: Pool, event: e.Submitted) -> ErrorInfo | None:
     wait = admission.too_late(pool.load(), deadline=event.deadline, now=st.now)
+    if wait is not None:  # by all that waits: what comes before it may be less
+        wait = admission.too_late(fairness.fair_load(pool, event.client), deadline=event.deadline, now=st.now)
     if wait is None:
         return None
     message = (

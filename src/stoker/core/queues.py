@@ -7,6 +7,8 @@ million. Every operation is O(1) in the number of calls (the number of prioritie
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,10 +18,11 @@ if TYPE_CHECKING:
 class FairQueue:
     """See the module. Calls that were settled meanwhile stay until they come up, and are skipped."""
 
-    __slots__ = ("_levels", "_size")
+    __slots__ = ("_levels", "_of_client", "_size")
 
     def __init__(self) -> None:
         self._levels: dict[int, OrderedDict[str, deque[Call]]] = {}
+        self._of_client: dict[str, int] = {}  # calls that wait, by client; no client without any
         self._size = 0
 
     def __len__(self) -> int:
@@ -28,20 +31,17 @@ class FairQueue:
     def push(self, call: Call) -> None:
         """Add a call behind its client's others."""
         self._lane(call).append(call)
-        call.queued = True
-        self._size += 1
+        self._count(call)
 
     def push_front(self, call: Call) -> None:
         """Put back a call that was taken and never started, before its client's others."""
         self._lane(call).appendleft(call)
-        call.queued = True
-        self._size += 1
+        self._count(call)
 
     def discard(self, call: Call) -> None:
         """Take a queued call out; O(1), it is skipped when it comes up."""
         if call.queued:
-            call.queued = False
-            self._size -= 1
+            self._uncount(call)
             if not self._size:
                 self._levels.clear()  # nothing comes up any more that would let go of those that were taken out
 
@@ -59,8 +59,7 @@ class FairQueue:
             elif len(lanes) > 1:
                 lanes.move_to_end(client)
             if call is not None:
-                call.queued = False
-                self._size -= 1
+                self._uncount(call)
                 return call
         return None
 
@@ -69,6 +68,43 @@ class FairQueue:
         # One that was taken out and came back stands twice in its lane until its older place comes up.
         found = {c.id: c for lanes in self._levels.values() for lane in lanes.values() for c in lane if c.queued}
         return list(found.values())
+
+    def waiting_of(self, client: str) -> int:
+        """Return how many calls of a client wait."""
+        return self._of_client.get(client, 0)
+
+    def before(self, client: str) -> int:
+        """Return how many calls come up before one more of this client, priorities apart."""
+        turns = self.waiting_of(client)
+        return turns + sum(min(n, turns + 1) for other, n in self._of_client.items() if other != client)
+
+    def longest(self, *, over: int) -> list[str]:
+        """Return the clients with more calls waiting than that, whoever has most first."""
+        found = [(n, client) for client, n in self._of_client.items() if n > over]
+        return [client for _, client in sorted(found, reverse=True)]
+
+    def newest(self, client: str, *, among: int, fits: Callable[[Call], bool]) -> Call | None:
+        """Return a client's last call that fits, of the lowest priority: of its last ``among``, None if none does."""
+        for level in sorted(self._levels):
+            lane = self._levels[level].get(client, ())
+            for call in islice(reversed(lane), among):
+                if call.queued and fits(call):
+                    return call
+        return None
+
+    def _count(self, call: Call) -> None:
+        call.queued = True
+        self._size += 1
+        self._of_client[call.client] = self._of_client.get(call.client, 0) + 1
+
+    def _uncount(self, call: Call) -> None:
+        call.queued = False
+        self._size -= 1
+        left = self._of_client[call.client] - 1
+        if left:
+            self._of_client[call.client] = left
+        else:
+            del self._of_client[call.client]
 
     def _lane(self, call: Call) -> deque[Call]:
         lanes = self._levels.get(call.priority)

@@ -55,6 +55,7 @@ PUBLIC = [
     "exit",
     "gang_info",
     "gather",
+    "healthy",
     "method",
     "parameter",
 ]

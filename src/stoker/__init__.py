@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stoker.client.classes import Cls
     from stoker.client.function import Function
     from stoker.client.gangs import Gang, GangInfo, gang_info
+    from stoker.client.health import healthy
     from stoker.client.image import Image
     from stoker.client.lifecycle import enter, exit, method, parameter
     from stoker.client.notices import enable_output
@@ -69,6 +70,7 @@ _PLACES = {
     "stoker.client.classes": ("Cls",),
     "stoker.client.function": ("Function",),
     "stoker.client.gangs": ("Gang", "GangInfo", "gang_info"),
+    "stoker.client.health": ("healthy",),
     "stoker.client.image": ("Image",),
     "stoker.client.lifecycle": ("enter", "exit", "method", "parameter"),
     "stoker.client.notices": ("enable_output",),
@@ -156,6 +158,7 @@ __all__ = [
     "exit",
     "gang_info",
     "gather",
+    "healthy",
     "method",
     "parameter",
 ]

@@ -141,6 +141,15 @@ class WebSpec:
 
 
 @dataclass(frozen=True)
+class HealthSpec:
+    """A check of each worker: so often, in seconds, within ``timeout`` seconds; bad after so many failures in a row."""
+
+    every: float
+    timeout: float
+    failures: int
+
+
+@dataclass(frozen=True)
 class MethodSpec:
     """One method of a class that calls may run. ``kind`` and ``is_async`` as in `FunctionSpec`."""
 
@@ -179,6 +188,7 @@ class OptionsSpec:
     max_pending: int = 100_000
     deadline: float | None = None
     recycle_after: int | None = None
+    recycle_memory: int | None = None
     priority: int = 0
     tags: dict[str, str] = field(default_factory=dict)
     gang: GangSpec | None = None
@@ -313,6 +323,7 @@ class FunctionSpec:
     parameters: dict[str, Any] = field(default_factory=dict)
     web: WebSpec | None = None
     declared: dict[str, ParameterSpec] = field(default_factory=dict)
+    health: HealthSpec | None = None  # of a class that checks its workers
 
     @property
     def is_template(self) -> bool:

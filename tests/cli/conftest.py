@@ -14,7 +14,7 @@ class FakeSession:
     """Answers the requests of commands from a dict, and keeps what was asked."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, Any] = {}
+        self.answers: dict[str, Any] = {"functions": []}  # below a list of workers
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
     def request(self, verb: str, params: dict[str, Any], *, timeout: float | None = None) -> Any:

@@ -124,6 +124,16 @@ def test_an_empty_list_says_what_to_do(verb: str, server: FakeSession, stoker_co
     assert stoker_command(verb, "list", "--json").json == []
 
 
+@pytest.mark.parametrize("verb", ["apps", "functions", "workers"])
+def test_what_does_not_start_is_told_below(verb: str, server: FakeSession, stoker_command: Command) -> None:
+    told = "its last 4 workers did not start or stay, the next one in 1.0 s: no [model]"
+    server.answers["apps"] = [{**ROWS["apps"][0], "trouble": {"score": told}}]
+    server.answers["functions"] = [{**ROWS["functions"][0], "trouble": told}]
+    server.answers["workers"] = []
+    said = stoker_command(verb, "list").out
+    assert f"digits-sweep.score: {told}\n\n`stoker logs --app digits-sweep --function score` shows" in said
+
+
 def test_filters_go_to_the_server_and_absent_ones_do_not(server: FakeSession, stoker_command: Command) -> None:
     server.answers["calls"] = []
     outcome = stoker_command("calls", "list", "--state", "running", "-n", "3")

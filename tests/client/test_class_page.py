@@ -13,7 +13,7 @@ from stoker.client import session as sessions
 from tests.faults.running import PersistentServer
 
 PAGE = Path(__file__).parents[2] / "docs" / "classes.md"
-PROGRAM, BY_NAME, TESTS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+PROGRAM, CHECKED, BY_NAME, TESTS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 def run(place: Path, *arguments: str) -> str:
@@ -36,6 +36,9 @@ def test_the_program(place: Path, runtime_dir: Path) -> None:
         "[[1.0], [2.0], [0.0]]",
         "[('hello', 1.0), ('you', 0.0)]",
     ]
+    head, tail = 'import stoker\napp = stoker.App("checked")\n', "\nif __name__ == '__main__':\n  with app.run(): "
+    (place / "checked.py").write_text(f"{head}{CHECKED}{tail}print(Index().look_up.remote('a'))")
+    assert run(place, "checked.py").splitlines() == ["1"]
     shown = run(place, "-m", "stoker.cli", "run", "search.py::Embedder.embed", "--text", "hello")
     assert shown.splitlines()[0] == "[1.0]"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from stoker.core import events as e
 from stoker.core.calls import Result
-from stoker.types import ErrorInfo, GangSpec, Outcome, RetrySpec
+from stoker.types import ErrorInfo, GangSpec, HealthSpec, Outcome, RetrySpec
 from tests.core.world import World, spec
 
 T = TypeVar("T")
@@ -48,6 +49,9 @@ MOVES = (
     "answer",
     "hand_over",
     "say_closed",
+    "grow",
+    "check",
+    "check",
     "gather",
     "gather",
     "gather",
@@ -65,7 +69,8 @@ def functions(draw: st.DrawFn) -> list[dict[str, Any]]:
             "retries": st.sampled_from([RetrySpec(), RetrySpec(max_retries=2, initial_delay=0.5)]),
             "lost_retries": st.sampled_from([0, 2]),
             "max_pending": st.sampled_from([5, 1000]),
-            "recycle_after": st.sampled_from([None, 3]),
+            "recycle_after": st.sampled_from([None, 3, 12]),
+            "recycle_memory": st.sampled_from([None, 1 << 20]),
             "gang": st.sampled_from([None, None, GangSpec(2, 2), GangSpec(1, 4), GangSpec(4, 4)]),
         }
     )
@@ -82,6 +87,7 @@ def _sensible(chosen: dict[str, Any]) -> dict[str, Any]:
         **chosen,
         "concurrency": 1,
         "recycle_after": None,
+        "recycle_memory": None,
         "max_workers": None if most is None else most * gang.most,
         "min_workers": chosen["min_workers"] * gang.most,
         "lost_retries": 2 if gang.is_elastic else chosen["lost_retries"],
@@ -99,7 +105,7 @@ def test_no_call_is_lost_and_none_settled_twice(
     options: list[dict[str, Any]], moves: list[tuple[str, int]], quick: bool
 ) -> None:
     world = World(cpus=2.0)
-    keys = [world.declare(spec(f"f{i}", **chosen)) for i, chosen in enumerate(options)]
+    keys = [world.declare(replace(spec(f"f{i}", **one), health=_health_of(one))) for i, one in enumerate(options)]
     run = Moves(world, keys, seconds=0.0005 if quick else 0.01)
     for name, number in moves:
         getattr(run, name)(number)
@@ -112,6 +118,10 @@ def test_no_call_is_lost_and_none_settled_twice(
         assert settled + refused == 1 or (settled == 1 and refused and call_id in run.cancelled), call_id
     for call_id in world.rows:
         assert world.settled_rows[call_id] == 1
+
+
+def _health_of(chosen: dict[str, Any]) -> HealthSpec | None:
+    return HealthSpec(1.0, 1.0, 2) if chosen["gang"] is None and chosen["max_pending"] == 5 else None
 
 
 class Moves:
@@ -136,6 +146,14 @@ class Moves:
 
     def spawn(self, n: int) -> None:
         self.world.submit(self._ids(n), key=self.keys[n % len(self.keys)], detached=True, priority=n % 2)
+
+    def grow(self, n: int) -> None:
+        names = list(self.world.workers)
+        self.world.step(e.WorkersMeasured(names, [(n % 3) << 20] * len(names)))
+
+    def check(self, n: int) -> None:
+        for worker in [w.id for w in self.world.workers.values() if w.connected]:
+            self.world.step(e.WorkerChecked(worker, "unwell" if n % 4 else ""))
 
     def resubmit(self, n: int) -> None:
         call = self._pick(list(self.world.plane.state.calls.values()), n)

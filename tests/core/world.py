@@ -341,7 +341,8 @@ class World:
             assert pool.backoff >= 0
             assert pool.accepting >= 0
             if pool.options.max_workers is not None:
-                live = [w for w in pool.workers.values() if w.state not in (WorkerState.DRAINING, WorkerState.STOPPING)]
+                leaving = (WorkerState.DRAINING, WorkerState.STOPPING)
+                live = [w for w in pool.workers.values() if w.state not in leaving and not w.outgoing]
                 assert len(live) <= pool.options.max_workers
             self._check_gangs(pool)
         alone = [w for w in state.workers.values() if w.gang is None]

@@ -135,6 +135,7 @@ SAMPLES: tuple[Any, ...] = (
     d.Drop(["c-1.1.a"]),
     d.AgreeLock("0123456789abcdef0123456789abcdef-3.11", "six==1.16.0\n"),
     d.AgreedLock("six==1.16.0\n"),
+    m.Checked("ping() raised OSError: no route"),
 )
 
 

@@ -9,6 +9,7 @@ import typer
 
 from stoker.cli.screen import Column, count, field, say, show_json, show_rows, since
 from stoker.cli.server_requests import ask
+from stoker.cli.troubles import show_troubles
 from stoker.errors import NotFound
 
 app = typer.Typer(help="Apps: those deployed and those being run.", no_args_is_help=True)
@@ -43,7 +44,11 @@ HISTORY_COLUMNS = (
 @app.command("list")
 def list_apps(as_json: AsJson = False) -> None:
     """List apps: deployed ones with their version, and those that programs run just now."""
-    show_rows(ask("apps"), COLUMNS, as_json=as_json, empty="No apps. Deploy one with `stoker deploy FILE.py`.")
+    rows = ask("apps")
+    show_rows(rows, COLUMNS, as_json=as_json, empty="No apps. Deploy one with `stoker deploy FILE.py`.")
+    if not as_json:
+        found = [(f"{row['app']}.{name}", told) for row in rows for name, told in row.get("trouble", {}).items()]
+        show_troubles(dict(found))
 
 
 @app.command()

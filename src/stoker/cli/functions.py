@@ -9,6 +9,7 @@ import typer
 
 from stoker.cli.screen import Column, count, duration, escape, field, show_rows
 from stoker.cli.server_requests import ask
+from stoker.cli.troubles import show_troubles
 
 app = typer.Typer(help="Functions: their queues and workers.", no_args_is_help=True)
 
@@ -47,3 +48,10 @@ def list_functions(
     if any(row.get("parameters") for row in rows):
         columns = (COLUMNS[0], Column("parameters", _parameters, flexible=True, spare=2), *COLUMNS[1:])
     show_rows(rows, columns, as_json=as_json, empty=empty)
+    if not as_json:
+        show_troubles(troubles_of(rows))
+
+
+def troubles_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what is wrong with functions, by their names; those with whose workers all is well are left out."""
+    return {f"{row['app']}.{row['name']}": row["trouble"] for row in rows if row.get("trouble")}

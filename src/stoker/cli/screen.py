@@ -28,6 +28,8 @@ STATE_STYLES = {
     "refused": "red",
     "cancelled": "yellow",
     "backoff": "yellow",
+    "unhealthy": "red",
+    "outgoing": "yellow",
 }
 
 

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from stoker.cli.functions import troubles_of
 from stoker.cli.screen import Column, duration, field, show_rows, since, size, state
 from stoker.cli.server_requests import ask
+from stoker.cli.troubles import show_troubles
 
 app = typer.Typer(help="Workers: the processes that run calls.", no_args_is_help=True)
 
@@ -33,3 +35,5 @@ def list_workers(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
     rows = ask("workers")
     columns = (*COLUMNS[:2], NODE, *COLUMNS[2:]) if any(row.get("host") for row in rows) else COLUMNS
     show_rows(rows, columns, as_json=as_json, empty=empty)
+    if not as_json:
+        show_troubles(troubles_of(ask("functions")))

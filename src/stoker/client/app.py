@@ -21,7 +21,7 @@ from stoker.client.frames import trimmed
 from stoker.client.function import Function
 from stoker.client.ids import stamped_id
 from stoker.client.image import Image
-from stoker.client.lifecycle import parameter
+from stoker.client.lifecycle import check_no_method, parameter
 from stoker.client.options import FunctionOptions
 from stoker.client.registration import Shipment, check_python, register, ship
 from stoker.client.session import Session
@@ -278,6 +278,7 @@ class App:
     def _add_function(self, function: Any, options: FunctionOptions, name: str) -> Function[..., Any]:
         _check_function(function)
         chosen = _checked_name(name or _name_of(function), "A function's name")
+        check_no_method(function, label=f"{self.name}.{chosen}")
         self._check_free(chosen, function, "function")
         found: Function[..., Any] = Function(function, app=self, app_name=self.name, name=chosen, options=options)
         self.functions[chosen] = found

@@ -15,8 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from stoker.client.function import Function
+from stoker.client.health import check_of
+from stoker.client.health import is_async as has_async_check
 from stoker.client.here import Here
-from stoker.client.lifecycle import ENTER, EXIT, HOOK_MARK, METHOD_MARK, MethodMark, hooks_of
+from stoker.client.lifecycle import ENTER, EXIT, HEALTH_MARK, HOOK_MARK, METHOD_MARK, MethodMark, hooks_of
 from stoker.client.names import nearest
 from stoker.client.options import FunctionOptions
 from stoker.client.parameters import declared_by, defaults_of, values_for
@@ -166,12 +168,14 @@ class Cls(Generic[T]):
         has_async = any(one.is_async for one in self.methods.values()) or any(
             inspect.iscoroutinefunction(getattr(kind, name)) for name in hooks
         )
+        check = check_of(kind)
         return {
             "kind": "class",
-            "is_async": has_async,
+            "is_async": has_async or has_async_check(kind),
             "methods": self.methods,
             "parameters": dict(parameters),
             "declared": self.declared,
+            "health": check[1] if check is not None else None,
         }
 
     def spec_options(self, options: FunctionOptions) -> OptionsSpec:
@@ -365,13 +369,14 @@ def _check_class(kind: type, cls: Cls[Any]) -> None:
     for base in kind.__mro__:
         for name, value in vars(base).items():
             inner = getattr(value, "__func__", None)
-            if isinstance(value, (staticmethod, classmethod)) and (
-                hasattr(inner, METHOD_MARK) or hasattr(inner, HOOK_MARK)
+            if isinstance(value, (staticmethod, classmethod)) and any(
+                hasattr(inner, mark) for mark in (METHOD_MARK, HOOK_MARK, HEALTH_MARK)
             ):
                 raise InvalidRequest(
                     f"{cls.label}: {name} is a {type(value).__name__}. What runs in a worker is a plain method, which "
                     "takes `self`."
                 )
+    check_of(kind, label=cls.label)
     if not cls.methods:
         raise InvalidRequest(
             f"{cls.label} has no method that could be called. Put @stoker.method() before those that are to run "

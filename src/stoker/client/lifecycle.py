@@ -32,6 +32,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 METHOD_MARK = "__stoker_method__"
 HOOK_MARK = "__stoker_hook__"
+HEALTH_MARK = "__stoker_healthy__"  # a `HealthSpec`; see `stoker.client.health`
 ENTER, EXIT = "enter", "exit"
 
 
@@ -146,7 +147,7 @@ def enter(function: Any = None, /, *, snapshot: bool = False) -> Any:
     """
 
     def mark(given: Any) -> Any:
-        _check_hook(given, ENTER)
+        check_hook(given, ENTER)
         if snapshot and inspect.iscoroutinefunction(given):
             raise InvalidRequest(
                 f"{given.__qualname__} is async, and enter(snapshot=True) runs before workers fork, where no event "
@@ -170,7 +171,7 @@ def exit(function: Any = None, /) -> Any:
     """
 
     def mark(given: Any) -> Any:
-        _check_hook(given, EXIT)
+        check_hook(given, EXIT)
         setattr(given, HOOK_MARK, Hook(EXIT))
         return given
 
@@ -186,9 +187,12 @@ def _check_plain(given: Any, name: str) -> None:
         )
 
 
-def _check_hook(given: Any, kind: str) -> None:
+def check_hook(given: Any, kind: str) -> None:
+    """Raise `InvalidRequest` for what cannot be called by itself, with `self` alone."""
     _check_plain(given, kind)
     if inspect.isgeneratorfunction(given) or inspect.isasyncgenfunction(given):
+        if kind not in {ENTER, EXIT}:
+            raise InvalidRequest(f"{given.__qualname__} yields, so calling it runs nothing. Have it return instead.")
         raise InvalidRequest(
             f"{given.__qualname__} yields, so calling it runs nothing. What runs when a worker begins and what runs "
             "when it ends are two methods: one under @stoker.enter(), one under @stoker.exit()."
@@ -240,3 +244,13 @@ def hook_of(kind: type, name: str) -> Hook | None:
         if isinstance(found, Hook):
             return found
     return None
+
+
+def check_no_method(function: Any, *, label: str) -> None:
+    """Raise `InvalidRequest` for a function that is marked as only a class's methods can be."""
+    for mark, name in ((HOOK_MARK, "enter or @stoker.exit"), (HEALTH_MARK, "healthy"), (METHOD_MARK, "method")):
+        if hasattr(function, mark):
+            raise InvalidRequest(
+                f"{label}: @stoker.{name} is for methods of a class under @app.cls(…), whose workers have something to "
+                "prepare and to look after. Make a class of the function, or leave the decorator out."
+            )

@@ -89,6 +89,7 @@ class PlainOptions(TypedDict, total=False):
     max_pending: int
     deadline: float | str | timedelta | None
     recycle_after: int | None
+    recycle_memory: int | str | None
     priority: int
     tags: Mapping[str, str]
     gang: Gang | None
@@ -122,6 +123,7 @@ class FunctionOptions:
         max_pending: calls that wait; beyond it single calls are `Overloaded`, maps wait.
         deadline: for the answer, counted from arrival; None: no deadline.
         recycle_after: calls after which a worker is replaced; None: never.
+        recycle_memory: what a worker may hold, such as ``"2GiB"``, before it is replaced; None: it is not looked at.
         priority: higher goes first.
         tags: what usage is reported by.
         gang: how many workers run each call together, with ranks; None: one alone.
@@ -145,6 +147,7 @@ class FunctionOptions:
     max_pending: int = 100_000
     deadline: float | str | timedelta | None = None
     recycle_after: int | None = None
+    recycle_memory: int | str | None = None
     priority: int = 0
     tags: Mapping[str, str] = field(default_factory=dict)
     gang: Gang | None = None
@@ -196,6 +199,7 @@ class FunctionOptions:
             max_pending=_count("max_pending", self.max_pending, least=1),
             deadline=None if self.deadline is None else parse_duration(self.deadline, option="deadline"),
             recycle_after=None if self.recycle_after is None else _count("recycle_after", self.recycle_after, least=1),
+            recycle_memory=_recycle_memory(self.recycle_memory),
             priority=_priority(self.priority),
             tags=_texts("tags", self.tags),
             gang=_gang(self.gang),
@@ -203,6 +207,11 @@ class FunctionOptions:
         )
         if spec.max_workers is not None and spec.min_workers > spec.max_workers:
             raise InvalidOption(f"min_workers={spec.min_workers} is more than max_workers={spec.max_workers}.")
+        if spec.recycle_memory is not None and spec.memory is not None and spec.recycle_memory >= spec.memory:
+            raise InvalidOption(
+                f"recycle_memory={self.recycle_memory!r} is not below memory={self.memory!r}, at which a worker is "
+                "killed: it would never be replaced in time. Write less."
+            )
         if spec.gang is not None:
             _check_gang(spec, spec.gang)
         return spec
@@ -256,6 +265,10 @@ def _memory(value: Any) -> int | None:
     return size
 
 
+def _recycle_memory(value: Any) -> int | None:
+    return None if value is None else parse_size(value, option="recycle_memory")
+
+
 def _retries(value: Any) -> RetrySpec:
     if isinstance(value, Retries):
         return value.to_spec()
@@ -284,10 +297,9 @@ def _check_gang(spec: OptionsSpec, gang: GangSpec) -> None:
         )
     if spec.concurrency > 1:
         raise InvalidOption(f"concurrency={spec.concurrency}: a gang runs one call at a time. Leave concurrency out.")
-    if spec.recycle_after is not None:
-        raise InvalidOption(
-            "recycle_after=… replaces single workers, and a gang's start and end together. Leave it out."
-        )
+    for name in ("recycle_after", "recycle_memory"):
+        if getattr(spec, name) is not None:
+            raise InvalidOption(f"{name}=… replaces single workers, and a gang's start and end together. Leave it out.")
     if gang.is_elastic and not spec.lost_retries:
         raise InvalidOption(
             "lost_retries=0 is for calls that must not run twice, and an elastic gang runs again what it did when a "

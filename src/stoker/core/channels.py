@@ -13,8 +13,8 @@ could say so has lost it.
 from __future__ import annotations
 
 from stoker.core import commands as c
+from stoker.core import crash_loops, recovery, settling
 from stoker.core import events as e
-from stoker.core import recovery, settling
 from stoker.core.calls import Call
 from stoker.core.pools import Channel, Pool, Worker, WorkerState
 from stoker.core.state import State
@@ -45,7 +45,8 @@ def _lendable(st: State, pool: Pool) -> Worker | None:
     plain = options.concurrency == 1 and options.lost_retries > 0 and not options.retries.max_retries
     if pool.spec.is_async or pool.spec.kind == "generator" or options.gang is not None or options.batch is not None:
         return None
-    if not plain or options.recycle_after is not None or options.deadline is not None or pool.retired:
+    recycles = options.recycle_after is not None or options.recycle_memory is not None
+    if not plain or recycles or options.deadline is not None or pool.retired:
         return None
     if pool.seconds is None or pool.seconds > CALL_MAX_SECONDS or st.recovering_until is not None:
         return None
@@ -76,7 +77,7 @@ def used(st: State, event: e.ChannelUsed) -> None:
     pool.done += good
     pool.failed += len(event.outcomes) - good
     pool.measure(sum(event.seconds) / len(event.seconds))
-    pool.bad_starts = 0
+    crash_loops.worked(pool)
     worker.done += len(event.outcomes)
     worker.idle_since = st.now
     if worker.channel is not None and worker.channel.id == event.channel:

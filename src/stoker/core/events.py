@@ -263,6 +263,20 @@ class WorkerGone(NamedTuple):
     said: Sequence[tuple[str, str]] = ()  # its last lines, each with its call
 
 
+class WorkerChecked(NamedTuple):
+    """A worker has checked itself; ``error`` says what is wrong, and is empty if nothing is."""
+
+    worker: str
+    error: str = ""
+
+
+class WorkersMeasured(NamedTuple):
+    """What workers hold, in bytes resident, with all that they started; parallel columns."""
+
+    workers: Sequence[str]
+    memory: Sequence[int]
+
+
 class RecoveryBegan(NamedTuple):
     """An earlier term's workers may be out there: lease nothing until these nodes have reported, or ``until``."""
 
@@ -312,6 +326,8 @@ Event = (
     | WorkerProgress
     | WorkerRefused
     | WorkerGone
+    | WorkerChecked
+    | WorkersMeasured
     | RecoveryBegan
     | StopBegan
     | StopEnded

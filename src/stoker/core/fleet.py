@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stoker.core import channels, gangs, recovery, settling
+from stoker.core import channels, crash_loops, gangs, health, recovery, recycling, settling
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.autoscaler import desired_workers
@@ -18,7 +18,6 @@ from stoker.types import CallState, ErrorInfo, Growth, OptionsSpec, Outcome
 
 TELL_WAITING_SECONDS = 2.0  # a pool without room says so to whoever waits for it
 QUEUE_SWEEP_SECONDS = 0.1  # while calls wait, whether another worker would help is asked this often
-START_BACKOFF_MAX_SECONDS = 30.0
 START_RETRY_SECONDS = 0.5  # another program holds the capacity: ask again
 BAD_STARTS_MAX = 6  # a death at the start may be a coincidence; so many in a row are the function's own
 KILLED_STARTS_MAX = (
@@ -36,7 +35,7 @@ def scale(st: State, pool: Pool) -> None:
     if st.recovering_until is not None or (pool.retired and _is_over(st, pool)):
         return
     if pool.options.recycle_after is not None:
-        _recycle(st, pool, pool.options.recycle_after)
+        recycling.note_spent(st, pool, pool.options.recycle_after)
     if len(pool.queue):
         st.sweep_by(st.now + QUEUE_SWEEP_SECONDS)
     demand = pool.demand(st.now)
@@ -45,6 +44,7 @@ def scale(st: State, pool: Pool) -> None:
     wanted = desired_workers(demand, options)
     if options.max_workers is not None:
         wanted = min(wanted, options.max_workers - _away(pool))
+    wanted = recycling.renew(st, pool, wanted)
     if pool.retired and not demand.queued:
         wanted = 0
     if wanted <= have:
@@ -60,6 +60,8 @@ def scale(st: State, pool: Pool) -> None:
         pool.waiting = f"for {other.spec.label}, which has no worker yet"
         return
     for _ in range(wanted - have):
+        if not demand.queued and _is_full(st, pool) and recycling.make_way(st, pool):
+            break
         if not _start_one(st, pool):
             break
 
@@ -71,11 +73,8 @@ def _scaling_options(pool: Pool) -> OptionsSpec:
     return gangs.in_gangs(pool.options)
 
 
-def _recycle(st: State, pool: Pool, after: int) -> None:
-    """Let go of workers that have run their number of attempts; they end by themselves too, this frees their place."""
-    for worker in list(pool.workers.values()):
-        if worker.idle and worker.done >= after:
-            drain(st, worker, f"it has run {worker.done} attempts")
+def _is_full(st: State, pool: Pool) -> bool:
+    return pool.options.gang is None and place(st.nodes.values(), pool.needs) is None
 
 
 def _is_over(st: State, pool: Pool) -> bool:
@@ -281,11 +280,14 @@ def worker_connected(st: State, event: e.WorkerConnected) -> None:
         pool.start_seconds = seconds if pool.start_seconds is None else (pool.start_seconds + seconds) / 2
         worker.phase = "running"
         st.emit(c.TellPhase(pool.key, "running", ""))
-        pool.bad_starts, pool.refusal = 0, ""
+        pool.refusal = ""
+        worker.ready_since = st.now
+        crash_loops.started(st, worker)
     if worker.state in {WorkerState.STARTING, WorkerState.AWAY}:
         worker.state = WorkerState.READY
     worker.is_remote = event.is_remote
     worker.idle_since = worker.head_since = st.now
+    health.connected(st, worker)
     worker.revoking = False  # what was asked on the old connection may not have been heard
     if worker.pool.options.gang is not None:
         gangs.connected(st, worker, event)
@@ -330,22 +332,16 @@ def worker_refused(st: State, event: e.WorkerRefused) -> None:
         pool.waiting = pool.refusal = event.error.message
         st.at(pool.start_after, lambda: st.touch(pool))
         return
-    _punish(st, pool)
+    crash_loops.failed(st, pool, event.error.message)
     st.emit(c.TellPhase(pool.key, "failed", event.error.message))
     if not any(w.state in {WorkerState.READY, WorkerState.AWAY} for w in pool.workers.values()):
         _fail_queue(st, pool, event.error)
 
 
-def _punish(st: State, pool: Pool) -> None:
-    """Let the next start wait, longer with each that failed in a row."""
-    pool.bad_starts += 1
-    pause = 0.0 if pool.bad_starts == 1 else min(START_BACKOFF_MAX_SECONDS, 0.25 * 2.0 ** (pool.bad_starts - 2))
-    pool.start_after = st.now + pause
-    st.at(pool.start_after, lambda: st.touch(pool))
-
-
 def _fail_queue(st: State, pool: Pool, error: ErrorInfo, *, final: bool = False) -> None:
     """Fail what waits: it could not have been run. Counts as a failed attempt, so retries apply unless it is final."""
+    if not final:
+        error = replace(error, fields={**error.fields, "retry_after": round(crash_loops.pause(pool, st.now), 3)})
     for call in pool.queue.waiting():
         if call.state is not CallState.QUEUED:
             continue
@@ -377,7 +373,7 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
     # that was lost together with its agent says nothing about the function.
     leaving = worker.state in {WorkerState.DRAINING, WorkerState.STOPPING}
     if not worker.done and not running and not leaving and event.cause != "unknown":
-        _punish(st, pool)
+        crash_loops.failed(st, pool, event.detail)
         killed = event.cause == "signal" and "signal 9" in event.detail
         if (
             pool.bad_starts >= (KILLED_STARTS_MAX if killed else BAD_STARTS_MAX)

@@ -9,10 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from stoker.core import channels, commits, fleet, gang_attempts, intake, leasing, recovery, reports, settling, stopping
+from stoker.core import (
+    channels,
+    commits,
+    fleet,
+    gang_attempts,
+    health,
+    intake,
+    leasing,
+    recovery,
+    recycling,
+    reports,
+    settling,
+    stopping,
+)
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core.pools import WorkerState
+from stoker.core.pools import Pool, WorkerState
 from stoker.core.prefetch import STUCK_SECONDS
 from stoker.core.state import Limits, State
 from stoker.types import Growth
@@ -47,6 +60,8 @@ _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
     e.WorkerProgress: fleet.worker_progress,
     e.WorkerRefused: fleet.worker_refused,
     e.WorkerGone: fleet.worker_gone,
+    e.WorkerChecked: health.checked,
+    e.WorkersMeasured: recycling.measured,
     e.RecoveryBegan: recovery.begin,
     e.StopBegan: stopping.begin,
     e.StopEnded: stopping.end,
@@ -99,13 +114,15 @@ class CallPlane:
         pause = SWEEP_SECONDS
         for pool in list(st.pools.values()):
             fleet.release_idle(st, pool)
-            if len(pool.queue) or pool.retired or pool.options.min_workers or pool.gangs:
+            if len(pool.queue) or pool.retired or pool.options.min_workers or pool.gangs or _renews(pool):
                 st.touch(pool)
             if len(pool.queue):
                 pause = min(pause, fleet.QUEUE_SWEEP_SECONDS)
         for worker in st.workers.values():
             if worker.channel is not None:
                 channels.close_unused(st, worker)
+            if (spec := worker.pool.spec.health) is not None:
+                health.look(st, worker, spec)
             if not worker.leased:
                 continue
             settling.stop_overdue(st, worker)
@@ -113,3 +130,7 @@ class CallPlane:
                 leasing.revoke_stuck(st, worker)
                 pause = min(pause, STUCK_SECONDS)
         st.next_sweep = st.now + pause
+
+
+def _renews(pool: Pool) -> bool:
+    return any(worker.outgoing for worker in pool.workers.values())

@@ -119,19 +119,26 @@ class Worker:
         "began",
         "capacity",
         "channel",
+        "checked",
         "condemned",
         "done",
+        "failed_checks",
         "gang",
         "head_since",
         "id",
         "idle_since",
+        "ill",
         "is_remote",
         "leased",
         "node",
         "ordered",
+        "outgoing",
+        "outgoing_since",
+        "over_since",
         "patience",
         "phase",
         "pool",
+        "ready_since",
         "revoking",
         "state",
         "stop_reason",
@@ -162,6 +169,13 @@ class Worker:
         self.asked: dict[str, float] = {}  # cancelled calls that it runs, until when they may clean up
         self.condemned = ""  # why it is ended although it may still run something: see `stoker.core.deaf`
         self.patience = 0.0  # until when that may end by itself
+        self.ready_since = now  # once it is
+        self.checked = now  # when its last check was reported, or noticed to be missing
+        self.failed_checks = 0  # in a row
+        self.ill = ""  # what the last of them said
+        self.outgoing = ""  # why it is to be replaced; see `stoker.core.recycling`
+        self.outgoing_since = 0.0
+        self.over_since = 0.0  # when it was first seen to hold more than it may
 
     @property
     def running(self) -> list[Call]:
@@ -197,6 +211,9 @@ class Pool:
     done: int = 0
     failed: int = 0
     bad_starts: int = 0  # in a row, without a call that ended
+    trouble: str = ""  # why the last of them did, for people
+    early_recycles: int = 0  # workers in a row that soon held too much again
+    recycle_from: float = 0.0  # before which none goes for the memory that it holds
     refusal: str = ""  # why the latest start was put off, until one succeeds
     start_after: float = 0.0
     waiting: str = ""  # why nothing of the queue runs, for people
@@ -253,7 +270,8 @@ class Pool:
     def is_plain(self) -> bool:
         """Tell whether the pool needs no worker that its queue does not ask for."""
         options = self.spec.options
-        return not (self.retired or options.min_workers or options.buffer_workers or options.recycle_after)
+        recycles = options.recycle_after or options.recycle_memory
+        return not (self.retired or options.min_workers or options.buffer_workers or recycles)
 
     def load(self) -> Load:
         return Load(waiting=self.waiting_calls, slots=self.slots, seconds=self.seconds)
@@ -277,7 +295,7 @@ class Pool:
             if state is WorkerState.STARTING:
                 starting += 1
                 continue
-            workers += 1
+            workers += not worker.outgoing
             if worker.channel is not None:
                 running += 1
             if worker.leased:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from stoker.core import crash_loops, gangs, recovery, settling, streams
 from stoker.core import events as e
-from stoker.core import gangs, recovery, settling, streams
 from stoker.core.state import State
 from stoker.types import CallState
 
@@ -29,7 +29,7 @@ def attempts_ended(st: State, event: e.AttemptsEnded) -> None:
         settling.finish(st, call, result)
     if worker is not None:
         worker.head_since = now
-        worker.pool.bad_starts = 0
+        crash_loops.worked(worker.pool)
         settling.after_lease_ended(st, worker)
 
 

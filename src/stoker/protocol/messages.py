@@ -14,7 +14,8 @@ message, in `Part` frames.
     server ── Lease, StreamCredit, Ack ──► worker, its lease socket
     server ◄── Hello, Held, Results, Items, ChannelClosed ── worker, its lease socket
     server ── CancelAttempts, Revoke, Drain, OpenChannel, CloseChannel, GatherRank ──► worker, its control socket
-    server ◄── Hello, Revoked, ChannelOpened, ChannelUsed, RankGathered, StartFailed ── worker, its control socket
+    server ◄── Hello, Revoked, ChannelOpened, ChannelUsed, RankGathered, Checked, StartFailed
+           ── worker, its control socket
     server ── StartWorker, StopWorker, BuildImage, FlushLogs, Request ──► agent
     server ◄── Hello, NodeState, WorkerStarted, StartFailed, WorkerExited, Phase, LogLines, Usage,
            LogsFlushed, Reply ── agent
@@ -347,6 +348,13 @@ class Drain:
 
 
 @message
+class Checked:
+    """A worker has checked itself, as its class says how; ``error`` is what is wrong, empty if nothing is."""
+
+    error: str
+
+
+@message
 class AskChannel:
     """The client makes one call of this function after another: answered by `Channel`."""
 
@@ -664,6 +672,7 @@ KINDS: dict[int, type[Any]] = {
     70: Drop,
     71: AgreeLock,
     72: AgreedLock,
+    80: Checked,
 }
 """The kind on the wire of each message. A number is never used again for another."""
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from stoker.protocol.messages import StartFailed
+from stoker.runner.checks import Checks, described
 from stoker.runner.config import EXIT_ENTER
 from stoker.runner.instances import failed_hook
 from stoker.runner.links import Links
 from stoker.runner.loading import PACKAGE_DIR
 from stoker.runner.output import Output
-from stoker.runner.targets import Hook
+from stoker.runner.targets import Check, Hook
 from stoker.types import ErrorInfo
 
 Run = Callable[[Callable[[], Any]], None]  # of the worker's loop: coroutines run in it
@@ -38,7 +39,8 @@ class Hooks:
             return
         state = {"hook": hooks[0].name}
         main = threading.get_ident()
-        late = threading.Timer(limit, lambda: self._too_late(state["hook"], limit, main))
+        allowed = f"startup_timeout={limit:g} s"
+        late = threading.Timer(limit, lambda: self._too_late(f"enter() hook {state['hook']}()", allowed, main))
         late.daemon = True
         late.start()
         for hook in hooks:
@@ -47,6 +49,25 @@ class Hooks:
                 self._run(hook.call)
             except BaseException as error:  # noqa: BLE001 - SystemExit included, as with an import
                 self._refuse(failed_hook(self._label, f"enter() hook {hook.name}()", error))
+        late.cancel()
+        self._output.end_call("")
+
+    def first_check(self, checks: Checks, check: Check) -> None:
+        """Have the first check pass, or say that there will be no worker, and end."""
+        spec = check.spec
+        limit = spec.failures * spec.timeout + (spec.failures - 1) * spec.every
+        main = threading.get_ident()
+        late = threading.Timer(limit, lambda: self._too_late(f"check {check.name}()", f"{limit:g} s", main))
+        late.daemon = True
+        late.start()
+        try:
+            self._run(checks.first)
+        except BaseException as error:  # noqa: BLE001 - SystemExit included, as with an import
+            tries = f", {spec.failures} times" if spec.failures > 1 else ""
+            if isinstance(error, Exception):
+                said = f"its first check {check.name}() {described(error)}{tries}"
+                self._refuse(ErrorInfo("StartupError", f"{self._label}: {said}. Its worker takes no calls."))
+            self._refuse(failed_hook(self._label, f"first check {check.name}()", error))
         late.cancel()
         self._output.end_call("")
 
@@ -59,15 +80,14 @@ class Hooks:
                 print(f"stoker: the exit() hook {hook.name}() of {self._label} raised:", file=sys.stderr)
                 traceback.print_exception(*sys.exc_info())
 
-    def _too_late(self, name: str, limit: float, thread: int) -> None:
+    def _too_late(self, what: str, allowed: str, thread: int) -> None:
         frame = sys._current_frames().get(thread)
         stack = [one for one in traceback.extract_stack(frame) if not one.filename.startswith(PACKAGE_DIR)]
         where = "".join(traceback.format_list(stack)).rstrip()
         self._refuse(
             ErrorInfo(
                 "StartupError",
-                f"{self._label}: its enter() hook {name}() was not done within startup_timeout={limit:g} s. It was "
-                f"here:\n{where}",
+                f"{self._label}: its {what} was not done within {allowed}. It was here:\n{where}",
             )
         )
 

@@ -87,6 +87,8 @@ class Waiter:
 class InlineLoop:
     """See the module."""
 
+    event_loop = None
+
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._waiter = Waiter(worker)

@@ -8,13 +8,15 @@ A worker that starts fresh does all of it.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+from stoker.client.health import check_of
 from stoker.client.lifecycle import ENTER, EXIT, hooks_of, make_instance
 from stoker.errors import InvalidRequest, StartupError
 from stoker.protocol.zygotes import ZygoteConfig
 from stoker.runner.loading import describe_failure
-from stoker.runner.targets import Hook, Target
+from stoker.runner.targets import Check, Hook, Target
 from stoker.types import ErrorInfo, MethodSpec
 
 
@@ -75,6 +77,15 @@ class ClassCode:
     @property
     def exit_hooks(self) -> list[Hook]:
         return [Hook(name, getattr(self._instance, name)) for name in hooks_of(self._kind, EXIT)]
+
+    @property
+    def check(self) -> Check | None:
+        found = check_of(self._kind)
+        if found is None:
+            return None
+        name, spec = found
+        call = getattr(self._instance, name)
+        return Check(name, call, spec, inspect.iscoroutinefunction(call))
 
     def _target(self, name: str, spec: MethodSpec) -> Target:
         call = getattr(self._instance, name, None)

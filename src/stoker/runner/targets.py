@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from stoker.protocol.zygotes import ZygoteConfig
-from stoker.types import BatchSpec
+from stoker.types import BatchSpec, HealthSpec
 
 
 class Target(NamedTuple):
@@ -26,6 +26,15 @@ class Hook(NamedTuple):
     call: Callable[[], Any]
 
 
+class Check(NamedTuple):
+    """What a class has run to tell whether its worker is still good; see `stoker.runner.checks`."""
+
+    name: str
+    call: Callable[[], Any]
+    spec: HealthSpec
+    is_async: bool = False
+
+
 class Code(Protocol):
     """All that a pool's calls may run."""
 
@@ -39,6 +48,10 @@ class Code(Protocol):
     def exit_hooks(self) -> Sequence[Hook]:
         """Run when a worker ends."""
 
+    @property
+    def check(self) -> Check | None:
+        """Run every so often in between."""
+
     def target(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Target, tuple[Any, ...], dict[str, Any]]:
         """Return what these arguments are for, and those that are its own."""
 
@@ -48,6 +61,7 @@ class FunctionCode:
 
     enter_hooks: Sequence[Hook] = ()
     exit_hooks: Sequence[Hook] = ()
+    check: Check | None = None
 
     def __init__(self, config: ZygoteConfig, function: Callable[..., Any]) -> None:
         self.has_async = config.is_async

@@ -43,7 +43,7 @@ class TasksLoop:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._loop = asyncio.new_event_loop()
+        self._loop = self.event_loop = asyncio.new_event_loop()
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._rooms: dict[Key, asyncio.Event] = {}
         self._done: asyncio.Future[None] = self._loop.create_future()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class ThreadsLoop:
     """See the module."""
 
+    event_loop = None
+
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._waiter = Waiter(worker)

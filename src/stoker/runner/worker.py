@@ -18,6 +18,7 @@ from stoker.protocol.zygotes import Fork, ZygoteConfig
 from stoker.runner import process
 from stoker.runner.attempts import Attempt, Desk, Key
 from stoker.runner.channel import Channel
+from stoker.runner.checks import Checks
 from stoker.runner.config import EXIT_ABANDONED, EXIT_STOPPED, FLUSH_SECONDS
 from stoker.runner.control import NEVER, Control
 from stoker.runner.endpoints import Endpoints
@@ -74,6 +75,8 @@ class Worker:
         self.sender = Sender(self.outbox, self.control.want)
         self.inbox = Inbox(self._links, self._on_message)
         self._sampler = Sampler(output) if forked else None
+        check = code.check
+        self._checks = Checks(check, say=self.control.say, want=self.control.want) if check is not None else None
         self.channel: Channel | None = None
         self._escalations: dict[Key, float] = {}
         self._loop: InlineLoop | TasksLoop | ThreadsLoop = _loop_for(config, code)(self)
@@ -100,11 +103,18 @@ class Worker:
         signal.signal(signal.SIGTERM, self._on_terminate)
         hooks = Hooks(self._links, self.output, self._loop.run_hook, label=config.label, worker=self.order.worker)
         hooks.enter(self.code.enter_hooks, limit=config.startup_timeout)
+        check = self.code.check
+        if self._checks is not None and check is not None:
+            hooks.first_check(self._checks, check)
         try:
             self.control.start()
         except Abandoned as error:
             self.abandon(str(error))
+        if self._checks is not None:
+            self._checks.start(self._loop.event_loop)
         self._loop.run()
+        if self._checks is not None:
+            self._checks.end()
         self.close_channel()
         hooks.leave(self.code.exit_hooks)
         process.run_exit_hooks()
@@ -301,6 +311,7 @@ class Worker:
             self._check_attempts(now),
             self._report_channel(now),
             self._sampler.check(now, self.desk.running) if self._sampler is not None else None,
+            self._checks.due(now) if self._checks is not None else None,
         ]
         return min((due for due in dues if due is not None), default=NEVER)
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from stoker.core import crash_loops
 from stoker.core.calls import Call
 from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.errors import InvalidRequest, NotFound
@@ -25,11 +26,11 @@ PREFIX_ROWS = 10_000  # of the store, the newest, that are looked through for it
 
 
 def function_rows(server: Server, *, app: str) -> list[Row]:
-    pools = server.plane.state.pools.values()
-    return [_function_row(pool) for pool in pools if not app or pool.spec.app == app]
+    pools, now = server.plane.state.pools.values(), server.now()
+    return [_function_row(pool, now) for pool in pools if not app or pool.spec.app == app]
 
 
-def _function_row(pool: Pool) -> Row:
+def _function_row(pool: Pool, now: float) -> Row:
     spec = pool.spec
     return {
         "app": spec.app,
@@ -46,7 +47,17 @@ def _function_row(pool: Pool) -> Row:
         "calls_done": pool.done,
         "failed": pool.failed,
         "waiting": pool.waiting if len(pool.queue) else "",
+        "trouble": trouble(pool, now),
     }
+
+
+def trouble(pool: Pool, now: float) -> str:
+    """Return what is wrong with a pool's workers, in a sentence; empty if nothing is."""
+    told = crash_loops.told(pool, now)
+    ill = [worker for worker in pool.workers.values() if worker.failed_checks]
+    if not told and ill:
+        return f"{len(ill)} of its {len(pool.workers)} workers failed the last check: {ill[0].ill}"
+    return told
 
 
 def worker_rows(server: Server) -> list[Row]:
@@ -69,12 +80,17 @@ def _worker_row(server: Server, worker: Worker) -> Row:
         "cpu_seconds": cpu_seconds,
         "calls_done": worker.done,
         "running": [call.id for call in worker.running],
+        "why": worker.ill or worker.stop_reason or worker.outgoing,
         "started": began or worker.ordered + server.wall_offset,
         "how": how,
     }
 
 
 def _worker_state(worker: Worker) -> str:
+    if worker.failed_checks:
+        return "unhealthy"
+    if worker.outgoing and worker.state is WorkerState.READY:
+        return "outgoing"  # until there is another one in its place
     if worker.state is WorkerState.READY:
         return "idle" if worker.idle else "busy"
     return worker.phase if worker.state is WorkerState.STARTING else worker.state.value

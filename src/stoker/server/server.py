@@ -403,8 +403,8 @@ class Server:
             self.decide(e.WorkerDisconnected(event.worker))  # it is leased nothing more
             self.loop.call_later(LAST_WORDS_SECONDS, self.said_its_last, event.worker)
         elif isinstance(event, engine_base.UsageReported):
-            rows = zip(event.workers, event.cpu_seconds, event.memory, strict=True)
-            self.usage.update({worker: (cpu, memory) for worker, cpu, memory in rows})
+            self.usage.update(zip(event.workers, zip(event.cpu_seconds, event.memory, strict=True), strict=True))
+            self._decide_and_flush(e.WorkersMeasured(event.workers, event.memory))
         else:
             for translated in self._translated(event):
                 self.decide(translated)

@@ -22,7 +22,15 @@ from stoker.protocol import messages as m
 from stoker.server import once, token_limits
 from stoker.server.client_tokens import shown
 from stoker.server.execution import error_info
-from stoker.server.inspection import call_details, call_labels, call_rows, full_id, function_rows, worker_rows
+from stoker.server.inspection import (
+    call_details,
+    call_labels,
+    call_rows,
+    full_id,
+    function_rows,
+    trouble,
+    worker_rows,
+)
 from stoker.server.link import Link
 from stoker.server.sessions import Session
 from stoker.server.spool import Spool
@@ -286,6 +294,7 @@ class Verbs:
             "queued": sum(len(pool.queue) + pool.backoff for pool in pools),
             "running": sum(pool.running for pool in pools),
             "workers": sum(len(pool.workers) for pool in pools),
+            "trouble": {x.spec.name: told for x in pools if (told := trouble(x, self._server.now()))},
         }
 
     async def do_history(self, session: Session, params: Params) -> list[Params]:

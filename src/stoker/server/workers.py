@@ -262,6 +262,8 @@ class ControlPeer:
             self._link.close()  # which tells it that it may end
         elif isinstance(message, m.RankGathered):
             server.decide(e.RankGathered(worker, message.id, message.attempt, message.port, message.installed))
+        elif isinstance(message, m.Checked):
+            server.decide(e.WorkerChecked(worker, message.error))
         else:
             raise ProtocolError(f"A worker does not send {type(message).__name__} on its control socket.")
 

@@ -58,4 +58,7 @@ def problem_of(outcome: Outcome, error: ErrorInfo | None) -> Problem:
     headers = {}
     if status == 503:
         headers["retry-after"] = str(max(1, math.ceil(float(error.fields.get("retry_after", 1.0)))))
-    return Problem(status, error.type_name.removeprefix("builtins."), error.message, headers=headers)
+    message = error.message
+    if error.type_name == "StartupError":  # what a hook or an import raised, without the traceback that follows it
+        message = message.partition("\n")[0].removesuffix(" It was here:")
+    return Problem(status, error.type_name.removeprefix("builtins."), message, headers=headers)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stoker.core import crash_loops
 from stoker.core import events as e
 from stoker.core.calls import Delivery, Payload, Result, Segment
 from stoker.core.intake import STREAM_WINDOW_ITEMS
@@ -134,6 +135,12 @@ class WebCalls:
         session = self._session(holder)
         call = WebCall(detached_as or f"{self._prefix}.{next(self._numbers):08x}", key, session)
         session.open[call.id] = call
+        refusal = crash_loops.refusal(server.plane.state, key, now=server.now()) if not detached_as else None
+        if refusal is not None:
+            del session.open[call.id]
+            server.discard([payload])
+            call.result = Result(Outcome.ERROR, error=refusal)
+            return call
         seconds = deadline if deadline is not None else spec.options.deadline
         server.decide(
             e.Submitted(

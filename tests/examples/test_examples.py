@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -125,6 +126,27 @@ def test_dask_on_stoker(tmp_path: Path) -> None:
     done = re.search(r"^models fitted by each worker: (.*)$", out, flags=re.M)
     assert done is not None, out
     assert sum(int(count) for count in re.findall(r"rank-\d: (\d+)", done[1])) == 24
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_serve_embeddings() -> None:
+    weather = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
+    with serving() as served, httpx.Client(base_url=f"{served.url}/embeddings", timeout=200) as client:
+        served.stoker("deploy", str(EXAMPLES / "serve_embeddings.py"))
+        vectors = client.post("/Embedder/vectors", json={"texts": weather}).json()
+        assert [len(vector) for vector in vectors] == [384] * 3
+        alike = [round(sum(x * y for x, y in zip(vectors[0], other, strict=True)), 4) for other in vectors]
+        assert alike == [1.0, 0.666, 0.1046]  # as its makers print them for these sentences
+        asked = client.get("/Embedder/similarity", params={"a": weather[1], "b": weather[2]})
+        assert asked.json() == 0.1411
+        assert client.post("/Embedder/vectors", json={"texts": []}).json() == []
+        assert client.post("/Embedder/vectors", json={"texts": ["a"] * 257}).status_code == 413
+        wanted = {"query": weather[0], "texts": [*weather, *["nothing to do with it"] * 40]}
+        lines = client.post("/Embedder/search", json=wanted, headers={"accept": "application/x-ndjson"}).text
+        hits = [json.loads(line) for line in lines.splitlines()]
+        assert len(hits) == 43 and [hit["score"] for hit in hits[:3]] == alike
+        assert client.post("/Embedder/search", json=wanted).text.endswith("event: done\ndata: null\n\n")
 
 
 @pytest.mark.slow

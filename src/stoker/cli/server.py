@@ -63,6 +63,9 @@ def start(
     http: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Where endpoints are reached; off for nowhere.")
     ] = None,
+    metrics_public: Annotated[
+        bool, typer.Option("--metrics-public", help="Let anybody read /metrics who reaches the server.")
+    ] = False,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate for that, as PEM; else one is made.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Key of the certificate, as PEM.")] = None,
     blobs: Annotated[
@@ -84,6 +87,7 @@ def start(
         raise WrongUsage("--ray-address goes with --engine ray.")
     _settle({"listen": listen, "tls_cert": tls_cert, "tls_key": tls_key, "blobs": blobs, "store": store})
     _settle({"engine": engine, "ray_address": ray_address, "http": http})
+    _settle({"metrics_public": "yes" if metrics_public else None})
     wanted = os.environ.get("STOKER_STORE", "")
     if standby and not wanted:
         raise WrongUsage("--standby is for a store that servers share: name it by --store postgresql://….")

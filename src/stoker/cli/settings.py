@@ -103,6 +103,13 @@ def _http(value: Any, option: str) -> str:
     return "off" if value in {"off", False} else _place(value, option)
 
 
+def _yes_or_no(value: Any, option: str) -> str:
+    found = {True: "yes", False: "no", "yes": "yes", "no": "no"}.get(value) if isinstance(value, (bool, str)) else None
+    if found is None:
+        raise InvalidOption(f"{stated(option, value)} is neither yes nor no.")
+    return found
+
+
 def _place(value: Any, option: str) -> str:
     return str(parse_address(str(value), option=option)).removeprefix(SCHEME)
 
@@ -188,6 +195,7 @@ SETTINGS = (
     Setting("ca", CA_VARIABLE, "file of the CA that vouches for that server", "the system's", _file, is_path=True),
     Setting("listen", "STOKER_LISTEN", "where a server here listens for programs with a token", "nowhere", _place),
     Setting("http", "STOKER_HTTP", "where endpoints are reached: HOST:PORT, or off", "127.0.0.1:7410", _http),
+    Setting("metrics_public", "STOKER_METRICS_PUBLIC", "whether /metrics asks for no token: yes, no", "no", _yes_or_no),
     Setting("tls_cert", "STOKER_TLS_CERT", "certificate for that, as PEM", "one of its own", _file, is_path=True),
     Setting("tls_key", "STOKER_TLS_KEY", "its key, as PEM", "in the same file", _file, is_path=True),
     Setting(

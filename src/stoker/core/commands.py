@@ -78,6 +78,7 @@ class TellRefused(NamedTuple):
     client: str
     ids: Sequence[str]
     error: ErrorInfo
+    key: str = ""  # of the function
 
 
 class PersistAccepted(NamedTuple):

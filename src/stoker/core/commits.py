@@ -79,7 +79,7 @@ def _not_accepted(st: State, calls: list[Call], event: e.PersistFailed) -> None:
         del st.calls[call.id]
         st.discard(call.payload)
         message = f"The call could not be written down, so it was not accepted: {event.reason}"
-        st.emit(c.TellRefused(call.client, [call.id], stoker_error("StoreError", message)))
+        st.emit(c.TellRefused(call.client, [call.id], stoker_error("StoreError", message), call.pool.key))
 
 
 def _not_settled(st: State, token: int, settlements: list[Settlement], event: e.PersistFailed) -> None:

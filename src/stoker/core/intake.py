@@ -122,7 +122,7 @@ def _too_late(st: State, pool: Pool, event: e.Submitted) -> ErrorInfo | None:
         f"{pool.spec.label} could answer in about {wait:.2f} s, after the call's deadline. Try again later, give it a "
         "longer deadline, or allow the function more workers."
     )
-    return stoker_error("Overloaded", message, {"retry_after": round(wait, 3)})
+    return stoker_error("Overloaded", message, {"retry_after": round(wait, 3), "reason": "deadline"})
 
 
 def _overloaded(pool: Pool) -> ErrorInfo:
@@ -131,11 +131,11 @@ def _overloaded(pool: Pool) -> ErrorInfo:
         f"{pool.spec.label} has {pool.load().waiting} calls waiting, and max_pending={pool.options.max_pending} are "
         f"held. Try again in {wait:.1f} s, or raise max_pending."
     )
-    return stoker_error("Overloaded", message, {"retry_after": round(wait, 3)})
+    return stoker_error("Overloaded", message, {"retry_after": round(wait, 3), "reason": "queue_full"})
 
 
 def _refuse(st: State, event: e.Submitted, ids: Sequence[str], payloads: Sequence[Payload], error: ErrorInfo) -> None:
-    st.emit(c.TellRefused(event.client, list(ids), error))
+    st.emit(c.TellRefused(event.client, list(ids), error, event.function))
     for payload in payloads:
         st.discard(payload)
 

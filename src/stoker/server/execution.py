@@ -106,6 +106,7 @@ class Executor:
 
     def _deliver(self, command: c.Deliver) -> None:
         self._server.records.add(command.deliveries, now=self._server.now())
+        self._server.tally.delivered(command.deliveries, self._server.now())
         if command.detached:
             self._server.watches.deliver(command.deliveries)
             return
@@ -126,6 +127,7 @@ class Executor:
     def _tell_refused(self, command: c.TellRefused) -> None:
         session = self._server.sessions.get(command.client)
         self._server.watches.unwatch(command.ids)
+        self._server.tally.refused(command)
         if session is not None:
             session.send(m.RefusedCalls(list(command.ids), command.error))
 

@@ -21,9 +21,10 @@ from stoker.core.plane import CallPlane
 from stoker.core.unmet import unmet
 from stoker.engine import base as engine_base
 from stoker.engine.base import Engine
-from stoker.errors import NotFound, PermissionDenied, ProtocolError, StokerError, VersionMismatch
+from stoker.errors import NotFound, PermissionDenied, StokerError, VersionMismatch
 from stoker.protocol import messages as m
 from stoker.server import kept_sweeps, orphans, restart, token_limits
+from stoker.server.agent_peer import AgentPeer
 from stoker.server.agreed_locks import AgreedLocks
 from stoker.server.client_processes import ClientProcesses
 from stoker.server.client_tokens import ClientTokens
@@ -34,6 +35,7 @@ from stoker.server.functions import Functions
 from stoker.server.hosts import Hosts
 from stoker.server.kept_payloads import Keeping
 from stoker.server.link import Link, Peer, close_all
+from stoker.server.metrics.tally import Tally
 from stoker.server.news import News
 from stoker.server.node_data import NodeCopies, NodePeer
 from stoker.server.payloads import PayloadFiles
@@ -114,6 +116,7 @@ class Server:
             keeping=self.keeping,
         )
         self.functions = Functions(self.store, decide=self.decide, keep=self._keep_function)
+        self.tally = Tally(self)
         self.news = News(self)
         self.copies = NodeCopies()
         self.locks = AgreedLocks(self.blobs)
@@ -396,6 +399,7 @@ class Server:
 
     def engine_event(self, event: engine_base.Event) -> None:
         """Take what the engine tells; its listener."""
+        self.tally.engine_event(event)
         if isinstance(event, m.LogLines):
             self.news.lines(event)
         elif isinstance(event, engine_base.WorkerDown) and self._speaks(event.worker):
@@ -652,20 +656,3 @@ class Server:
 
 def _is_down(event: engine_base.Event) -> TypeGuard[engine_base.WorkerDown]:
     return isinstance(event, engine_base.WorkerDown)
-
-
-class AgentPeer:
-    """What an agent's messages mean: the engine knows."""
-
-    def __init__(self, server: Server, link: Link, hello: m.Hello) -> None:
-        self._server = server
-        self._link = link
-        self._engine = server.engine
-        self._engine.attach(link, hello, term=server.epoch)
-
-    def received(self, message: Any, body: memoryview) -> None:
-        if not self._engine.deliver(self._link, message):
-            raise ProtocolError(f"An agent does not send {type(message).__name__}.")
-
-    def closed(self) -> None:
-        self._engine.detach(self._link)

@@ -123,6 +123,7 @@ class WorkerPeer:
             _check_columns(message)
             held = list(zip(message.ids, message.attempts, strict=True))
             ages = dict(zip(message.ids, message.ages, strict=False))
+            self._server.tally.connecting(self._worker)
             self._server.decide(e.WorkerConnected(self._worker, held, message.gang, self._link.is_remote, ages))
         elif isinstance(message, m.PutSegment) and self._link.is_remote and message.sizes == [len(body)]:
             with Spool(self._server.files, self._worker, size=len(body)) as spool:
@@ -196,6 +197,8 @@ class WorkerPeer:
                     result._replace(payload=b"") if call_id in settled else result
                     for call_id, result in zip(message.ids, results, strict=True)
                 ]
+        if message.batches:
+            server.tally.batched(message)
         commands = server.handle(e.AttemptsEnded(self._worker, message.ids, message.attempts, results))
         links.heard = message.seq
         tokens = {command.token for command in commands if isinstance(command, PersistSettled)}
@@ -258,6 +261,7 @@ class ControlPeer:
         elif isinstance(message, m.ChannelUsed):
             self._used(message)
         elif isinstance(message, m.StartFailed) and message.worker == worker:
+            server.tally.start_failed(worker)
             server.decide(e.WorkerRefused(worker, message.error))
             self._link.close()  # which tells it that it may end
         elif isinstance(message, m.RankGathered):
@@ -274,6 +278,8 @@ class ControlPeer:
         server = self._server
         worker = server.plane.state.workers.get(self._links.worker)
         channel = server.plane.state.channels.get(message.channel)
+        if worker is not None:
+            server.tally.used(message, worker.pool)
         if worker is not None and channel is not None:
             server.records.add_direct(message, worker=worker, client=channel.client, wall=server.wall_offset)
         server.decide(e.ChannelUsed(self._links.worker, message.channel, message.outcomes, message.seconds))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -25,14 +26,16 @@ READ_SECONDS = 60.0  # without a byte of an answer being taken
 KEEP_ALIVE_SECONDS = 75
 CONNECTIONS_MAX = 20_000
 SWEEP_SECONDS = 1.0
+LAGS = 15  # sweeps: as often as one is usually asked for its metrics
 log = logging.getLogger(__name__)
 
 
 class Connection(HttpToolsProtocol):
     """See the module. ``on_lost`` is called when the client hangs up before its answer is complete."""
 
-    def __init__(self, config: Config, state: ServerState) -> None:
+    def __init__(self, config: Config, state: ServerState, refused: Counter[int]) -> None:
         super().__init__(config, state, {})
+        self._refused = refused
         self.on_lost: Callable[[], None] | None = None
         self._now = self.loop.time
         self._head_bytes = 0
@@ -121,6 +124,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, kind: str, message: str) -> None:
         body = error_body(kind, message)
+        self._refused[status] += 1
         if not self.transport.is_closing():
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + head + body)
@@ -160,18 +164,27 @@ class Connections:
         )
         self._config.load()
         self._state = ServerState()
+        self._lags: deque[float] = deque(maxlen=LAGS)
+        self.refused: Counter[int] = Counter()  # by status: what was no request, or came too slowly
 
     def __len__(self) -> int:
         return len(self._state.connections)
 
     def make(self) -> Connection:
-        return Connection(self._config, self._state)
+        return Connection(self._config, self._state, self.refused)
+
+    @property
+    def lag(self) -> float:
+        """Return by how many seconds the loop was late, at most, in the last sweeps."""
+        return max(self._lags, default=0.0)
 
     async def sweep(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            due = loop.time() + SWEEP_SECONDS
             await asyncio.sleep(SWEEP_SECONDS)
             now = loop.time()
+            self._lags.append(max(0.0, now - due))
             for connection in list(self._state.connections):
                 if isinstance(connection, Connection):
                     connection.check(now)

@@ -1,6 +1,7 @@
 """The HTTP gateway: requests become calls, and what calls come to the answers. An ASGI application.
 
     /healthz                    the server lives
+    /metrics                    its numbers, for Prometheus
     /<app>/docs                 what an app's endpoints take and give, for people
     /<app>/openapi.json         the same as OpenAPI 3.1
     /<app>/<function>           an endpoint
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -29,7 +31,10 @@ from stoker.server.gateway.later import LaterCalls, wants_later
 from stoker.server.gateway.problems import Pairs, Problem, problem_of
 from stoker.server.gateway.routing import Route, Routes
 from stoker.server.gateway.token_door import TokenDoor
+from stoker.server.gateway.tracked import Tracked
 from stoker.server.gateway.web_calls import PUBLIC, WebCall, WebCalls
+from stoker.server.metrics.exposition import Exposition
+from stoker.server.metrics.tally import Labels
 from stoker.server.spool import Spool
 from stoker.types import Outcome
 
@@ -43,6 +48,7 @@ UNSIZED_BYTES = 16 << 20  # of a body that does not say how much will come
 BODY_BYTES = 4 << 30
 PIECE_BYTES = 256 << 10  # of an answer's body, written at once
 _HOST = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+PAGES = {"/healthz": Labels("", "healthz"), "/metrics": Labels("", "metrics")}
 _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 Scope = dict[str, Any]
@@ -58,9 +64,17 @@ class Gateway:
         self._calls = WebCalls(server)
         self._later = LaterCalls(server, self._calls)
         self._door = TokenDoor(server)
+        self.exposition: Exposition | None = None  # once there is a door, whose connections are among the numbers
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         headers = dict(reversed(scope["headers"]))  # the first of each name
+        tracked = Tracked(scope, headers, send, now=time.monotonic())  # the loop's own clock ticks in milliseconds
+        try:
+            await self._answered(scope, headers, receive, tracked)
+        finally:
+            self._server.tally.answered(tracked.labels, tracked.outcome, time.monotonic() - tracked.began)
+
+    async def _answered(self, scope: Scope, headers: dict[bytes, bytes], receive: Any, send: Tracked) -> None:
         extra: Pairs = []
         call_id = ""
         try:
@@ -73,20 +87,26 @@ class Gateway:
         told = [(name.encode(), value.encode()) for name, value in failure.headers.items()]
         await _answer(send, failure.status, JSON, failure.body(call_id=call_id), [*told, *extra])
 
-    async def _serve(self, scope: Scope, headers: dict[bytes, bytes], receive: Any, send: Any, extra: Pairs) -> None:
+    async def _serve(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Any, send: Tracked, extra: Pairs
+    ) -> None:
         self._check_host(headers)
         path: str = scope["path"]
-        if path == "/healthz":
-            await _answer(send, 200, JSON, b'{"status":"ok"}')
+        if path in PAGES:
+            send.labels = PAGES[path]
+            await self._own_page(path, headers, send)
             return
         app, _, page = path.removeprefix("/").partition("/")
         if page in {"docs", "openapi.json"} and scope["method"] in {"GET", "HEAD"}:
+            send.labels = Labels("", page)
             await self._page(app, page, send)
             return
         if app == "v1":
+            send.labels = Labels("", "calls")
             await self._fetch(scope["method"], page, headers, send)
             return
         route, rest = self._routes.find(path)
+        send.labels = Labels(route.spec.app, route.spec.name, route.method)
         extra += self._cross_origin(route, headers)
         if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
             await _answer(send, 204, b"", b"", extra)
@@ -110,7 +130,8 @@ class Gateway:
         extra += [(name.lower().encode(), value.encode()) for name, value in route.web.headers.items()]
         if wants_later(headers.get(b"prefer", b"").decode("latin-1")) and not route.streams:
             key = headers.get(b"idempotency-key", b"").decode("latin-1")
-            await self._begin(route, payload, send, extra, holder=holder, key=key, deadline=deadline)
+            trace = str(send.trace)
+            await self._begin(route, payload, send, extra, holder=holder, key=key, deadline=deadline, trace=trace)
             return
         call = self._calls.submit(
             *(route.spec, route.key, payload),
@@ -118,6 +139,7 @@ class Gateway:
             deadline=deadline,
             streams=route.streams,
             method=route.method,
+            trace=str(send.trace),
         )
         extra.append((b"x-stoker-call-id", call.id.encode()))
         connection = scope["stoker.connection"]
@@ -128,12 +150,38 @@ class Gateway:
             connection.on_lost = None
             self._calls.cancel(call)  # of one that is over nothing is left to cancel
 
+    # The server's own pages
+
+    async def _own_page(self, path: str, headers: dict[bytes, bytes], send: Any) -> None:
+        if path == "/healthz":
+            await _answer(send, 200, JSON, b'{"status":"ok"}')
+            return
+        if not self._server.config.metrics_public:
+            token = self._door.known(headers.get(b"authorization", b""), label="/metrics")
+            if token.is_limited:
+                raise Problem(403, "PermissionDenied", f"The token {token.name!r} is for {token.scope} only.")
+        if self.exposition is None:
+            raise Problem(503, "StokerError", "This server's numbers are not there yet.")
+        text, media_type = await self.exposition.text(headers.get(b"accept", b"").decode("latin-1"))
+        await _answer(send, 200, media_type.encode(), text)
+
     # Later
 
     async def _begin(
-        self, route: Route, payload: Payload, send: Any, extra: Pairs, *, holder: str, key: str, deadline: float | None
+        self,
+        route: Route,
+        payload: Payload,
+        send: Any,
+        extra: Pairs,
+        *,
+        holder: str,
+        key: str,
+        deadline: float | None,
+        trace: str,
     ) -> None:
-        call_id, refusal = await self._later.begin(route, payload, holder=holder, key=key, deadline=deadline)
+        call_id, refusal = await self._later.begin(
+            route, payload, holder=holder, key=key, deadline=deadline, trace=trace
+        )
         if refusal is not None and refusal.outcome is not Outcome.VALUE:
             raise _Failed(problem_of(refusal.outcome, refusal.error), call_id)
         place = f"/v1/calls/{call_id}"
@@ -204,8 +252,14 @@ class Gateway:
         return [
             (b"access-control-allow-origin", allowed.encode("latin-1")),
             (b"access-control-allow-methods", ", ".join(route.web.methods).encode()),
-            (b"access-control-allow-headers", b"authorization, content-type, x-stoker-deadline"),
-            (b"access-control-expose-headers", b"x-stoker-call-id, retry-after, ratelimit, ratelimit-policy"),
+            (
+                b"access-control-allow-headers",
+                b"authorization, content-type, x-stoker-deadline, x-request-id, traceparent",
+            ),
+            (
+                b"access-control-expose-headers",
+                b"x-stoker-call-id, x-request-id, traceparent, retry-after, ratelimit, ratelimit-policy",
+            ),
             (b"access-control-max-age", b"600"),
             (b"vary", b"origin"),
         ]

@@ -12,6 +12,7 @@ from stoker.server.certificates import Certificate
 from stoker.server.doors import addresses_of, open_listener
 from stoker.server.gateway.connections import Connections
 from stoker.server.gateway.gateway import Gateway
+from stoker.server.metrics.exposition import Exposition
 from stoker.transport.addresses import SCHEME, Address, is_loopback
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ class HttpDoor:
         self.address = Address(*listener.getsockname()[:2])
         self.certificate = certificate
         self._listener = listener
-        self._connections = Connections(Gateway(server, is_local=is_loopback(self.address.host)))
+        gateway = Gateway(server, is_local=is_loopback(self.address.host))
+        self._connections = Connections(gateway)
+        gateway.exposition = Exposition(server, self._connections)
         self._server: asyncio.Server | None = None
         self._sweeping: asyncio.Task[None] | None = None
 

@@ -45,7 +45,7 @@ class LaterCalls:
         self._calls = calls
 
     async def begin(
-        self, route: Route, payload: Payload, *, holder: str, key: str, deadline: float | None
+        self, route: Route, payload: Payload, *, holder: str, key: str, deadline: float | None, trace: str = ""
     ) -> tuple[str, Result | None]:
         """Have a call made; return its id, and why it was refused if it was.
 
@@ -63,6 +63,7 @@ class LaterCalls:
             streams=False,
             detached_as=call_id,
             method=route.method,
+            trace=trace,
         )
         await call.wait_accepted()
         self._calls.let_go(call)

@@ -1,0 +1,89 @@
+"""A request on its way through the gateway: its ids, where it leads, when it began, and what was answered.
+
+Its id (``X-Request-Id``) and the trace that it belongs to (``traceparent``, W3C) are taken over from who asks, or made,
+and the answer names them. The function sees them among the headers; a trace only if it came, or is recorded here: one
+that is neither would have the function's own tracing believe that somebody had decided for it whether it is recorded.
+https://www.w3.org/TR/trace-context/
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from stoker.protocol.traces import Trace, parse_trace
+from stoker.server.metrics.tally import UNKNOWN, Labels
+
+REQUEST_ID = b"x-request-id"
+PARENT, STATE = b"traceparent", b"tracestate"
+HUNG_UP = 499  # as proxies log it: who asked did not wait for the answer
+FAILED = 500
+_ID = re.compile(rb"[!-~]{1,128}")
+
+Scope = dict[str, Any]
+
+
+class Tracked:
+    """See the module. It is the ``send`` of ASGI for whoever answers the request; ``labels`` say where it leads."""
+
+    __slots__ = ("_scope", "_send", "began", "labels", "parent", "request_id", "status", "trace")
+
+    def __init__(self, scope: Scope, headers: dict[bytes, bytes], send: Any, *, now: float) -> None:
+        """Have the request's headers say what the function is to see. ``now``: seconds of any clock."""
+        self._scope = scope
+        self._send = send
+        self.began = now
+        self.labels: Labels = UNKNOWN
+        self.status = 0
+        given, asked = headers.get(PARENT), headers.get(REQUEST_ID, b"")
+        self.parent = parse_trace(given.decode("latin-1")) if given is not None else None
+        self.trace = self.parent or _new_trace()
+        self.request_id = asked if _ID.fullmatch(asked) else self.trace.trace_id.encode()
+        if given is not None and self.parent is None:
+            self._put({PARENT: b"", STATE: b"", REQUEST_ID: self.request_id})
+        elif self.request_id is not asked:
+            self._put({REQUEST_ID: self.request_id})
+
+    def _put(self, changed: dict[bytes, bytes]) -> None:
+        """Have the request say this, once each, whatever it said; of what is empty nothing."""
+        kept = [pair for pair in self._scope["headers"] if pair[0] not in changed]
+        self._scope["headers"] = [*kept, *((name, value) for name, value in changed.items() if value)]
+
+    def belongs_to(self, trace: Trace) -> None:
+        """Have the request, and what is made of it, be a part of this span, which is recorded here."""
+        self.trace = trace
+        self._put({PARENT: str(trace).encode()})
+
+    async def __call__(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = self._told(message["headers"])
+        elif kind == "websocket.http.response.start":
+            self.status = message["status"]
+        elif kind == "websocket.accept":
+            self.status = 101
+        await self._send(message)
+
+    def _told(self, headers: Any) -> list[tuple[bytes, bytes]]:
+        """Return the headers of an answer, with ours where it has none of its own."""
+        told = list(headers)
+        names = {name for name, _ in told}
+        if REQUEST_ID not in names:
+            told.append((REQUEST_ID, self.request_id))
+        if PARENT not in names:
+            told.append((PARENT, str(self.trace).encode()))
+        return told
+
+    @property
+    def outcome(self) -> int:
+        """Return the status to be counted."""
+        connection = self._scope.get("stoker.connection")
+        cycle = connection.cycle if connection is not None else None
+        return HUNG_UP if cycle is not None and cycle.disconnected else self.status or FAILED
+
+
+def _new_trace() -> Trace:
+    drawn = os.urandom(24).hex()
+    return Trace(drawn[:32], drawn[32:])

@@ -34,6 +34,7 @@ class FakeServer:
     state: State = field(default_factory=State)
     at: float = 100.0
     epoch: int = 3
+    wall_offset: float = 0.0
 
     def __post_init__(self) -> None:
         self.plane = SimpleNamespace(state=self.state)

@@ -66,6 +66,9 @@ def start(
     metrics_public: Annotated[
         bool, typer.Option("--metrics-public", help="Let anybody read /metrics who reaches the server.")
     ] = False,
+    traces: Annotated[
+        str | None, typer.Option(help="Send traces: otlp, to where the OTEL_* variables say (needs stoker[otel]).")
+    ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate for that, as PEM; else one is made.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Key of the certificate, as PEM.")] = None,
     blobs: Annotated[
@@ -87,7 +90,7 @@ def start(
         raise WrongUsage("--ray-address goes with --engine ray.")
     _settle({"listen": listen, "tls_cert": tls_cert, "tls_key": tls_key, "blobs": blobs, "store": store})
     _settle({"engine": engine, "ray_address": ray_address, "http": http})
-    _settle({"metrics_public": "yes" if metrics_public else None})
+    _settle({"metrics_public": "yes" if metrics_public else None, "traces": traces})
     wanted = os.environ.get("STOKER_STORE", "")
     if standby and not wanted:
         raise WrongUsage("--standby is for a store that servers share: name it by --store postgresql://….")

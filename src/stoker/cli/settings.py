@@ -110,6 +110,12 @@ def _yes_or_no(value: Any, option: str) -> str:
     return found
 
 
+def _traces(value: Any, option: str) -> str:
+    if value not in {"otlp", "off"} and value is not False:
+        raise InvalidOption(f"{stated(option, value)}: traces go by otlp, or are off.")
+    return str(value or "off")
+
+
 def _place(value: Any, option: str) -> str:
     return str(parse_address(str(value), option=option)).removeprefix(SCHEME)
 
@@ -196,6 +202,9 @@ SETTINGS = (
     Setting("listen", "STOKER_LISTEN", "where a server here listens for programs with a token", "nowhere", _place),
     Setting("http", "STOKER_HTTP", "where endpoints are reached: HOST:PORT, or off", "127.0.0.1:7410", _http),
     Setting("metrics_public", "STOKER_METRICS_PUBLIC", "whether /metrics asks for no token: yes, no", "no", _yes_or_no),
+    Setting(
+        "traces", "STOKER_TRACES", "where the server sends traces: otlp (OTEL_* say where to), off", "off", _traces
+    ),
     Setting("tls_cert", "STOKER_TLS_CERT", "certificate for that, as PEM", "one of its own", _file, is_path=True),
     Setting("tls_key", "STOKER_TLS_KEY", "its key, as PEM", "in the same file", _file, is_path=True),
     Setting(

@@ -96,6 +96,7 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
     return ServerConfig(
         http=_http_address(http, stays=stays) if not arguments.embedded else None,
         http_is_chosen=bool(http),
+        traces=os.environ.get("STOKER_TRACES", "off") if not arguments.embedded else "off",
         metrics_public=os.environ.get("STOKER_METRICS_PUBLIC") == "yes",
         mode="embedded" if arguments.embedded else "persistent",
         run_dir=paths.private_dir(run_dir.resolve()),

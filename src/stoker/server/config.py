@@ -23,6 +23,7 @@ class ServerConfig:
     retention: float
     listen: Address | None = None  # where a door for programs with a token is
     http: Address | None = None  # where the gateway is
+    traces: str = "off"  # off · otlp
     metrics_public: bool = False  # /metrics asks for no token
     http_is_chosen: bool = False  # somebody asked for that address: elsewhere is not good enough
     tls_cert: Path | None = None

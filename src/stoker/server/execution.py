@@ -107,6 +107,8 @@ class Executor:
     def _deliver(self, command: c.Deliver) -> None:
         self._server.records.add(command.deliveries, now=self._server.now())
         self._server.tally.delivered(command.deliveries, self._server.now())
+        if self._server.spans is not None:
+            self._server.spans.ended(command.deliveries)
         if command.detached:
             self._server.watches.deliver(command.deliveries)
             return

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from stoker.server.doors import TcpDoor
     from stoker.server.gateway.http_door import HttpDoor
     from stoker.server.remote_link import RemoteLink
+    from stoker.server.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class Server:
         self.client_tokens = ClientTokens(self.config.state_dir / "tokens.json")
         self.door: TcpDoor | None = None
         self.http: HttpDoor | None = None
+        self.spans: Spans | None = None  # where traces are asked for
         self.files = PayloadFiles(
             self.config.segments, self.config.spill, pool_bytes=POOL_BYTES, blobs=self.payload_blobs
         )
@@ -636,6 +638,8 @@ class Server:
             self._decide_and_flush(e.StopEnded(ended))
         if self.keeping is not None:
             await self.keeping.finish()
+        if self.spans is not None:
+            await self.spans.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

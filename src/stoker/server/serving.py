@@ -100,6 +100,10 @@ async def _begin(config: ServerConfig, server: Server, engine: Engine) -> asynci
     """Open the doors and begin; where something of it fails, nothing is left open."""
     listener: asyncio.Server | None = None
     try:
+        if config.traces == "otlp":
+            from stoker.server.spans import open_spans
+
+            server.spans = open_spans(server)
         server.door = await open_door(config, server)  # first: it fails more often, and leaves no file behind
         if server.door is not None:
             engine.open_to_agents(server.door.address, server.door.fingerprint, server.node_tokens.token)

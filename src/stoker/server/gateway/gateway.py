@@ -73,6 +73,8 @@ class Gateway:
             await self._answered(scope, headers, receive, tracked)
         finally:
             self._server.tally.answered(tracked.labels, tracked.outcome, time.monotonic() - tracked.began)
+            if tracked.span is not None and self._server.spans is not None:
+                self._server.spans.end(tracked.span, status=tracked.outcome)
 
     async def _answered(self, scope: Scope, headers: dict[bytes, bytes], receive: Any, send: Tracked) -> None:
         extra: Pairs = []
@@ -107,6 +109,9 @@ class Gateway:
             return
         route, rest = self._routes.find(path)
         send.labels = Labels(route.spec.app, route.spec.name, route.method)
+        if self._server.spans is not None:
+            path = f"/{route.spec.app}/{route.path}"
+            send.span = self._server.spans.begin(send, method=scope["method"], path=path)
         extra += self._cross_origin(route, headers)
         if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
             await _answer(send, 204, b"", b"", extra)

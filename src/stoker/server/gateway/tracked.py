@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.protocol.traces import Trace, parse_trace
 from stoker.server.metrics.tally import UNKNOWN, Labels
@@ -21,13 +21,16 @@ HUNG_UP = 499  # as proxies log it: who asked did not wait for the answer
 FAILED = 500
 _ID = re.compile(rb"[!-~]{1,128}")
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
 Scope = dict[str, Any]
 
 
 class Tracked:
     """See the module. It is the ``send`` of ASGI for whoever answers the request; ``labels`` say where it leads."""
 
-    __slots__ = ("_scope", "_send", "began", "labels", "parent", "request_id", "status", "trace")
+    __slots__ = ("_scope", "_send", "began", "labels", "parent", "request_id", "span", "status", "trace")
 
     def __init__(self, scope: Scope, headers: dict[bytes, bytes], send: Any, *, now: float) -> None:
         """Have the request's headers say what the function is to see. ``now``: seconds of any clock."""
@@ -36,6 +39,7 @@ class Tracked:
         self.began = now
         self.labels: Labels = UNKNOWN
         self.status = 0
+        self.span: Span | None = None
         given, asked = headers.get(PARENT), headers.get(REQUEST_ID, b"")
         self.parent = parse_trace(given.decode("latin-1")) if given is not None else None
         self.trace = self.parent or _new_trace()

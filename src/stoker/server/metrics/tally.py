@@ -55,6 +55,14 @@ class Labels(NamedTuple):
     method: str = ""
 
 
+class Start(NamedTuple):
+    """How a worker was started: when that was ordered, when it could run calls, and with what it had to begin."""
+
+    ordered: float
+    ready: float
+    cause: str  # build · zygote · fork · fresh
+
+
 ELSE = Labels("", "(others)")
 UNKNOWN = Labels("", "(unknown)")  # paths that lead nowhere: one series, however many there are
 
@@ -104,6 +112,7 @@ class Tally:
         self.requests: dict[Labels, RequestNumbers] = {}
         self.workers: dict[Labels, WorkerNumbers] = {}
         self._of_pool: dict[tuple[str, str], CallNumbers] = {}
+        self.starts: dict[str, Start] = {}  # of workers that there are
         self._building: set[str] = set()  # workers that wait, or have waited, for their environment to be built
         self._causes: dict[str, str] = {}  # of starts that are nearly done
 
@@ -116,8 +125,7 @@ class Tally:
             if call is None:
                 continue
             numbers = self._of_pool.get((call.pool.key, call.method)) or self._numbers(call.pool, call.method)
-            outcome = _OUTCOMES[result.outcome] if result.error is None else _outcome(result)
-            numbers.outcomes[outcome] += 1
+            numbers.outcomes[outcome_of(result)] += 1
             numbers.attempts += call.attempt
             numbers.duration.observe(now - call.created)
             if call.leased_at:
@@ -211,10 +219,11 @@ class Tally:
         worker = self._server.plane.state.workers.get(worker_id)
         if worker is None or worker.state is not WorkerState.STARTING:
             return
-        cause = self._causes.get(worker_id, "fresh")
+        start = Start(worker.ordered, self._server.now(), self._causes.get(worker_id, "fresh"))
         self._forget(worker_id)
-        starts = self._of_workers(worker.pool).starts
-        starts.setdefault(cause, Histogram()).observe(self._server.now() - worker.ordered)
+        self.starts[worker_id] = start
+        numbers = self._of_workers(worker.pool).starts
+        numbers.setdefault(start.cause, Histogram()).observe(start.ready - start.ordered)
 
     def _cause(self, event: engine_base.WorkerUp, worker: Worker | None) -> str:
         """Return what a start has to begin with: how far from ready everything was."""
@@ -227,6 +236,7 @@ class Tally:
     def _forget(self, worker_id: str) -> None:
         self._building.discard(worker_id)
         self._causes.pop(worker_id, None)
+        self.starts.pop(worker_id, None)
 
     def _of_workers(self, pool: Pool) -> WorkerNumbers:
         labels = _counted(labels_of(pool.spec), self.workers)
@@ -245,10 +255,12 @@ def labels_of(spec: FunctionSpec, method: str = "") -> Labels:
     return Labels(spec.app, spec.name, method)
 
 
-def _outcome(result: Result) -> str:
+def outcome_of(result: Result) -> str:
+    """Return how a call has ended, in a word: one of the values of ``outcome``."""
     error = result.error
-    named = _OWN_ERRORS.get(error.type_name) if error is not None and result.outcome is Outcome.ERROR else None
-    return named or _OUTCOMES[result.outcome]
+    if error is None or result.outcome is not Outcome.ERROR:
+        return _OUTCOMES[result.outcome]
+    return _OWN_ERRORS.get(error.type_name, "failed")
 
 
 def _queued_at(call: Call) -> float:

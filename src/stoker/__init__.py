@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stoker.client.app import App, LocalEntrypoint
     from stoker.client.batches import Batch
     from stoker.client.call import Call, TimelineEntry, gather
+    from stoker.client.call_info import CallInfo, call_info
     from stoker.client.classes import Cls
     from stoker.client.function import Function
     from stoker.client.gangs import Gang, GangInfo, gang_info
@@ -67,6 +68,7 @@ _PLACES = {
     "stoker.client.app": ("App", "LocalEntrypoint"),
     "stoker.client.batches": ("Batch",),
     "stoker.client.call": ("Call", "TimelineEntry", "gather"),
+    "stoker.client.call_info": ("CallInfo", "call_info"),
     "stoker.client.classes": ("Cls",),
     "stoker.client.function": ("Function",),
     "stoker.client.gangs": ("Gang", "GangInfo", "gang_info"),
@@ -115,6 +117,7 @@ __all__ = [
     "Call",
     "CallCancelled",
     "CallError",
+    "CallInfo",
     "CallState",
     "CallTimeout",
     "Cls",
@@ -152,6 +155,7 @@ __all__ = [
     "VersionMismatch",
     "WorkerLost",
     "__version__",
+    "call_info",
     "enable_output",
     "endpoint",
     "enter",

@@ -203,3 +203,10 @@ def test_deploy_prints_the_addresses(served: Serving) -> None:
     said = served.deploy((served.root / "endpoints.py").read_text(), "endpoints")
     assert f"{served.url}/shop/move" in said and f"{served.url}/shop/docs" in said
     assert served.url in served.stoker("server", "status")
+
+
+def test_metrics_are_for_who_has_a_token(served: Serving) -> None:
+    refused = httpx.get(f"{served.url}/metrics")
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+    with served.client() as client:
+        assert "stoker_http_requests_total" in client.get("/metrics").text

@@ -25,7 +25,7 @@ from stoker.client.session import Session
 from stoker.client.signatures import CallSignature
 from stoker.client.web import web_spec
 from stoker.errors import InvalidOption, InvalidRequest
-from stoker.transport.current import current_call
+from stoker.transport.current import current_call, current_trace
 from stoker.types import OptionsSpec
 
 if TYPE_CHECKING:
@@ -243,7 +243,9 @@ class Function(Reference, Generic[P, R_co]):
             )
         parent = current_call()
         if parent is not None:
-            route = route._replace(parent=parent.id, trace=parent.trace)
+            route = route._replace(parent=parent.id)
+        if trace := current_trace():
+            route = route._replace(trace=trace)
         return target.session, route
 
     async def route_async(self, method: str) -> tuple[Session, Route]:

@@ -7,10 +7,12 @@ call at a time; in a concurrent one they belong to no call, since nobody knows t
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 from stoker.types import GangSeat
 
@@ -77,6 +79,19 @@ def being_loaded() -> str:
 def current_call() -> CurrentCall | None:
     """Return the call that this code runs for, None outside of one."""
     return _call.get() or _only_call
+
+
+def current_trace() -> str:
+    """Return the W3C ``traceparent`` of what runs here: OpenTelemetry's current span, where the program uses it, else
+    that of the call that this code runs for; empty where it belongs to no trace."""
+    api: Any = sys.modules.get("opentelemetry.trace")  # not imported: who has spans has it
+    current_span = getattr(api, "get_current_span", None)
+    if current_span is not None:
+        span = current_span().get_span_context()
+        if span.is_valid:
+            return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+    call = current_call()
+    return call.trace if call is not None else ""
 
 
 def worker_identity() -> WorkerIdentity | None:

@@ -96,7 +96,7 @@ class Gateway:
         path: str = scope["path"]
         if path in PAGES:
             send.labels = PAGES[path]
-            await self._own_page(path, headers, send)
+            await self._own_page(path, scope["method"], headers, send)
             return
         app, _, page = path.removeprefix("/").partition("/")
         if page in {"docs", "openapi.json"} and scope["method"] in {"GET", "HEAD"}:
@@ -157,10 +157,12 @@ class Gateway:
 
     # The server's own pages
 
-    async def _own_page(self, path: str, headers: dict[bytes, bytes], send: Any) -> None:
+    async def _own_page(self, path: str, method: str, headers: dict[bytes, bytes], send: Any) -> None:
         if path == "/healthz":
             await _answer(send, 200, JSON, b'{"status":"ok"}')
             return
+        if method not in {"GET", "HEAD"}:
+            raise Problem(405, "BadRequest", "/metrics is read by GET.", headers={"allow": "GET, HEAD"})
         if not self._server.config.metrics_public:
             token = self._door.known(headers.get(b"authorization", b""), label="/metrics")
             if token.is_limited:

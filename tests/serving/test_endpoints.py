@@ -210,3 +210,6 @@ def test_metrics_are_for_who_has_a_token(served: Serving) -> None:
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
     with served.client() as client:
         assert "stoker_http_requests_total" in client.get("/metrics").text
+    limited = json.loads(served.stoker("tokens", "create", "of one app", "--app", "shop", "--json"))["token"]
+    refused = httpx.get(f"{served.url}/metrics", headers={"authorization": f"Bearer {limited}"})
+    assert (refused.status_code, error_of(refused)["type"]) == (403, "PermissionDenied")

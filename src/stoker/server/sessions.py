@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.core import events as e
 from stoker.core.calls import Delivery, Payload, Result, Segment
+from stoker.core.commands import TellRefused
 from stoker.core.intake import STREAM_WINDOW_ITEMS
 from stoker.core.outbox import Outbox
 from stoker.errors import ProtocolError
@@ -242,6 +243,7 @@ class ClientPeer:
         count, error = token_limits.refusal(self._server, self._session, spec, ids, again=again)
         if count < len(ids):
             self._session.send(m.RefusedCalls(ids[count:], error))
+            self._server.tally.refused(TellRefused(self._session.name, ids[count:], error, spec.key if spec else ""))
             self._server.discard(loads[count:])
         return ids[:count], loads[:count]
 

@@ -41,10 +41,17 @@ _OWN_ERRORS = {
     "InterpreterNotFound": "not_started",
     "Unschedulable": "not_started",
     "StoreError": "store",
+    "Overloaded": "refused",  # it had been taken in, and made room for others
 }
 """How calls ended that failed for no fault of their code: by the name of Stoker's own error, which has no dot."""
 
-_REFUSALS = {"NotFound": "unknown_function", "Unschedulable": "unschedulable", "StoreError": "store"}
+_REFUSALS = {
+    "NotFound": "unknown_function",
+    "Unschedulable": "unschedulable",
+    "StoreError": "store",
+    "RateLimited": "rate_limit",
+    "PermissionDenied": "token",
+}
 
 
 class Labels(NamedTuple):

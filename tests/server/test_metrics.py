@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +27,8 @@ from stoker.server.metrics.families import families
 from stoker.server.metrics.histograms import SECONDS, Histogram
 from stoker.server.metrics.tally import ELSE, UNKNOWN, Labels, Tally
 from stoker.types import CodeRef, ErrorInfo, FunctionSpec, ImageSpec, MethodSpec, Outcome
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "metrics.md").read_text()
 
 
 @dataclass
@@ -311,3 +315,16 @@ def test_a_histogram_counts_each_value_in_every_bucket_that_holds_it(values: lis
     assert upto == [sum(1 for v in values if v <= bound) for bound in (*SECONDS, float("inf"))]
     assert histogram.count == len(values)
     assert histogram.read().total == pytest.approx(sum(values))
+
+
+def test_the_page_names_every_metric_with_its_type_and_labels(server: FakeServer) -> None:
+    rows = re.findall(r"^\| `(stoker_\w+)` \| (\w+).*? \| (.*?) \|", PAGE, flags=re.M)
+    told = {name.removesuffix("_total"): (kind, labels) for name, kind, labels in rows}
+    found = families(server, FakeDoor())  # type: ignore[arg-type]
+    assert told.keys() == {family.name for family in found}
+    for family in found:
+        kind, labels = told[family.name]
+        assert kind == family.kind, family.name
+        wanted = [label for label in family.labels if label not in {"app", "function"}]
+        assert re.findall(r"`(\w+)`", labels) == wanted, family.name
+        assert ("none" in labels or "only" in labels) == (family.labels[:2] != ("app", "function")), family.name

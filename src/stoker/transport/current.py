@@ -89,7 +89,7 @@ def current_trace() -> str:
     if current_span is not None:
         span = current_span().get_span_context()
         if span.is_valid:
-            return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+            return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags & 1:02x}"
     call = current_call()
     return call.trace if call is not None else ""
 

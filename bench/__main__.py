@@ -25,6 +25,12 @@ ROWS = (
     "ray_map",
     "ray_scale",
     "ray_shared",
+    "serve_echo",
+    "serve_batched",
+    "serve_cold",
+    "serve_first_token",
+    "serve_idle",
+    "serve_overload",
 )
 
 

@@ -16,6 +16,10 @@ ENVIRONMENTS = ROOT / "bench" / ".envs"
 REQUIREMENTS = {
     "ray": ["ray", "numpy"],
     "torch": ["torch==2.13.0", "numpy", "-e", "."],
+    "uvicorn": ["uvicorn[standard]", "starlette", "fastapi", "numpy"],
+    "ray_serve": ["ray[serve]", "numpy"],
+    "bentoml": ["bentoml", "numpy"],
+    "litserve": ["litserve", "numpy"],
 }
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",

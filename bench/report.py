@@ -51,7 +51,7 @@ class Line:
     @property
     def floor(self) -> str:
         if self.factor is not None:
-            return f"{self.factor:g}x {self.peer}"
+            return f"{self.factor:.3g}x {self.peer}"
         if self.bound is not None:
             return f"{'≤' if self.better == 'lower' else '≥'} {shown(self.bound, self.unit)}"
         return ""

@@ -20,7 +20,7 @@ from bench.http_servers import Served
 _SCRIPT = """
 wrk.method = "POST"
 wrk.headers["content-type"] = "application/json"
-wrk.body = [[%s]]
+wrk.body = [==[%s]==]
 function done(summary, latency, requests)
   local e = summary.errors
   local failed = e.status + e.connect + e.read + e.write + e.timeout
@@ -77,7 +77,10 @@ def _with_wrk(served: Served, connections: int, seconds: float) -> dict[str, flo
         script.flush()
         command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", script.name, served.url]
         run = subprocess.run(command, check=True, capture_output=True, text=True)
-    told = json.loads(run.stdout.strip().rpartition("\n")[2])
+    try:
+        told = json.loads(run.stdout.strip().rpartition("\n")[2])
+    except ValueError:
+        raise RuntimeError(f"wrk, for {served.url}:\n{run.stdout}{run.stderr}") from None
     return {
         "rate": told["count"] / (told["us"] / 1e6),
         "p50": told["p50"] / 1e3,

@@ -32,8 +32,8 @@ class Label:
 
 @serve.deployment(max_ongoing_requests=1, max_queued_requests=80)  # 80 of 5 ms are what the deadline leaves room for
 class Slow:
-    def __call__(self, request: Request) -> dict[str, float]:
-        return work.slow(2.0)
+    async def __call__(self, request: Request) -> dict[str, float]:
+        return work.slow((await request.json())["x"])
 
 
 SERVED = {"echo": Echo, "label": Label, "slow": Slow}

@@ -1,0 +1,33 @@
+"""A model whose batch of any size up to 32 takes 5 ms, asked by 64 connections: the share of what could be had."""
+
+from __future__ import annotations
+
+from bench.environments import scratch
+from bench.http_load import generator, in_turns
+from bench.http_servers import NAMES, all_serving
+from bench.report import Line
+
+TITLE = f"HTTP: a NumPy MLP in batches, 5 ms each of any size up to 32, 64 connections, load by {generator()}"
+IDEAL = 32 / 0.005  # a second
+ROW = [0.5] * 16
+BODIES = {"bentoml": {"rows": [ROW]}}  # it takes batches only, and joins them
+PEERS = ("ray_serve", "bentoml", "litserve")
+
+
+def measure(scale: float) -> list[Line]:
+    seconds = max(1.0, 4.0 * scale)
+    rounds = 3 if scale >= 0.5 else 1
+    with scratch() as variables, all_serving(["stoker", *PEERS], "label", {"row": ROW}, variables, BODIES) as servers:
+        ours, *theirs = in_turns(servers, connections=64, seconds=seconds, rounds=rounds)
+    share = 100 * ours["rate"] / IDEAL
+    return [
+        Line("of the ideal throughput", "%", share, better="higher", bound=90.0),
+        *(
+            Line("requests", "/s", ours["rate"], better="higher", peer=NAMES[side], theirs=figures["rate"])
+            for side, figures in zip(PEERS, theirs, strict=True)
+        ),
+        *(
+            Line("p99", "ms", ours["p99"], peer=NAMES[side], theirs=figures["p99"])
+            for side, figures in zip(PEERS, theirs, strict=True)
+        ),
+    ]

@@ -1,0 +1,118 @@
+"""Up to ten times more requests than can be answered, as from clients that do not wait for each other.
+
+A worker that holds each request for 5 ms is asked at multiples of what it answers in a closed loop. Clients give a
+deadline of 500 ms. Goodput is what was answered by it. Each peer is asked at multiples of its own capacity, with what
+it has against overload set so that it fits the deadline: see `bench.served`.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from bench import persistent
+from bench.environments import scratch
+from bench.http_load import closed_loop, own_client
+from bench.http_servers import NAMES, Served, serving
+from bench.processes import descendants, pss
+from bench.report import RESULTS, Line
+
+TITLE = "HTTP: ten times more requests than can be answered, deadline 500 ms"
+DEADLINE_SECONDS = 0.5
+TIMES = (0.5, 1.0, 2.0, 5.0, 10.0)
+PEERS = ("uvicorn", "ray_serve", "bentoml", "litserve")
+CURVES = RESULTS / "serve_overload_curves.json"
+HEADERS = {"x-stoker-deadline": "500ms"}  # peers know nothing of it
+
+
+@dataclass(frozen=True)
+class Overloaded:
+    """What a server did: its capacity, each load's figures, and the memory it gained under the last, in MiB."""
+
+    capacity: float
+    loads: list[dict[str, Any]]
+    growth: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """The goodput at the last load, in percent of the capacity."""
+        return 100 * float(self.loads[-1]["goodput"]) / self.capacity
+
+
+def measure(scale: float) -> list[Line]:
+    with scratch() as variables:
+        with serving("stoker", "slow", {"x": 21}, variables) as served:
+            server = int(persistent.stoker(variables, "server", "status")["pid"])
+            ours = overloaded(served, seconds=max(2.0, 6 * scale), last=max(5.0, 60 * scale), server=server)
+        peers = {}
+        for side in PEERS:  # one after another: under such a load each would be in the others' way
+            with serving(side, "slow", {"x": 21}, variables) as served:
+                peers[side] = overloaded(served, seconds=max(2.0, 6 * scale), last=max(2.0, 6 * scale))
+    if scale == 1.0:
+        _keep({"stoker": ours, **peers})
+    last = ours.loads[-1]
+    return [
+        Line("capacity, a closed loop", "/s", ours.capacity, better="higher"),
+        Line("goodput at ten times that, of it", "%", ours.share, better="higher", bound=90.0),
+        Line("what is accepted, p99", "ms", last["served_p99"], bound=1e3 * DEADLINE_SECONDS),
+        Line("refusals, p50", "ms", last["refused_p50"]),
+        Line("refusals, p99.9", "ms", last["refused_p999"]),
+        Line("refusals, slowest", "ms", last["refused_max"], bound=20.0),
+        Line("memory gained meanwhile", "MiB", ours.growth, bound=10.0),
+        Line("answered otherwise or not at all", "", _other(last), bound=0.0),
+        *(
+            Line(
+                "goodput at ten times, of capacity",
+                "%",
+                ours.share,
+                better="higher",
+                peer=NAMES[side],
+                theirs=each.share,
+            )
+            for side, each in peers.items()
+        ),
+    ]
+
+
+def overloaded(served: Served, *, seconds: float, last: float, server: int = 0) -> Overloaded:
+    """Measure a server's capacity, then ask it at multiples of that, ``last`` seconds at the highest."""
+    closed_loop(served, connections=8, seconds=1.0)
+    capacity = closed_loop(served, connections=8, seconds=seconds)["rate"]
+    given = {"do": "open", "port": served.port, "path": served.path, "body": served.body, "headers": HEADERS}
+    loads, growth = [], 0.0
+    for times in TIMES:
+        asked = {**given, "rate": times * capacity, "deadline": DEADLINE_SECONDS}
+        long = last if times == TIMES[-1] else seconds
+        figures, grown = _watched(server, {**asked, "seconds": long}, long)
+        loads.append({"times": times, **figures})
+        growth = grown
+    return Overloaded(capacity, loads, growth)
+
+
+def _watched(server: int, given: dict[str, Any], seconds: float) -> tuple[dict[str, Any], float]:
+    """Return what the client has found, and by how many MiB the server and its workers grew after a sixth of it."""
+    memory: list[float] = []
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(own_client, given)
+        while server and not asking.done():
+            try:
+                asking.exception(seconds / 60)
+            except TimeoutError:
+                memory.append(sum(pss(pid) for pid in (server, *descendants(server))))
+        figures = asking.result()
+    settled = memory[len(memory) // 6 :]
+    return figures, (max(settled[-5:]) - settled[0]) if settled else 0.0
+
+
+def _other(figures: dict[str, Any]) -> float:
+    """Return how many requests were neither answered nor refused."""
+    known = {"200", "429", "503", "504"}
+    return float(figures["unsent"] + sum(n for status, n in figures["statuses"].items() if status not in known))
+
+
+def _keep(found: dict[str, Overloaded]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    curves = {side: {"capacity": each.capacity, "loads": each.loads} for side, each in found.items()}
+    CURVES.write_text(json.dumps(curves, indent=2) + "\n")

@@ -135,7 +135,7 @@ class Gateway:
         extra += [(name.lower().encode(), value.encode()) for name, value in route.web.headers.items()]
         if wants_later(headers.get(b"prefer", b"").decode("latin-1")) and not route.streams:
             key = headers.get(b"idempotency-key", b"").decode("latin-1")
-            trace = str(send.trace)
+            trace = send.traceparent
             await self._begin(route, payload, send, extra, holder=holder, key=key, deadline=deadline, trace=trace)
             return
         call = self._calls.submit(
@@ -144,7 +144,7 @@ class Gateway:
             deadline=deadline,
             streams=route.streams,
             method=route.method,
-            trace=str(send.trace),
+            trace=send.traceparent,
         )
         extra.append((b"x-stoker-call-id", call.id.encode()))
         connection = scope["stoker.connection"]

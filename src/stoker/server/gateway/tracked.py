@@ -9,6 +9,7 @@ https://www.w3.org/TR/trace-context/
 from __future__ import annotations
 
 import os
+import random
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ REQUEST_ID = b"x-request-id"
 PARENT, STATE = b"traceparent", b"tracestate"
 HUNG_UP = 499  # as proxies log it: who asked did not wait for the answer
 FAILED = 500
+_OURS = frozenset({REQUEST_ID, PARENT})
+_TRACE_ID = slice(3, 35)  # in a traceparent
+_draw = random.Random(os.urandom(32)).getrandbits  # ids are to differ, and nothing hangs on their being guessed
 _ID = re.compile(rb"[!-~]{1,128}")
 
 if TYPE_CHECKING:
@@ -30,7 +34,7 @@ Scope = dict[str, Any]
 class Tracked:
     """See the module. It is the ``send`` of ASGI for whoever answers the request; ``labels`` say where it leads."""
 
-    __slots__ = ("_scope", "_send", "began", "labels", "parent", "request_id", "span", "status", "trace")
+    __slots__ = ("_scope", "_send", "began", "labels", "parent", "request_id", "span", "status", "traceparent")
 
     def __init__(self, scope: Scope, headers: dict[bytes, bytes], send: Any, *, now: float) -> None:
         """Have the request's headers say what the function is to see. ``now``: seconds of any clock."""
@@ -42,8 +46,8 @@ class Tracked:
         self.span: Span | None = None
         given, asked = headers.get(PARENT), headers.get(REQUEST_ID, b"")
         self.parent = parse_trace(given.decode("latin-1")) if given is not None else None
-        self.trace = self.parent or _new_trace()
-        self.request_id = asked if _ID.fullmatch(asked) else self.trace.trace_id.encode()
+        self.traceparent = str(self.parent) if self.parent is not None else _new_trace()
+        self.request_id = asked if asked and _ID.fullmatch(asked) else self.traceparent[_TRACE_ID].encode()
         if given is not None and self.parent is None:
             self._put({PARENT: b"", STATE: b"", REQUEST_ID: self.request_id})
         elif self.request_id is not asked:
@@ -56,8 +60,8 @@ class Tracked:
 
     def belongs_to(self, trace: Trace) -> None:
         """Have the request, and what is made of it, be a part of this span, which is recorded here."""
-        self.trace = trace
-        self._put({PARENT: str(trace).encode()})
+        self.traceparent = str(trace)
+        self._put({PARENT: self.traceparent.encode()})
 
     async def __call__(self, message: dict[str, Any]) -> None:
         kind = message["type"]
@@ -72,13 +76,11 @@ class Tracked:
 
     def _told(self, headers: Any) -> list[tuple[bytes, bytes]]:
         """Return the headers of an answer, with ours where it has none of its own."""
-        told = list(headers)
-        names = {name for name, _ in told}
-        if REQUEST_ID not in names:
-            told.append((REQUEST_ID, self.request_id))
-        if PARENT not in names:
-            told.append((PARENT, str(self.trace).encode()))
-        return told
+        ours = [(REQUEST_ID, self.request_id), (PARENT, self.traceparent.encode())]
+        for name, _ in headers:
+            if name in _OURS:
+                ours = [pair for pair in ours if pair[0] != name]
+        return [*headers, *ours]
 
     @property
     def outcome(self) -> int:
@@ -88,6 +90,7 @@ class Tracked:
         return HUNG_UP if cycle is not None and cycle.disconnected else self.status or FAILED
 
 
-def _new_trace() -> Trace:
-    drawn = os.urandom(24).hex()
-    return Trace(drawn[:32], drawn[32:])
+def _new_trace() -> str:
+    """Return a trace that nobody has recorded so far."""
+    drawn = f"{_draw(192):048x}"
+    return f"00-{drawn[:32]}-{drawn[32:]}-00"

@@ -81,6 +81,8 @@ def test_what_was_resolved_is_exported_and_defaults_are_not(files: tuple[Path, P
         ('server = "http://gpu-1"', "is no address. Write stoker://HOST:PORT"),
         ('listen = "7411"', "is no address"),
         ('fingerprint = "42f1"', "is no fingerprint"),
+        ("metrics_public = 1", "is neither yes nor no"),
+        ('traces = "jaeger"', "traces go by otlp"),
     ],
 )
 def test_a_mistake_in_a_file_is_named_with_the_file(text: str, said: str, tmp_path: Path) -> None:
@@ -123,3 +125,12 @@ def test_a_stores_password_is_not_shown(tmp_path: Path, stoker_command: Command)
     refused = stoker_command("--store", "mysql://me:hidden@host/db", "config", "show")
     assert refused.status == 2
     assert "hidden" not in refused.out + refused.err
+
+
+def test_numbers_that_nobody_could_reach_are_not_made_public(
+    stoker_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STOKER_HTTP", "STOKER_METRICS_PUBLIC"):
+        monkeypatch.setenv(name, "")  # the command's flags become variables, which are to be gone afterwards
+    done = stoker_command("server", "start", "--http", "off", "--metrics-public")
+    assert (done.status, "--metrics-public goes with an address" in done.err) == (2, True)

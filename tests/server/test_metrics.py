@@ -44,6 +44,7 @@ class FakeServer:
         self.plane = SimpleNamespace(state=self.state)
         self.engine = SimpleNamespace(name="local")
         self.links: set[Any] = set()
+        self.spans: Any = None
         self.tally = Tally(self)  # type: ignore[arg-type]
 
     def now(self) -> float:

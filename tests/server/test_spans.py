@@ -133,6 +133,17 @@ def test_what_belongs_to_no_trace_that_is_recorded_has_no_spans(
     assert exported.get_finished_spans() == ()
 
 
+def test_of_very_many_calls_at_once_the_rest_is_left_out_and_counted(
+    server: FakeServer, spans: Spans, exported: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.server.spans.CALLS_PER_SECOND", 3)
+    call = a_call(server)
+    for server.at in (100.0, 100.5, 101.0):
+        spans.ended([Delivery(call.id, Result(Outcome.VALUE), 1, call)] * 4)
+    assert len([span for span in exported.get_finished_spans() if span.name.startswith("call")]) == 6
+    assert spans.left_out == 6
+
+
 async def _nobody(message: Any) -> None:
     raise AssertionError("nothing is sent")
 

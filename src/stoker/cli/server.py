@@ -91,6 +91,8 @@ def start(
     _settle({"listen": listen, "tls_cert": tls_cert, "tls_key": tls_key, "blobs": blobs, "store": store})
     _settle({"engine": engine, "ray_address": ray_address, "http": http})
     _settle({"metrics_public": "yes" if metrics_public else None, "traces": traces})
+    if metrics_public and os.environ.get("STOKER_HTTP") == "off":
+        raise WrongUsage("--metrics-public goes with an address for HTTP, and that is off (--http, STOKER_HTTP).")
     wanted = os.environ.get("STOKER_STORE", "")
     if standby and not wanted:
         raise WrongUsage("--standby is for a store that servers share: name it by --store postgresql://….")

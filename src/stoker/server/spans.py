@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from stoker.server.gateway.tracked import Tracked
     from stoker.server.server import Server
 
+CALLS_PER_SECOND = (
+    500  # whose spans are made, some tenths of a millisecond each: a traced map must not hold up all else
+)
 CLOSING_SECONDS = 3.0  # for the last spans to be sent when the server ends
 PROTOCOL = "http/protobuf"
 _BEGIN_WAIT = frozenset({"failed", "lost", "displaced", "interrupted"})
@@ -82,6 +85,9 @@ class Spans:
         self._provider = provider
         self._api = trace
         self._tracer = provider.get_tracer("stoker", __version__)
+        self._second = 0.0  # since which these were made
+        self._made = 0
+        self.left_out = 0  # calls without spans, as there were too many at once
 
     def begin(self, tracked: Tracked, *, method: str, path: str) -> Span:
         """Begin the span of a request to a function, a part of whatever it said that it is a part of."""
@@ -116,8 +122,17 @@ class Spans:
             if call is None or not call.trace:
                 continue
             trace = parse_trace(call.trace)
-            if trace is not None and trace.sampled:
+            if trace is not None and trace.sampled and self._is_room():
                 self._call(call, delivery, trace)
+
+    def _is_room(self) -> bool:
+        now = self._server.now()
+        if now - self._second >= 1.0:
+            self._second, self._made = now, 0
+        self._made += 1
+        if self._made > CALLS_PER_SECOND:
+            self.left_out += 1
+        return self._made <= CALLS_PER_SECOND
 
     def _call(self, call: Call, delivery: Delivery, trace: Trace) -> None:
         finished, result = self._server.now(), delivery.result

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from stoker.client.lifecycle import enter, exit, method, parameter
     from stoker.client.notices import enable_output
     from stoker.client.options import FunctionOptions, Retries
-    from stoker.client.web import endpoint
+    from stoker.client.web import asgi_app, endpoint, web_server, wsgi_app
     from stoker.errors import (
         CallCancelled,
         CallError,
@@ -77,7 +77,7 @@ _PLACES = {
     "stoker.client.lifecycle": ("enter", "exit", "method", "parameter"),
     "stoker.client.notices": ("enable_output",),
     "stoker.client.options": ("FunctionOptions", "Retries"),
-    "stoker.client.web": ("endpoint",),
+    "stoker.client.web": ("asgi_app", "endpoint", "web_server", "wsgi_app"),
     "stoker.errors": (
         "CallCancelled",
         "CallError",
@@ -157,7 +157,10 @@ __all__ = [
     "__version__",
     "call_info",
     "enable_output",
+    "asgi_app",
     "endpoint",
+    "web_server",
+    "wsgi_app",
     "enter",
     "exit",
     "gang_info",

@@ -52,6 +52,15 @@ class Outcome(int, Enum):
     MEMORY = 5  # a MemoryError, or the limit was met, inside the worker
 
 
+class InputEnd(int, Enum):
+    """Why nothing more comes of what a call's client sends while the call runs."""
+
+    OPEN = 0  # more may come
+    COMPLETE = 1
+    GONE = 2  # its client has hung up
+    LOST = 3  # an earlier attempt has had some of it, which is not kept
+
+
 INPUT_LOST = "InputLost"
 """``ErrorInfo.type_name`` beside `Outcome.CANCELLED`: the input did not reach the worker, and nothing has run."""
 
@@ -131,6 +140,9 @@ class WebSpec:
 
     ``methods`` are HTTP methods. ``openapi`` is, as JSON, what its page says of it: an operation and the schemas that
     it names, each under ``components``; empty where nothing could be said.
+
+    ``app`` is ``asgi`` · ``wsgi`` · ``server`` where the function does not answer requests but makes what does, at all
+    paths below its own. A ``server`` listens at ``port`` of its worker, 0 for one that it is told.
     """
 
     methods: list[str] = field(default_factory=lambda: ["POST"])
@@ -138,6 +150,8 @@ class WebSpec:
     cors: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     openapi: str = ""
+    app: str = ""
+    port: int = 0
 
 
 @dataclass(frozen=True)

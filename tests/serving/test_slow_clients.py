@@ -53,7 +53,7 @@ async def connection() -> AsyncIterator[Connection]:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    made = Connections(app).make()
+    made = Connections(app).make()  # type: ignore[arg-type] # it is asked for requests only
     made._now = lambda: 100.0
     made._since = 100.0
     made.connection_made(Transport())

@@ -25,6 +25,7 @@ from stoker.client.lifecycle import check_no_method, parameter
 from stoker.client.options import FunctionOptions
 from stoker.client.registration import Shipment, check_python, register, ship
 from stoker.client.session import Session
+from stoker.client.web import web_app_of
 from stoker.errors import InvalidRequest, StokerError
 from stoker.protocol.payload import set_main_alias, set_main_by_value
 from stoker.types import FunctionSpec
@@ -184,7 +185,8 @@ class App:
         checked = FunctionOptions.of(options)
         if function is not None:
             return self._add_function(function, checked, name)
-        return lambda given: self._add_function(given, checked, name)
+        is_told = "concurrency" in options
+        return lambda given: self._add_function(given, checked if is_told else _for_web(given, checked), name)
 
     @overload
     @dataclass_transform(kw_only_default=True, field_specifiers=(parameter,))
@@ -459,6 +461,12 @@ def _checked_name(name: Any, what: str) -> str:
 def _name_of(function: Callable[..., Any]) -> str:
     name = function.__qualname__.rpartition("<locals>.")[2]
     return "lambda" if name == "<lambda>" else name.strip("_") or name
+
+
+def _for_web(function: Any, options: FunctionOptions) -> FunctionOptions:
+    """Return options with the concurrency of a web app, for a function that makes one."""
+    made = web_app_of(function)
+    return options if made is None else options.changed({"concurrency": made.concurrency})
 
 
 def _check_function(function: Any) -> None:

@@ -26,7 +26,7 @@ from stoker.client.reference import Reference, Shape, Target
 from stoker.client.session import Session
 from stoker.client.signatures import CallSignature
 from stoker.client.web import MARK as WEB_MARK
-from stoker.client.web import endpoint_of
+from stoker.client.web import endpoint_of, web_app_of
 from stoker.errors import InvalidOption, InvalidRequest
 from stoker.types import BatchSpec, MethodSpec, OptionsSpec, ParameterSpec
 
@@ -419,7 +419,9 @@ def _methods_of(kind: type, *, label: str) -> dict[str, MethodSpec]:
                         is_batched=mark.batch is not None,
                     )
                 batch = mark.batch.to_spec() if mark.batch is not None else None
-                found[name] = MethodSpec("generator" if shape.generator else "function", shape.is_async, batch, web)
+                app = web_app_of(function)
+                is_async = shape.is_async if app is None else app.is_async
+                found[name] = MethodSpec("generator" if shape.generator else "function", is_async, batch, web)
     return found
 
 

@@ -23,7 +23,7 @@ from stoker.client.options import FunctionOptions
 from stoker.client.reference import Reference, Shape, Target
 from stoker.client.session import Session
 from stoker.client.signatures import CallSignature
-from stoker.client.web import web_spec
+from stoker.client.web import web_app_of, web_spec
 from stoker.errors import InvalidOption, InvalidRequest
 from stoker.transport.current import current_call, current_trace
 from stoker.types import OptionsSpec
@@ -195,9 +195,10 @@ class Function(Reference, Generic[P, R_co]):
 
     def spec_fields(self) -> dict[str, Any]:
         shape = Shape.of(self.raw_f)
+        app = web_app_of(self.raw_f)
         return {
             "kind": "generator" if shape.generator else "function",
-            "is_async": shape.is_async,
+            "is_async": shape.is_async if app is None else app.is_async,
             "web": web_spec(
                 self.raw_f,
                 label=self.label,
@@ -256,6 +257,11 @@ class Function(Reference, Generic[P, R_co]):
         return self.route(method)
 
     def _check_yields(self, method: str, shape: Shape) -> None:
+        if self._raw_f is not None and web_app_of(self._raw_f) is not None:
+            raise InvalidRequest(
+                f"{self.label} makes a web app, which answers over HTTP: it has no {self.name}.{method}(…). "
+                f"`stoker deploy` prints its address; {self.name}.local() returns the app itself."
+            )
         wanted = method == "stream"
         if shape.generator == wanted:
             return

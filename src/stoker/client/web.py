@@ -1,7 +1,8 @@
-"""`endpoint`: what makes a function one that is called over HTTP."""
+"""What has a function answer requests over HTTP: `endpoint`, `asgi_app`, `wsgi_app`, `web_server`."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,10 @@ from stoker.web.openapi import describe
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
-MARK = "__stoker_web__"  # on a function: the `Endpoint` that it was decorated with
+MARK = "__stoker_web__"  # on a function: the `Endpoint` or `WebApp` that it was decorated with
+TASKS_AT_ONCE = 100
+THREADS_AT_ONCE = 16
+PORT_MAX = 65535
 HTTP_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
 
@@ -84,34 +88,172 @@ def endpoint(
     """
     if not isinstance(method, str) or method.upper() not in HTTP_METHODS:
         raise InvalidOption(f"endpoint(method={method!r}) is none of {', '.join(HTTP_METHODS)}.")
-    origins = (cors,) if isinstance(cors, str) else tuple(cors)
-    for origin in origins:
-        if origin != "*" and not re.fullmatch(r"https?://[^/\s,]+", str(origin)):
-            raise InvalidOption(f'endpoint(cors=…): {origin!r} is no origin. Write "https://host", or "*" for all.')
+    origins = _origins(cors, "endpoint")
     for name, value in (headers or {}).items():
         if not _HEADER.fullmatch(str(name)) or not isinstance(value, str) or re.search(r"[\r\n\0]", value):
             raise InvalidOption(f"endpoint(headers=…): {name!r}: {value!r} is no header of HTTP.")
     made = Endpoint(method.upper(), bool(requires_token), origins, dict(headers or {}))
 
+    return _marking(made, "endpoint")
+
+
+@dataclass(frozen=True)
+class WebApp:
+    """A function that makes what answers requests, as it was stated. ``kind``: ``asgi`` · ``wsgi`` · ``server``."""
+
+    kind: str
+    requires_token: bool
+    cors: tuple[str, ...] = ()
+    port: int = 0
+
+    @property
+    def is_async(self) -> bool:
+        return self.kind != "wsgi"
+
+    @property
+    def concurrency(self) -> int:
+        """How many requests a worker answers at once where nothing else is said."""
+        return TASKS_AT_ONCE if self.is_async else THREADS_AT_ONCE
+
+    def to_spec(
+        self,
+        function: Callable[..., Any],
+        *,
+        label: str,
+        streams: bool,
+        is_method: bool = False,
+        is_batched: bool = False,
+    ) -> WebSpec:
+        """Return the checked form that travels.
+
+        Raises:
+            InvalidOption: the function takes what nobody could give it, or is none that returns an app.
+        """
+        name = f"{self.kind}_app" if self.kind != "server" else "web_server"
+        if streams or is_batched:
+            what = "yields" if streams else "takes batches"
+            raise InvalidOption(
+                f"{label} {what}; a function under @stoker.{name}() makes the app, once, and returns it."
+            )
+        parameters = list(inspect.signature(function).parameters.values())[1 if is_method else 0 :]
+        given = {"port"} if self.kind == "server" else set()
+        needed = [p.name for p in parameters if p.default is p.empty and p.name not in given and not _is_rest(p)]
+        if needed:
+            raise InvalidOption(
+                f"{label}: a function under @stoker.{name}() is called once, as a worker begins, without arguments; "
+                f"nobody could give it {needed[0]!r}."
+            )
+        if self.kind == "server" and not self.port and "port" not in {p.name for p in parameters}:
+            raise InvalidOption(
+                f"{label}: where does its server listen? Have it take the port that Stoker finds, as in def "
+                f"{function.__name__}(port), or name one: @stoker.web_server(port=8000)."
+            )
+        return WebSpec(
+            methods=[*HTTP_METHODS, "HEAD", "OPTIONS"],
+            requires_token=self.requires_token,
+            cors=list(self.cors),
+            app=self.kind,
+            port=self.port,
+        )
+
+
+def _is_rest(parameter: inspect.Parameter) -> bool:
+    return parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
+
+
+def asgi_app(*, requires_token: bool = True, cors: Sequence[str] | str = ()) -> EndpointDecorator:
+    """Have an ASGI app (FastAPI, Starlette, …) answer all requests below ``/<app>/<function>``, and its WebSockets.
+
+        @app.function()
+        @stoker.asgi_app()
+        def site():
+            return FastAPI()
+
+    The function is called once, as a worker begins, in its environment; it may be async. A worker answers 100 requests
+    at once unless ``concurrency=`` says otherwise.
+
+    Args:
+        requires_token: False lets anybody ask it who reaches the server, and leaves ``Authorization`` to the app.
+        cors: origins whose pages may ask it, as of `endpoint`; an app that deals with that itself leaves it out.
+
+    Raises:
+        InvalidOption: one of them is malformed.
+    """
+    return _marking(WebApp("asgi", bool(requires_token), _origins(cors, "asgi_app")), "asgi_app")
+
+
+def wsgi_app(*, requires_token: bool = True, cors: Sequence[str] | str = ()) -> EndpointDecorator:
+    """Have a WSGI app (Flask, Django, …) answer all requests below ``/<app>/<function>``; as `asgi_app`.
+
+    Its requests run in threads, 16 at once in a worker unless ``concurrency=`` says otherwise.
+    """
+    return _marking(WebApp("wsgi", bool(requires_token), _origins(cors, "wsgi_app")), "wsgi_app")
+
+
+def web_server(
+    *, port: int | None = None, requires_token: bool = True, cors: Sequence[str] | str = ()
+) -> EndpointDecorator:
+    """Have a server that the function starts answer all requests below ``/<app>/<function>``, in whatever language.
+
+        @app.function(gpu=1)
+        @stoker.web_server()
+        def llm(port: int):
+            return subprocess.Popen(["vllm", "serve", "model", "--port", str(port)])
+
+    The function is called once, as a worker begins, and returns when it has started the server; the worker takes
+    requests once that listens, on 127.0.0.1, which has ``startup_timeout=``. If it returns the `subprocess.Popen`, that
+    is watched, and ended with the worker. Requests reach it without the path of the function, which is in
+    ``X-Forwarded-Prefix``.
+
+    Args:
+        port: where it will listen; left out, each worker finds a free one, and passes it as ``port`` and in ``PORT``.
+        requires_token: as of `asgi_app`.
+        cors: as of `asgi_app`.
+
+    Raises:
+        InvalidOption: one of them is malformed.
+    """
+    if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= PORT_MAX):
+        raise InvalidOption(f"web_server(port={port!r}) is no port from 1 to {PORT_MAX}.")
+    return _marking(WebApp("server", bool(requires_token), _origins(cors, "web_server"), port or 0), "web_server")
+
+
+def _origins(cors: Sequence[str] | str, name: str) -> tuple[str, ...]:
+    origins = (cors,) if isinstance(cors, str) else tuple(cors)
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s,]+", str(origin)):
+            raise InvalidOption(f'{name}(cors=…): {origin!r} is no origin. Write "https://host", or "*" for all.')
+    return origins
+
+
+def _marking(made: Endpoint | WebApp, name: str) -> EndpointDecorator:
     def mark(function: F) -> F:
         if not callable(function) or hasattr(function, "raw_f"):
             raise InvalidOption(
-                "@stoker.endpoint(…) stands below @app.function(…), right above the function: it is the other way "
+                f"@stoker.{name}(…) stands below @app.function(…), right above the function: it is the other way "
                 "about here."
             )
+        if hasattr(function, MARK):
+            raise InvalidOption(f"@stoker.{name}(…): the function is reached over HTTP in another way already.")
         setattr(function, MARK, made)
         return function
 
     return mark
 
 
-def endpoint_of(function: Callable[..., Any]) -> Endpoint | None:
+def endpoint_of(function: Callable[..., Any]) -> Endpoint | WebApp | None:
     """Return what a function was decorated with, if it was."""
     found = getattr(function, MARK, None)
-    return found if isinstance(found, Endpoint) else None
+    return found if isinstance(found, (Endpoint, WebApp)) else None
 
 
 def web_spec(function: Callable[..., Any], *, label: str, streams: bool, is_batched: bool = False) -> WebSpec | None:
     """Return how a function is reached over HTTP; None where it is not."""
     made = endpoint_of(function)
     return None if made is None else made.to_spec(function, label=label, streams=streams, is_batched=is_batched)
+
+
+def web_app_of(function: Callable[..., Any]) -> WebApp | None:
+    """Return how a function makes a web app, if it does."""
+    found = endpoint_of(function)
+    return found if isinstance(found, WebApp) else None

@@ -20,6 +20,8 @@ class Segment(NamedTuple):
 
 Payload = bytes | memoryview | Segment
 
+STREAMS = frozenset({"stream", "exchange"})  # the kinds of calls that yield items
+
 
 class IllegalTransition(RuntimeError):
     """A bug in the core: a call was to do what its state does not allow. Carries the call's history."""

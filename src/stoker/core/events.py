@@ -28,7 +28,8 @@ class FunctionRetired(NamedTuple):
 
 
 class Submitted(NamedTuple):
-    """A client wants calls made. ``deadline`` is an absolute time. ``kind``: call · map · stream.
+    """A client wants calls made. ``deadline`` is an absolute time. ``kind``: call · map · stream · exchange, which
+    yields what no other attempt could go on with.
 
     ``again``: an earlier term has taken them in, so they are not refused for want of room. ``channel``: they were sent
     down it before, without an answer in time. ``method``: of a class. ``trace``: the W3C ``traceparent`` of who asks.

@@ -18,7 +18,7 @@ from stoker.core import (
 )
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core.calls import Call, Payload, Result, stoker_error
+from stoker.core.calls import STREAMS, Call, Payload, Result, stoker_error
 from stoker.core.draining import call_off_builds
 from stoker.core.placement import why_never
 from stoker.core.pools import Pool
@@ -163,7 +163,7 @@ def _take(st: State, pool: Pool, event: e.Submitted, ids: Sequence[str], payload
         st.accepting[token] = taken
         st.writes.append(c.PersistAccepted(token, taken))
         return
-    if event.kind == "stream":
+    if event.kind in STREAMS:
         for call in taken:
             call.upto = STREAM_WINDOW_ITEMS
     _own(st, pool, event.client, taken)

@@ -50,7 +50,7 @@ def fail(st: State, call: Call, result: Result) -> None:
     """Count a failure: back off and try again, or settle."""
     call.failures += 1
     options = call.pool.options
-    if retries.wants_retry(options, call.failures, result.error):
+    if not _is_half_answered(call) and retries.wants_retry(options, call.failures, result.error):
         wait = retries.delay(options.retries, call.failures)
         what = result.error.type_name if result.error else result.outcome.name.lower()
         call.note_run()
@@ -95,6 +95,9 @@ def lost(st: State, call: Call, *, cause: str, detail: str, said: Sequence[tuple
         fail(st, call, Result(Outcome.MEMORY, error=_own_error("OutOfMemory", message, where, "MemoryError")))
         return
     call.losses += 1
+    if _is_half_answered(call):
+        _cut_off(st, call, detail=f"{detail}{_likely(cause, detail)}")
+        return
     if retries.survives_loss(pool.options, call.losses):
         call.note_run()
         call.note(st.now, "lost", f"attempt {call.attempt}: its worker ended ({detail}); it is run again")
@@ -107,6 +110,19 @@ def lost(st: State, call: Call, *, cause: str, detail: str, said: Sequence[tuple
     )
     pool.failed += 1
     settle(st, call, CallState.FAILED, Result(Outcome.ERROR, error=stoker_error("WorkerLost", message, where)))
+
+
+def _is_half_answered(call: Call) -> bool:
+    """Tell whether part of an answer has gone out, which another attempt could not go on with."""
+    return call.kind == "exchange" and call.items > 0
+
+
+def _cut_off(st: State, call: Call, *, detail: str) -> None:
+    label = call.pool.spec.label
+    message = f"Call {call.id} of {label} lost its worker in the middle of its answer: {detail}."
+    call.pool.failed += 1
+    error = stoker_error("WorkerLost", message, {"call_id": call.id, "function": label})
+    settle(st, call, CallState.FAILED, Result(Outcome.ERROR, error=error))
 
 
 def _likely(cause: str, detail: str) -> str:
@@ -127,6 +143,9 @@ def last_output(said: Sequence[tuple[str, str]], *, call_id: str = "") -> str:
 
 def displaced(st: State, call: Call, *, detail: str) -> None:
     """Run an attempt again whose worker had to be ended for another one's sake: that is no loss of its own."""
+    if _is_half_answered(call):
+        _cut_off(st, call, detail=detail)
+        return
     call.note_run()
     call.note(st.now, "displaced", f"attempt {call.attempt}: its worker was ended ({detail}); it is run again")
     _run_again(st, call)

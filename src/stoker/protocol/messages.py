@@ -11,8 +11,8 @@ message, in `Part` frames.
     client ◄── Welcome | Rejected, Accepted, RefusedCalls, Results, Items, Window, Notice, Reply, Channel ── server
     client ── ChannelHello, ChannelCall ──► worker, its channel
     client ◄── ChannelAnswer ── worker, its channel
-    server ── Lease, StreamCredit, Ack ──► worker, its lease socket
-    server ◄── Hello, Held, Results, Items, ChannelClosed ── worker, its lease socket
+    server ── Lease, StreamCredit, Ack, Inputs ──► worker, its lease socket
+    server ◄── Hello, Held, Results, Items, AskInputs, ChannelClosed ── worker, its lease socket
     server ── CancelAttempts, Revoke, Drain, OpenChannel, CloseChannel, GatherRank ──► worker, its control socket
     server ◄── Hello, Revoked, ChannelOpened, ChannelUsed, RankGathered, Checked, StartFailed
            ── worker, its control socket
@@ -183,6 +183,29 @@ class StreamCredit:
 
     id: str
     upto: int
+
+
+@message
+class AskInputs:
+    """A worker wants more of what a call's client sends while the call runs: the body of a request, or messages.
+
+    It has had ``had`` pieces, and has room for ``upto`` bytes in all, of which the last piece may go beyond.
+    """
+
+    id: str
+    attempt: int
+    had: int
+    upto: int
+
+
+@message
+class Inputs:
+    """The next pieces of what a call's client sends. ``end``: why no more will come, one of `stoker.types.InputEnd`."""
+
+    id: str
+    attempt: int
+    sizes: list[int] = field(default_factory=list)
+    end: int = 0
 
 
 @message
@@ -672,6 +695,8 @@ KINDS: dict[int, type[Any]] = {
     70: Drop,
     71: AgreeLock,
     72: AgreedLock,
+    73: AskInputs,
+    74: Inputs,
     80: Checked,
 }
 """The kind on the wire of each message. A number is never used again for another."""

@@ -23,7 +23,12 @@ _ANSWER = b"R"
 
 @dataclass(frozen=True)
 class WebRequest:
-    """``path`` is what follows the function's own address. ``target`` is the method, of a class's pool."""
+    """``path`` is what follows the function's own address, ``root``, as it was written, with its escapes.
+
+    ``target`` is the method, of a class's pool. ``kind``: ``http`` · ``websocket``, whose messages are its inputs and
+    items, see `SocketMessage` · ``upgrade``, both ways of which are bytes as they come. With ``has_more`` the body is not here:
+    it comes in pieces, which are asked for.
+    """
 
     method: str
     path: str = ""
@@ -32,6 +37,10 @@ class WebRequest:
     client: str = ""
     target: str = ""
     body: Buffer = b""
+    kind: str = "http"
+    scheme: str = "http"
+    root: str = ""
+    has_more: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,8 @@ class WebAnswer:
 
 
 def encode_request(request: WebRequest) -> bytes:
-    header = [request.method, request.path, request.query, request.headers, request.client, request.target]
+    header: list[Any] = [request.method, request.path, request.query, request.headers, request.client, request.target]
+    header += [request.kind, request.scheme, request.root, request.has_more]
     return _join(_REQUEST, header, request.body)
 
 
@@ -60,11 +70,11 @@ def decode_request(payload: Buffer) -> WebRequest:
     """
     header, body = _split(_REQUEST, payload)
     try:
-        method, path, query, headers, client, target = header
+        method, path, query, headers, client, target, kind, scheme, root, has_more = header
         pairs = [(str(name), str(value)) for name, value in headers]
     except (TypeError, ValueError):
         raise ProtocolError("The header of a request over HTTP is malformed.") from None
-    return WebRequest(method, path, query, pairs, client, target, body)
+    return WebRequest(method, path, query, pairs, client, target, body, kind, scheme, root, bool(has_more))
 
 
 def encode_answer(answer: WebAnswer) -> bytes:
@@ -84,6 +94,47 @@ def decode_answer(payload: Buffer) -> WebAnswer:
         return WebAnswer(int(status), pairs, body)
     except (TypeError, ValueError):
         raise ProtocolError("The header of an answer over HTTP is malformed.") from None
+
+
+_TEXT, _BYTES, _CLOSE = b"t", b"b", b"c"
+_CLOSING = struct.Struct(">cH")
+
+
+@dataclass(frozen=True)
+class SocketMessage:
+    """A message of a WebSocket: a text, or bytes, or its end by a status code, with a reason."""
+
+    text: str | None = None
+    data: bytes | None = None
+    code: int = 0
+    reason: str = ""
+
+
+def encode_message(message: SocketMessage) -> bytes:
+    """Return a message as a piece: its kind in one byte, and what it says."""
+    if message.code:
+        return _CLOSING.pack(_CLOSE, message.code) + message.reason.encode()[:123]
+    return _TEXT + message.text.encode() if message.text is not None else b"".join((_BYTES, message.data or b""))
+
+
+def decode_message(piece: Buffer) -> SocketMessage:
+    """Read a message.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    data = bytes(piece)
+    try:
+        if data[:1] == _TEXT:
+            return SocketMessage(text=data[1:].decode())
+        if data[:1] == _BYTES:
+            return SocketMessage(data=data[1:])
+        if data[:1] == _CLOSE:
+            code = int(_CLOSING.unpack_from(data)[1])
+            return SocketMessage(code=code, reason=data[_CLOSING.size :].decode("utf-8", "replace"))
+    except (UnicodeDecodeError, struct.error):
+        pass
+    raise ProtocolError("What came is no message of a WebSocket.")
 
 
 def _join(kind: bytes, header: list[Any], body: Buffer) -> bytes:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.errors import InvalidRequest
 from stoker.runner.attempts import Attempt
+from stoker.runner.callables import Target
 from stoker.runner.patience import Patience
-from stoker.runner.targets import Target
 
 if TYPE_CHECKING:
     from stoker.runner.worker import Worker

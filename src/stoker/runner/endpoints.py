@@ -7,7 +7,8 @@ from typing import Any
 from stoker.protocol.encoded import Buffer
 from stoker.protocol.web_calls import decode_request
 from stoker.runner.attempts import Attempt
-from stoker.runner.targets import Code, Target
+from stoker.runner.callables import Target
+from stoker.runner.targets import Code
 from stoker.web.answers import StreamEncoder, answer_of, error_answer
 from stoker.web.conversion import Invalid
 from stoker.web.interface import BadRequest, Interface
@@ -40,6 +41,8 @@ class Endpoints:
         """
         came = decode_request(payload)
         target, _, _ = self._code.target((came.target,) if came.target else (), {})
+        if target.is_exchange:
+            return target, (came,), {}
         headers = Headers(came.headers)
         attempt.encode = StreamEncoder(headers.get("accept", "")) if target.is_generator else answer_of
         request = Request(came.method, came.path, came.query, headers, bytes(came.body), came.client)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from stoker.runner.attempts import Attempt
 from stoker.runner.config import BATCH_MAX, FLUSH_SECONDS
+from stoker.runner.incoming import Incoming
 from stoker.runner.interrupts import Interrupt
 from stoker.runner.outbox import BATCH_BYTES, Outbox, Payload, Stream
 
@@ -21,6 +22,9 @@ class Host(Protocol):
 
     def wait_for_room(self, stream: Stream) -> None:
         """Return when there is room, or the attempt is interrupted."""
+
+    def wait_for_input(self, incoming: Incoming) -> None:
+        """Return when something has come, or the attempt is interrupted."""
 
 
 class Sender:

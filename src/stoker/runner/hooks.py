@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from stoker.protocol.messages import StartFailed
+from stoker.runner.callables import Check, Hook
 from stoker.runner.checks import Checks, described
 from stoker.runner.config import EXIT_ENTER
 from stoker.runner.instances import failed_hook
 from stoker.runner.links import Links
 from stoker.runner.loading import PACKAGE_DIR
 from stoker.runner.output import Output
-from stoker.runner.targets import Check, Hook
 from stoker.types import ErrorInfo
 
 Run = Callable[[Callable[[], Any]], None]  # of the worker's loop: coroutines run in it
@@ -37,18 +37,19 @@ class Hooks:
         """Run enter hooks; the process ends with one that raises, or is not done after ``limit`` seconds."""
         if not hooks:
             return
-        state = {"hook": hooks[0].name}
+        state = {"hook": hooks[0]}
         main = threading.get_ident()
         allowed = f"startup_timeout={limit:g} s"
-        late = threading.Timer(limit, lambda: self._too_late(f"enter() hook {state['hook']}()", allowed, main))
+        late = threading.Timer(limit, lambda: self._too_late(_named(state["hook"]), allowed, main))
         late.daemon = True
         late.start()
         for hook in hooks:
-            state["hook"] = hook.name
+            state["hook"] = hook
             try:
                 self._run(hook.call)
             except BaseException as error:  # noqa: BLE001 - SystemExit included, as with an import
-                self._refuse(failed_hook(self._label, f"enter() hook {hook.name}()", error))
+                what = _named(hook)
+                self._refuse(failed_hook(self._label, what, error))
         late.cancel()
         self._output.end_call("")
 
@@ -77,7 +78,8 @@ class Hooks:
             try:
                 self._run(hook.call)
             except BaseException:  # noqa: BLE001 - as above; the process ends anyway
-                print(f"stoker: the exit() hook {hook.name}() of {self._label} raised:", file=sys.stderr)
+                what = hook.what or f"exit() hook {hook.name}()"
+                print(f"stoker: the {what} of {self._label} raised:", file=sys.stderr)
                 traceback.print_exception(*sys.exc_info())
 
     def _too_late(self, what: str, allowed: str, thread: int) -> None:
@@ -98,3 +100,7 @@ class Hooks:
         self._output.end_call("")
         self._links.refuse(StartFailed(self._worker, error))
         os._exit(EXIT_ENTER)
+
+
+def _named(hook: Hook) -> str:
+    return hook.what or f"enter() hook {hook.name}()"

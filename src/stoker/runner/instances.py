@@ -9,15 +9,18 @@ A worker that starts fresh does all of it.
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.client.health import check_of
 from stoker.client.lifecycle import ENTER, EXIT, hooks_of, make_instance
 from stoker.errors import InvalidRequest, StartupError
 from stoker.protocol.zygotes import ZygoteConfig
+from stoker.runner.callables import Check, Hook, Target
 from stoker.runner.loading import describe_failure
-from stoker.runner.targets import Check, Hook, Target
 from stoker.types import ErrorInfo, MethodSpec
+
+if TYPE_CHECKING:
+    from stoker.runner.web_apps import Made
 
 
 class HookFailed(Exception):
@@ -48,6 +51,7 @@ class ClassCode:
         self._label = config.label
         self._kind = kind
         self._instance = make_instance(kind, config.parameters)
+        self._web_apps: list[Made] = []
         self._targets = {name: self._target(name, spec) for name, spec in config.methods.items()}
 
     def target(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Target, tuple[Any, ...], dict[str, Any]]:
@@ -72,11 +76,13 @@ class ClassCode:
 
     @property
     def enter_hooks(self) -> list[Hook]:
-        return [Hook(name, getattr(self._instance, name)) for name in hooks_of(self._kind, ENTER)]
+        own = [Hook(name, getattr(self._instance, name)) for name in hooks_of(self._kind, ENTER)]
+        return own + [app.enter_hook for app in self._web_apps]
 
     @property
     def exit_hooks(self) -> list[Hook]:
-        return [Hook(name, getattr(self._instance, name)) for name in hooks_of(self._kind, EXIT)]
+        own = [Hook(name, getattr(self._instance, name)) for name in hooks_of(self._kind, EXIT)]
+        return [app.exit_hook for app in self._web_apps] + own
 
     @property
     def check(self) -> Check | None:
@@ -95,6 +101,12 @@ class ClassCode:
                 "of its module installed there?",
                 function=self._label,
             )
+        if spec.web is not None and spec.web.app:
+            from stoker.runner.web_apps import web_app  # most classes need none of it
+
+            app = web_app(spec.web, call, label=f"{self._label}.{name}", method=name)
+            self._web_apps.append(app)
+            return app.target
         return Target(call, spec.kind == "generator", spec.is_async, spec.batch, name)
 
 

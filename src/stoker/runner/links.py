@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from stoker.errors import StokerError
-from stoker.protocol.messages import Held, StartFailed, Welcome
+from stoker.protocol.messages import AskInputs, Held, StartFailed, Welcome
 from stoker.protocol.zygotes import ZygoteConfig
 from stoker.runner.attempts import Desk
 from stoker.runner.config import RECONNECT_SECONDS
@@ -30,7 +30,17 @@ class Abandoned(Exception):
 class Links:
     """See the module. ``number`` counts connections; the loops compare it with the one they read from."""
 
-    def __init__(self, config: ZygoteConfig, *, worker: str, token: str, desk: Desk, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        config: ZygoteConfig,
+        *,
+        worker: str,
+        token: str,
+        desk: Desk,
+        outbox: Outbox,
+        asking: Callable[[], Sequence[AskInputs]],
+    ) -> None:
+        """``asking`` tells what has been asked for and has not all come."""
         self.lease: FrameSocket | None = None
         self.control: FrameSocket | None = None
         self.number = 0
@@ -40,6 +50,7 @@ class Links:
         self._grace = config.grace
         self._desk = desk
         self._outbox = outbox
+        self._asking = asking
         self._broken = 0
 
     @property
@@ -101,7 +112,8 @@ class Links:
         ids, attempts, ages = self._desk.reconnect(number, time.monotonic())
         held = Held(ids, attempts, fresh=number == 1, gang=self._desk.seat, ages=ages)
         try:
-            self._outbox.attach(lease, [EncodedFrame.of(held, [])])
+            asked = [EncodedFrame.of(message, []) for message in self._asking()]
+            self._outbox.attach(lease, [EncodedFrame.of(held, []), *asked])
         except StokerError:
             lease.close()
             control.close()

@@ -3,36 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from stoker.protocol.zygotes import ZygoteConfig
-from stoker.types import BatchSpec, HealthSpec
-
-
-class Target(NamedTuple):
-    """A callable, and how it is called: ``is_generator`` yields, ``is_async`` is awaited or iterated as such."""
-
-    call: Callable[..., Any]
-    is_generator: bool = False
-    is_async: bool = False
-    batch: BatchSpec | None = None  # it takes lists, of inputs of several calls
-    method: str = ""  # of a class
-
-
-class Hook(NamedTuple):
-    """What a class has run by itself, by the name of its method. It may return a coroutine."""
-
-    name: str
-    call: Callable[[], Any]
-
-
-class Check(NamedTuple):
-    """What a class has run to tell whether its worker is still good; see `stoker.runner.checks`."""
-
-    name: str
-    call: Callable[[], Any]
-    spec: HealthSpec
-    is_async: bool = False
+from stoker.runner.callables import Check, Hook, Target
 
 
 class Code(Protocol):
@@ -59,13 +33,19 @@ class Code(Protocol):
 class FunctionCode:
     """The code of a pool of one function: all arguments are its own."""
 
-    enter_hooks: Sequence[Hook] = ()
-    exit_hooks: Sequence[Hook] = ()
     check: Check | None = None
 
     def __init__(self, config: ZygoteConfig, function: Callable[..., Any]) -> None:
         self.has_async = config.is_async
+        self.enter_hooks: Sequence[Hook] = ()
+        self.exit_hooks: Sequence[Hook] = ()
         self._target = Target(function, config.kind == "generator", config.is_async, config.batch)
+        if config.web is not None and config.web.app:
+            from stoker.runner.web_apps import web_app  # most functions need none of it
+
+            app = web_app(config.web, function, label=config.label)
+            self.enter_hooks, self.exit_hooks = [app.enter_hook], [app.exit_hook]
+            self._target = app.target
 
     def target(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Target, tuple[Any, ...], dict[str, Any]]:
         return self._target, args, kwargs

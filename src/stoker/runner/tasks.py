@@ -17,13 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from stoker.protocol.web_calls import WebRequest
 from stoker.runner import pools
 from stoker.runner.attempts import Attempt, Key
 from stoker.runner.batches import Batches, Group
+from stoker.runner.callables import Target
+from stoker.runner.exchanges import TaskExchange, ThreadExchange
 from stoker.runner.generators import drive
+from stoker.runner.incoming import Incoming
 from stoker.runner.interrupts import Interrupt
 from stoker.runner.outbox import Payload, Stream
-from stoker.runner.targets import Target
 from stoker.transport.current import enter_call, enter_only_call
 
 if TYPE_CHECKING:
@@ -84,6 +87,8 @@ class TasksLoop:
     def _on_readable(self) -> None:
         if not self._worker.inbox.read():
             self._worker.control.poke()
+        if self._in_threads:
+            self._tell_threads()
         self._look()
 
     def _turn(self) -> None:
@@ -198,10 +203,22 @@ class TasksLoop:
     async def _apply(self, attempt: Attempt, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not target.is_async:
             return await self._call_in_thread(attempt, target, args, kwargs)
+        if target.is_exchange:
+            return await self._exchange(attempt, target, *args)
         if target.is_generator:
             return await self._generate(attempt, target.call, args, kwargs)
         awaitable: Coroutine[Any, Any, Any] = target.call(*args, **kwargs)
         return self._worker.reports.encode_result(attempt, await awaitable)
+
+    async def _exchange(self, attempt: Attempt, target: Target, request: WebRequest) -> bytes:
+        exchange = TaskExchange(self._worker, attempt, request)
+        self._rooms[attempt.key] = exchange.room
+        try:
+            answer: bytes = await target.call(exchange)
+            return answer
+        finally:
+            del self._rooms[attempt.key]
+            exchange.close()
 
     async def _generate(
         self, attempt: Attempt, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -234,6 +251,8 @@ class TasksLoop:
         self, attempt: Attempt, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Payload:
         run = self._generate_in_thread if target.is_generator else self._return_in_thread
+        if target.is_exchange:
+            run = self._exchange_in_thread
         try:
             found: Payload = await self._in_thread([attempt], lambda: run(attempt, target, args, kwargs))
             return found
@@ -275,6 +294,16 @@ class TasksLoop:
     ) -> Payload:
         return self._worker.reports.encode_result(attempt, target.call(*args, **kwargs))
 
+    def _exchange_in_thread(
+        self, attempt: Attempt, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Payload:
+        exchange = ThreadExchange(self._worker, attempt, args[0], waits=self)
+        try:
+            answer: bytes = target.call(exchange)
+            return answer
+        finally:
+            exchange.close()
+
     def _generate_in_thread(
         self, attempt: Attempt, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Payload:
@@ -296,6 +325,11 @@ class TasksLoop:
     def wait_for_room(self, stream: Stream) -> None:
         with self._news:
             while not stream.has_room and stream.attempt.interrupt is None:
+                self._news.wait()
+
+    def wait_for_input(self, incoming: Incoming) -> None:
+        with self._news:
+            while not incoming.has_news and incoming.attempt.interrupt is None:
                 self._news.wait()
 
     def _tell_threads(self) -> None:

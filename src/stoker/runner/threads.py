@@ -10,14 +10,17 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from stoker.protocol.web_calls import WebRequest
 from stoker.runner import pools
 from stoker.runner.attempts import Attempt
 from stoker.runner.batches import Batches
+from stoker.runner.callables import Target
+from stoker.runner.exchanges import ThreadExchange
 from stoker.runner.generators import drive
+from stoker.runner.incoming import Incoming
 from stoker.runner.inline import Waiter
 from stoker.runner.interrupts import Interrupt
 from stoker.runner.outbox import Payload, Stream
-from stoker.runner.targets import Target
 from stoker.transport.current import enter_call
 
 if TYPE_CHECKING:
@@ -126,9 +129,19 @@ class ThreadsLoop:
         return self._apply(attempt, *self._worker.resolve(attempt))
 
     def _apply(self, attempt: Attempt, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
+        if target.is_exchange:
+            return self._exchange(attempt, target, *args)
         if target.is_generator:
             return self._generate(attempt, target.call, args, kwargs)
         return self._worker.reports.encode_result(attempt, target.call(*args, **kwargs))
+
+    def _exchange(self, attempt: Attempt, target: Target, request: WebRequest) -> bytes:
+        exchange = ThreadExchange(self._worker, attempt, request, waits=self)
+        try:
+            answer: bytes = target.call(exchange)
+            return answer
+        finally:
+            exchange.close()
 
     def _generate(
         self, attempt: Attempt, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -153,6 +166,11 @@ class ThreadsLoop:
     def wait_for_room(self, stream: Stream) -> None:
         with self._news:
             while not stream.has_room and stream.attempt.interrupt is None:
+                self._news.wait()
+
+    def wait_for_input(self, incoming: Incoming) -> None:
+        with self._news:
+            while not incoming.has_news and incoming.attempt.interrupt is None:
                 self._news.wait()
 
     # -- asked for by the control thread

@@ -11,12 +11,14 @@ import signal
 import time
 from typing import Any, NoReturn
 
-from stoker.protocol.messages import Ack, ChannelClosed, ChannelOpened, Lease, StreamCredit
+from stoker.errors import InvalidRequest
+from stoker.protocol.messages import Ack, ChannelClosed, ChannelOpened, Inputs, Lease, StreamCredit
 from stoker.protocol.payload import decode_call
 from stoker.protocol.web_calls import is_request
 from stoker.protocol.zygotes import Fork, ZygoteConfig
 from stoker.runner import process
 from stoker.runner.attempts import Attempt, Desk, Key
+from stoker.runner.callables import Target
 from stoker.runner.channel import Channel
 from stoker.runner.checks import Checks
 from stoker.runner.config import EXIT_ABANDONED, EXIT_STOPPED, FLUSH_SECONDS
@@ -24,6 +26,7 @@ from stoker.runner.control import NEVER, Control
 from stoker.runner.endpoints import Endpoints
 from stoker.runner.generators import Sender
 from stoker.runner.hooks import Hooks
+from stoker.runner.incoming import AllIncoming
 from stoker.runner.inline import InlineLoop
 from stoker.runner.interrupts import Interrupt
 from stoker.runner.links import Abandoned, Inbox, Links
@@ -32,7 +35,7 @@ from stoker.runner.output import Output
 from stoker.runner.reports import Report, Reports
 from stoker.runner.sampling import Sampler
 from stoker.runner.seats import Seats
-from stoker.runner.targets import Code, Target
+from stoker.runner.targets import Code
 from stoker.runner.tasks import TasksLoop
 from stoker.runner.threads import ThreadsLoop
 from stoker.transport.current import WorkerIdentity, become_worker
@@ -60,6 +63,7 @@ class Worker:
         self.outbox = Outbox(self.desk, order.worker)
         self.reports = Reports(config, self.outbox, output)
         self.seats = Seats()
+        self.incoming = AllIncoming(self.outbox.say)
         self._endpoints = Endpoints(code, label=config.label, methods=_web_methods(config))
         self.stopping = False
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -70,6 +74,7 @@ class Worker:
             token=order.token,
             desk=self.desk,
             outbox=self.outbox,
+            asking=self.incoming.asking,
         )
         self.control = Control(self._links, self)
         self.sender = Sender(self.outbox, self.control.want)
@@ -183,6 +188,8 @@ class Worker:
             found = self._endpoints.resolve(attempt, payload)
         else:
             found = self.code.target(*decode_call(payload))
+            if found[0].is_exchange:
+                raise InvalidRequest(f"{self.config.label} makes a web app, which answers over HTTP only.")
         attempt.is_generator, attempt.method = found[0].is_generator, found[0].method
         return found
 
@@ -242,6 +249,8 @@ class Worker:
                 self.control.give_back([attempt.key for attempt in returned])
         elif isinstance(message, Ack):
             self.outbox.acknowledged(message.seq)
+        elif isinstance(message, Inputs):
+            self.incoming.put(message, parts)
         elif isinstance(message, StreamCredit):
             for stream in self.outbox.credit(message.id, message.upto):
                 self._loop.on_room(stream)

@@ -199,7 +199,7 @@ class Functions:
         if version:
             deployment = next((d for d in history if d.version == version), None)
         if deployment is None:
-            known = {*self.current, *(served_app for served_app, runs in self.served.items() if runs)}
+            known = self.apps()
             near = difflib.get_close_matches(app, known, n=1) if not version else []
             hint = f" Did you mean {near[0]!r}?" if near else ""
             which = f"version {version} of app {app!r}" if version else f"app {app!r}"
@@ -237,6 +237,10 @@ class Functions:
             if function not in {"", *names}
             else ""
         )
+
+    def apps(self) -> set[str]:
+        """Return the names of what is deployed or served."""
+        return {*self.current, *(app for app, runs in self.served.items() if runs)}
 
     def in_use(self, pools: Iterable[str]) -> set[str]:
         """Return the keys of functions that runs, current deployments or pools need."""

@@ -31,6 +31,7 @@ from stoker.server.client_tokens import ClientTokens
 from stoker.server.config import ServerConfig
 from stoker.server.early_cancels import EarlyCancels
 from stoker.server.execution import Executor, error_info, wall_offset
+from stoker.server.feeds import Feeds
 from stoker.server.functions import Functions
 from stoker.server.hosts import Hosts
 from stoker.server.kept_payloads import Keeping
@@ -120,10 +121,9 @@ class Server:
         self.functions = Functions(self.store, decide=self.decide, keep=self._keep_function)
         self.tally = Tally(self)
         self.news = News(self)
-        self.copies = NodeCopies()
-        self.locks = AgreedLocks(self.blobs)
-        self.records = Records()
-        self.hosts = Hosts(self.engine)
+        self.copies, self.locks = NodeCopies(), AgreedLocks(self.blobs)
+        self.feeds = Feeds(self)
+        self.records, self.hosts = Records(), Hosts(self.engine)
         self.early_cancels = EarlyCancels()
         self.watches = Watches(self)
         self.verbs = Verbs(self)

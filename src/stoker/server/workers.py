@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stoker.core import events as e
-from stoker.core.calls import Call, Payload, Result, Segment
+from stoker.core.calls import STREAMS, Call, Payload, Result, Segment
 from stoker.core.commands import PersistSettled
 from stoker.errors import ProtocolError, StokerError
 from stoker.protocol import messages as m
@@ -44,7 +44,7 @@ class WorkerLinks:
         if self.leases is None:
             return  # it has gone meanwhile; what it was to be sent is queued again when that is told
         sizes, segments, parts = payloads.pack(call.payload for call in calls)
-        credits = [call.upto for call in calls] if calls[0].kind == "stream" else []
+        credits = [call.upto for call in calls] if calls[0].kind in STREAMS else []
         self.told = self.seen
         message = m.Lease(
             ids=[call.id for call in calls],
@@ -119,6 +119,8 @@ class WorkerPeer:
             again = self._read_before(message, loads)
             self._server.decide(e.ItemsCame(self._worker, message.id, message.attempt, message.first, loads))
             self._server.discard(again)
+        elif isinstance(message, m.AskInputs):
+            self._server.feeds.asked(self._worker, message, self._link)
         elif isinstance(message, m.Held):
             _check_columns(message)
             held = list(zip(message.ids, message.attempts, strict=True))

@@ -49,12 +49,12 @@ def _of_response(response: Response) -> bytes:
     if not 200 <= response.status <= 599:
         raise ValueError(f"a Response's status is from 200 to 599, not {response.status}")
     for name, value in headers:
-        if not _is_header(name, value):
+        if not is_header(name, value):
             raise ValueError(f"{name!r}: {value!r} is no header of HTTP")
     return encode_answer(WebAnswer(response.status, headers, body))
 
 
-def _is_header(name: str, value: str) -> bool:
+def is_header(name: str, value: str) -> bool:
     token = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
     return token and not any(character in value for character in "\r\n\0")
 

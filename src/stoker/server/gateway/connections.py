@@ -10,20 +10,27 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from stoker.server.gateway.problems import error_body
+from stoker.server.gateway.problems import error_body, whole_answer
+from stoker.server.gateway.tunnels import Tunnel
+
+if TYPE_CHECKING:
+    from stoker.server.gateway.gateway import Gateway
 
 HEAD_BYTES = 32 << 10
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 30.0  # without a byte of a body that is not complete
 READ_SECONDS = 60.0  # without a byte of an answer being taken
 KEEP_ALIVE_SECONDS = 75
+SOCKET_MESSAGE_BYTES = 16 << 20  # of a WebSocket
+PONG_SECONDS = 60.0  # for a client of one to answer a ping, which is sent it every 20 s
 CONNECTIONS_MAX = 20_000
 SWEEP_SECONDS = 1.0
 LAGS = 15  # sweeps: as often as one is usually asked for its metrics
@@ -33,8 +40,9 @@ log = logging.getLogger(__name__)
 class Connection(HttpToolsProtocol):
     """See the module. ``on_lost`` is called when the client hangs up before its answer is complete."""
 
-    def __init__(self, config: Config, state: ServerState, refused: Counter[int]) -> None:
+    def __init__(self, config: Config, state: ServerState, gateway: Gateway, refused: Counter[int]) -> None:
         super().__init__(config, state, {})
+        self._gateway = gateway
         self._refused = refused
         self.on_lost: Callable[[], None] | None = None
         self._now = self.loop.time
@@ -123,12 +131,39 @@ class Connection(HttpToolsProtocol):
         self._refuse(400, "BadRequest", "What came is no request of HTTP/1.1.")
 
     def _refuse(self, status: int, kind: str, message: str) -> None:
-        body = error_body(kind, message)
         self._refused[status] += 1
         if not self.transport.is_closing():
-            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-            self.transport.write(STATUS_LINE[status] + head + body)
+            self.transport.write(whole_answer(status, error_body(kind, message)))
             self.transport.close()
+
+    @property
+    def asks_for_body(self) -> bool:
+        return bool(self.scope["method"] != "HEAD")
+
+    def cut(self) -> None:
+        """End the connection in the middle of an answer, so that nobody takes what has come for all of it."""
+        if self._last is not None:
+            self._last.response_complete = True  # nothing more will come of it
+        self.transport.abort()
+
+    def handle_websocket_upgrade(self) -> None:
+        url = httptools.parse_url(self.url)
+        raw_path = url.path
+        self.scope["path"] = unquote(raw_path.decode("ascii"))
+        self.scope["raw_path"] = raw_path
+        self.scope["query_string"] = url.query or b""
+        if not self._gateway.wants_tunnel(self.scope):  # type: ignore[arg-type]
+            super().handle_websocket_upgrade()
+            return
+        self.connections.discard(self)
+        tunnel = Tunnel(self.transport, self.connections)
+        self.transport.set_protocol(tunnel)
+        task = self.loop.create_task(self._gateway.tunnel(self.scope, tunnel))  # type: ignore[arg-type]
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: other upgrades are offers, which are declined by an answer of HTTP/1.1."""
 
     def check(self, now: float) -> None:
         """Disconnect a client that is too slow."""
@@ -147,12 +182,15 @@ class Connection(HttpToolsProtocol):
 class Connections:
     """All of them, and the sweep."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
         self._config = Config(
-            app,
+            gateway,
             loop="none",
             http=Connection,
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=SOCKET_MESSAGE_BYTES,
+            ws_ping_timeout=PONG_SECONDS,
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -171,7 +209,7 @@ class Connections:
         return len(self._state.connections)
 
     def make(self) -> Connection:
-        return Connection(self._config, self._state, self.refused)
+        return Connection(self._config, self._state, self._gateway, self.refused)
 
     @property
     def lag(self) -> float:

@@ -22,16 +22,26 @@ from urllib.parse import urlsplit
 import msgspec
 
 from stoker.core.calls import Payload, Segment
-from stoker.errors import InvalidOption, ProtocolError
-from stoker.protocol.encoded import Buffer
-from stoker.protocol.web_calls import WebAnswer, WebRequest, decode_answer, encode_request
+from stoker.errors import InvalidOption
+from stoker.protocol.web_calls import WebAnswer, WebRequest, encode_request
 from stoker.quantities import parse_duration
 from stoker.server.gateway import pages
+from stoker.server.gateway.exchanges import Asked, Exchanges, moved_to
 from stoker.server.gateway.later import LaterCalls, wants_later
-from stoker.server.gateway.problems import Pairs, Problem, problem_of
-from stoker.server.gateway.routing import Route, Routes
+from stoker.server.gateway.problems import Pairs, Problem, problem_of, whole_answer
+from stoker.server.gateway.replies import (
+    Failed,
+    body_of,
+    encoded_pairs,
+    send_answer,
+    send_bytes,
+    send_head,
+    send_piece,
+)
+from stoker.server.gateway.routing import Route, Routes, is_host_of_function
 from stoker.server.gateway.token_door import TokenDoor
 from stoker.server.gateway.tracked import Tracked
+from stoker.server.gateway.tunnels import Tunnel
 from stoker.server.gateway.web_calls import PUBLIC, WebCall, WebCalls
 from stoker.server.metrics.exposition import Exposition
 from stoker.server.metrics.tally import Labels
@@ -46,7 +56,6 @@ EVENTS = "text/event-stream"
 INLINE_BYTES = 256 << 10  # of a request's body: a bigger one is written to a segment as it comes
 UNSIZED_BYTES = 16 << 20  # of a body that does not say how much will come
 BODY_BYTES = 4 << 30
-PIECE_BYTES = 256 << 10  # of an answer's body, written at once
 _HOST = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 PAGES = {"/healthz": Labels("", "healthz"), "/metrics": Labels("", "metrics")}
 _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -65,6 +74,7 @@ class Gateway:
         self._later = LaterCalls(server, self._calls)
         self._door = TokenDoor(server)
         self.exposition: Exposition | None = None  # once there is a door, whose connections are among the numbers
+        self._exchanges = Exchanges(server, self._calls)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         headers = dict(reversed(scope["headers"]))  # the first of each name
@@ -72,33 +82,41 @@ class Gateway:
         try:
             await self._answered(scope, headers, receive, tracked)
         finally:
-            self._server.tally.answered(tracked.labels, tracked.outcome, time.monotonic() - tracked.began)
-            if tracked.span is not None and self._server.spans is not None:
-                self._server.spans.end(tracked.span, status=tracked.outcome)
+            self._count(tracked)
+
+    def _count(self, tracked: Tracked) -> None:
+        self._server.tally.answered(tracked.labels, tracked.outcome, time.monotonic() - tracked.began)
+        if tracked.span is not None and self._server.spans is not None:
+            self._server.spans.end(tracked.span, status=tracked.outcome)
 
     async def _answered(self, scope: Scope, headers: dict[bytes, bytes], receive: Any, send: Tracked) -> None:
         extra: Pairs = []
         call_id = ""
+        if scope["type"] == "websocket":
+            await self._socket(scope, headers, receive, send, extra)
+            return
         try:
             await self._serve(scope, headers, receive, send, extra)
             return
         except Problem as problem:
             failure = problem
-        except _Failed as failed:
+        except Failed as failed:
             failure, call_id = failed.problem, failed.call_id
         told = [(name.encode(), value.encode()) for name, value in failure.headers.items()]
-        await _answer(send, failure.status, JSON, failure.body(call_id=call_id), [*told, *extra])
+        await send_bytes(send, failure.status, JSON, failure.body(call_id=call_id), [*told, *extra])
 
     async def _serve(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Any, send: Tracked, extra: Pairs
     ) -> None:
         self._check_host(headers)
         path: str = scope["path"]
-        if path in PAGES:
+        if path in PAGES and not is_host_of_function(headers.get(b"host", b"")):
             send.labels = PAGES[path]
             await self._own_page(path, scope["method"], headers, send)
             return
-        app, _, page = path.removeprefix("/").partition("/")
+        app, _, page = (
+            ("", "", "") if is_host_of_function(headers.get(b"host", b"")) else path.removeprefix("/").partition("/")
+        )
         if page in {"docs", "openapi.json"} and scope["method"] in {"GET", "HEAD"}:
             send.labels = Labels("", page)
             await self._page(app, page, send)
@@ -107,14 +125,14 @@ class Gateway:
             send.labels = Labels("", "calls")
             await self._fetch(scope["method"], page, headers, send)
             return
-        route, rest = self._routes.find(path)
-        send.labels = Labels(route.spec.app, route.spec.name, route.method)
-        if self._server.spans is not None:
-            path = f"/{route.spec.app}/{route.path}"
-            send.span = self._server.spans.begin(send, method=scope["method"], path=path)
+        route, rest = self._routes.find(path, headers.get(b"host", b""))
+        self._track(route, scope["method"], send)
+        if route.web.app:
+            await self._ask_app(route, scope, receive, send, extra, headers=headers)
+            return
         extra += self._cross_origin(route, headers)
         if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
-            await _answer(send, 204, b"", b"", extra)
+            await send_bytes(send, 204, b"", b"", extra)
             return
         method = self._checked_method(route, scope["method"])
         holder = self._door.admit(route, headers, extra)
@@ -142,7 +160,7 @@ class Gateway:
             *(route.spec, route.key, payload),
             holder=holder,
             deadline=deadline,
-            streams=route.streams,
+            kind=route.kind,
             method=route.method,
             trace=send.traceparent,
         )
@@ -159,7 +177,7 @@ class Gateway:
 
     async def _own_page(self, path: str, method: str, headers: dict[bytes, bytes], send: Any) -> None:
         if path == "/healthz":
-            await _answer(send, 200, JSON, b'{"status":"ok"}')
+            await send_bytes(send, 200, JSON, b'{"status":"ok"}')
             return
         if method not in {"GET", "HEAD"}:
             raise Problem(405, "BadRequest", "/metrics is read by GET.", headers={"allow": "GET, HEAD"})
@@ -170,7 +188,84 @@ class Gateway:
         if self.exposition is None:
             raise Problem(503, "StokerError", "This server's numbers are not there yet.")
         text, media_type = await self.exposition.text(headers.get(b"accept", b"").decode("latin-1"))
-        await _answer(send, 200, media_type.encode(), text)
+        await send_bytes(send, 200, media_type.encode(), text)
+
+    # Web apps of users' own
+
+    def _track(self, route: Route, method: str, send: Tracked) -> None:
+        send.labels = Labels(route.spec.app, route.spec.name, route.method)
+        if self._server.spans is not None:
+            path = f"/{route.spec.app}/{route.path}"
+            send.span = self._server.spans.begin(send, method=method, path=path)
+
+    async def _ask_app(
+        self, route: Route, scope: Scope, receive: Any, send: Tracked, extra: Pairs, *, headers: dict[bytes, bytes]
+    ) -> None:
+        """Have a function's own web app answer."""
+        if route.web.cors:
+            extra += self._cross_origin(route, headers)
+            if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+                await send_bytes(send, 204, b"", b"", extra)
+                return
+        if moved := moved_to(route, scope):
+            await send_bytes(send, 308, JSON, b"", [(b"location", moved.encode("latin-1")), *extra])
+            return
+        asked = Asked(route, self._door.admit(route, headers, extra), _deadline(headers), str(send.trace))
+        await self._exchanges.answer(asked, scope, receive, send, extra)
+
+    async def _socket(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Any, send: Tracked, extra: Pairs
+    ) -> None:
+        """Have a function's own web app talk over a WebSocket, or say by an answer of HTTP why not."""
+        await receive()  # that it wants to connect
+        call_id = ""
+        try:
+            asked = self._asked(scope, headers, send, extra)
+            await self._exchanges.talk(asked, scope, receive, send, extra)
+            return
+        except Problem as problem:
+            failure = problem
+        except Failed as failed:
+            failure, call_id = failed.problem, failed.call_id
+        told = [(name.encode(), value.encode()) for name, value in failure.headers.items() if name != "connection"]
+        told.append((b"content-type", JSON))
+        await send({"type": "websocket.http.response.start", "status": failure.status, "headers": told})
+        await send({"type": "websocket.http.response.body", "body": failure.body(call_id=call_id)})
+
+    def _asked(self, scope: Scope, headers: dict[bytes, bytes], send: Tracked, extra: Pairs) -> Asked:
+        self._check_host(headers)
+        route, _ = self._routes.find(scope["path"], headers.get(b"host", b""))
+        self._track(route, "GET", send)
+        if route.web.app not in {"asgi", "server"}:
+            raise Problem(426, "BadRequest", f"{route.label} speaks no WebSockets: an asgi_app() or web_server() does.")
+        if route.web.cors:
+            self._cross_origin(route, headers)
+        return Asked(route, self._door.admit(route, headers, extra), _deadline(headers), str(send.trace))
+
+    def wants_tunnel(self, scope: Scope) -> bool:
+        """Tell whether an upgraded connection goes through to a server of a function's own."""
+        headers = dict(reversed(scope["headers"]))
+        try:
+            return self._routes.find(scope["path"], headers.get(b"host", b""))[0].web.app == "server"
+        except Problem:
+            return False
+
+    async def tunnel(self, scope: Scope, tunnel: Tunnel) -> None:
+        """Serve an upgraded connection, and close it."""
+        headers = dict(reversed(scope["headers"]))
+        tracked = Tracked(scope, headers, None, now=time.monotonic())
+        tracked.status = 101
+        try:
+            await self._exchanges.tunnel(self._asked(scope, headers, tracked, []), scope, tunnel)
+        except Problem as problem:
+            tracked.status = problem.status
+            await tunnel.write(whole_answer(problem.status, problem.body()))
+        except Failed as failed:
+            tracked.status = failed.problem.status
+            await tunnel.write(whole_answer(tracked.status, failed.problem.body(call_id=failed.call_id)))
+        finally:
+            tunnel.transport.close()
+            self._count(tracked)
 
     # Later
 
@@ -190,11 +285,11 @@ class Gateway:
             route, payload, holder=holder, key=key, deadline=deadline, trace=trace
         )
         if refusal is not None and refusal.outcome is not Outcome.VALUE:
-            raise _Failed(problem_of(refusal.outcome, refusal.error), call_id)
+            raise Failed(problem_of(refusal.outcome, refusal.error), call_id)
         place = f"/v1/calls/{call_id}"
         headers = [(b"location", place.encode()), (b"x-stoker-call-id", call_id.encode())]
         body = msgspec.json.encode({"call_id": call_id, "state": place, "result": f"{place}/result"})
-        await _answer(send, 202, JSON, body, [*headers, (b"preference-applied", b"respond-async"), *extra])
+        await send_bytes(send, 202, JSON, body, [*headers, (b"preference-applied", b"respond-async"), *extra])
 
     async def _fetch(self, method: str, place: str, headers: dict[bytes, bytes], send: Any) -> None:
         """Answer what is asked of a call by its id."""
@@ -206,11 +301,11 @@ class Gateway:
         holder = PUBLIC if given is None else self._door.known(given, label="This call").id
         if method == "DELETE" and not what:
             cancelled = await self._later.cancel(call_id, holder)
-            await _answer(send, 200, JSON, msgspec.json.encode({"call_id": call_id, "cancelled": cancelled}))
+            await send_bytes(send, 200, JSON, msgspec.json.encode({"call_id": call_id, "cancelled": cancelled}))
         elif method not in {"GET", "HEAD"}:
             raise Problem(405, "BadRequest", "A call is looked at by GET, and cancelled by DELETE.")
         elif not what:
-            await _answer(send, 200, JSON, msgspec.json.encode(await self._later.state(call_id, holder)))
+            await send_bytes(send, 200, JSON, msgspec.json.encode(await self._later.state(call_id, holder)))
         else:
             await self._fetch_result(call_id, holder, send)
 
@@ -218,11 +313,11 @@ class Gateway:
         result = await self._later.result(call_id, holder)
         if result is None:
             state = await self._later.state(call_id, holder)
-            await _answer(send, 202, JSON, msgspec.json.encode(state), [(b"retry-after", b"1")])
+            await send_bytes(send, 202, JSON, msgspec.json.encode(state), [(b"retry-after", b"1")])
         elif result.outcome is not Outcome.VALUE:
-            raise _Failed(problem_of(result.outcome, result.error), call_id)
+            raise Failed(problem_of(result.outcome, result.error), call_id)
         else:
-            await _answer_pairs(send, await self._decoded(call_id, result.payload, is_kept=True), [])
+            await send_answer(send, await self._calls.answer_in(call_id, result.payload, is_kept=True), [])
 
     # Who may
 
@@ -292,7 +387,7 @@ class Gateway:
             return await self._spooled(request, size, receive)
         pieces: list[bytes] = []
         total = 0
-        async for piece in _body(receive):
+        async for piece in body_of(receive):
             total += len(piece)
             if total > UNSIZED_BYTES:
                 raise Problem(
@@ -309,7 +404,7 @@ class Gateway:
         whole = len(head) + size
         with Spool(self._server.files, "http", size=whole) as spool:
             spool.add(whole, memoryview(head))
-            async for piece in _body(receive):
+            async for piece in body_of(receive):
                 if piece:
                     spool.add(whole, memoryview(piece))
             spool.complete(memoryview(b""))
@@ -322,24 +417,15 @@ class Gateway:
     async def _single(self, call: WebCall, send: Any, extra: Pairs) -> None:
         await call.wait()
         answer = await self._answer_of(call)
-        await _answer_pairs(send, answer, extra)
+        await send_answer(send, answer, extra)
 
     async def _answer_of(self, call: WebCall) -> WebAnswer:
         result = call.result
         assert result is not None
         if result.outcome is not Outcome.VALUE:
             self._server.discard([result.payload])
-            raise _Failed(problem_of(result.outcome, result.error), call.id)
-        return await self._decoded(call.id, result.payload)
-
-    async def _decoded(self, call_id: str, payload: Payload, *, is_kept: bool = False) -> WebAnswer:
-        data = await self._calls.bytes_of(payload, is_kept=is_kept)
-        try:
-            if data is not None:
-                return decode_answer(data)
-        except ProtocolError:
-            pass  # what the worker sent is no answer, which a rank of a gang may send, say
-        raise _Failed(Problem(500, "StokerError", "The answer of the call was lost on its way. Ask again."), call_id)
+            raise Failed(problem_of(result.outcome, result.error), call.id)
+        return await self._calls.answer_in(call.id, result.payload)
 
     async def _stream(self, call: WebCall, send: Any, extra: Pairs) -> None:
         await call.wait()
@@ -347,21 +433,23 @@ class Gateway:
             result = call.result
             assert result is not None
             if result.outcome is not Outcome.VALUE:
-                raise _Failed(problem_of(result.outcome, result.error), call.id)
+                raise Failed(problem_of(result.outcome, result.error), call.id)
             if isinstance(result.payload, Segment) or len(result.payload):
-                answer = await self._decoded(call.id, result.payload)  # it was refused before the generator began
-                await _answer_pairs(send, answer, extra)
+                answer = await self._calls.answer_in(
+                    call.id, result.payload
+                )  # it was refused before the generator began
+                await send_answer(send, answer, extra)
                 return
             first = WebAnswer(200, [("content-type", EVENTS)])
         else:
-            first = await self._decoded(call.id, self._calls.take_item(call))
+            first = await self._calls.answer_in(call.id, self._calls.take_item(call))
         in_events = ("content-type", EVENTS) in first.headers
-        await _start(send, first.status, [*_encoded_pairs(first.headers), *extra])
-        await _piece(send, first.body)
+        await send_head(send, first.status, [*encoded_pairs(first.headers), *extra])
+        await send_piece(send, first.body)
         while True:
             while call.items:
                 data = await self._calls.bytes_of(self._calls.take_item(call))
-                await _piece(send, data or b"")
+                await send_piece(send, data or b"")
             if call.result is not None:
                 break
             await call.wait()
@@ -382,33 +470,9 @@ class Gateway:
         if page == "docs":
             policy = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
             headers = [(b"content-security-policy", policy), (b"x-content-type-options", b"nosniff")]
-            await _answer(send, 200, b"text/html; charset=utf-8", pages.docs(app), headers)
+            await send_bytes(send, 200, b"text/html; charset=utf-8", pages.docs(app), headers)
         else:
-            await _answer(send, 200, JSON, msgspec.json.encode(pages.openapi(app, routes)))
-
-
-class _Failed(Exception):
-    """A call that ended without a value."""
-
-    def __init__(self, problem: Problem, call_id: str) -> None:
-        super().__init__(str(problem))
-        self.problem = problem
-        self.call_id = call_id
-
-
-async def _body(receive: Any) -> Any:
-    """Yield a request's body as it comes.
-
-    Raises:
-        Problem: the client has hung up in the middle of it.
-    """
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Problem(400, "BadRequest", "The request's body ended before it was complete.", closes=True)
-        yield message["body"]
-        if not message["more_body"]:
-            return
+            await send_bytes(send, 200, JSON, msgspec.json.encode(pages.openapi(app, routes)))
 
 
 def _deadline(headers: dict[bytes, bytes]) -> float | None:
@@ -422,37 +486,3 @@ def _deadline(headers: dict[bytes, bytes]) -> float | None:
     if not math.isfinite(seconds):
         raise Problem(400, "BadRequest", "X-Stoker-Deadline is too long.")
     return seconds
-
-
-def _encoded_pairs(headers: list[tuple[str, str]]) -> Pairs:
-    return [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers]
-
-
-async def _answer_pairs(send: Any, answer: WebAnswer, extra: Pairs) -> None:
-    size = len(answer.body)
-    length = [] if answer.status in {204, 304} else [(b"content-length", b"%d" % size)]
-    pairs = [pair for pair in _encoded_pairs(answer.headers) if pair[0] != b"content-length"]
-    await _start(send, answer.status, [*pairs, *length, *extra])
-    body = answer.body if length else b""
-    if size <= PIECE_BYTES:
-        await send({"type": "http.response.body", "body": bytes(body), "more_body": False})
-        return
-    view = memoryview(body)
-    for at in range(0, size, PIECE_BYTES):
-        await _piece(send, view[at : at + PIECE_BYTES])
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _answer(send: Any, status: int, media_type: bytes, body: bytes, extra: Pairs | None = None) -> None:
-    headers = [] if status == 204 else [(b"content-type", media_type), (b"content-length", b"%d" % len(body))]
-    await _start(send, status, [*headers, *(extra or [])])
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def _start(send: Any, status: int, headers: Pairs) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-
-
-async def _piece(send: Any, data: Buffer) -> None:
-    if len(data):
-        await send({"type": "http.response.body", "body": bytes(data), "more_body": True})

@@ -60,7 +60,6 @@ class LaterCalls:
             *(route.spec, route.key, payload),
             holder=holder,
             deadline=deadline,
-            streams=False,
             detached_as=call_id,
             method=route.method,
             trace=trace,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -47,6 +48,13 @@ class Problem(Exception):
 def error_body(kind: str, message: str, *, call_id: str = "", **more: Any) -> bytes:
     error = {"type": kind, "message": message, **({"call_id": call_id} if call_id else {}), **more}
     return msgspec.json.encode({"error": error})
+
+
+def whole_answer(status: int, body: bytes) -> bytes:
+    """Return an answer as it goes over the wire, after which the connection is closed."""
+    phrase = HTTPStatus(status).phrase.encode()
+    head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    return b"HTTP/1.1 %d %b\r\n%b%b" % (status, phrase, head, body)
 
 
 def problem_of(outcome: Outcome, error: ErrorInfo | None) -> Problem:

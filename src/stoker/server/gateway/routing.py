@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stoker.errors import NotFound
@@ -15,6 +15,19 @@ if TYPE_CHECKING:
 CACHED_MAX = 10_000  # paths that lead somewhere; those that lead nowhere are not kept
 
 
+HOST_MARK = b"--"
+
+
+def is_host_of_function(host: bytes) -> bool:
+    """Tell whether a host's name, as a request has it, is that of a function."""
+    return HOST_MARK in host.partition(b".")[0]
+
+
+def host_label(name: str) -> str:
+    """Return a name as it is in a host's."""
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
 @dataclass(frozen=True)
 class Route:
     """A function or a method of a class, and how it is reached."""
@@ -23,6 +36,7 @@ class Route:
     key: str
     web: WebSpec
     method: str = ""
+    is_by_host: bool = False  # its name is in the host, so the path is all its own
 
     @property
     def streams(self) -> bool:
@@ -30,8 +44,19 @@ class Route:
         return kind == "generator"
 
     @property
+    def kind(self) -> str:
+        """Of its calls, as in `Submitted`."""
+        return "exchange" if self.web.app else "stream" if self.streams else "call"
+
+    @property
     def label(self) -> str:
         return f"{self.spec.label}.{self.method}" if self.method else self.spec.label
+
+    @property
+    def host(self) -> str:
+        """The first label of its own host."""
+        parts = [self.method, self.spec.name, self.spec.app] if self.method else [self.spec.name, self.spec.app]
+        return "--".join(map(host_label, parts))
 
     @property
     def path(self) -> str:
@@ -45,19 +70,20 @@ class Routes:
     def __init__(self, functions: Functions) -> None:
         self._functions = functions
         self._known: dict[tuple[str, str], dict[str, Route]] = {}
+        self._hosts: dict[str, Route] = {}
         self._generation = -1
 
-    def find(self, path: str) -> tuple[Route, str]:
-        """Return the function at a path, and the rest of the path.
+    def find(self, path: str, host: bytes = b"") -> tuple[Route, str]:
+        """Return the function at a path, and the rest of the path; or that of a host's name, whose all paths are.
 
         Raises:
             Problem: there is none.
         """
+        if HOST_MARK in host and is_host_of_function(host):
+            return self._find_by_host(host.decode("latin-1")), path
         app, _, after = path.removeprefix("/").partition("/")
         name, slash, rest = after.partition("/")
-        if self._generation != self._functions.generation:
-            self._known.clear()
-            self._generation = self._functions.generation
+        self._forget_if_changed()
         found = self._known.get((app, name))
         if found is None:
             found = self._look_up(app, name)
@@ -70,6 +96,32 @@ class Routes:
             methods = ", ".join(sorted(found))
             raise Problem(404, "NotFound", f"{app}.{name} has no endpoint {method!r:.80}. It has: {methods}.")
         return found[method], slash + rest
+
+    def _find_by_host(self, host: str) -> Route:
+        """Return the function of ``<function>--<app>.…``, or the method of ``<method>--<class>--<app>.…``.
+
+        Hosts have no case and no underscores: a hyphen stands for one.
+        """
+        label = host.partition(".")[0].partition(":")[0].lower()
+        self._forget_if_changed()
+        found = self._hosts.get(label)
+        if found is None:
+            found = self._hosts[label] = self._look_up_host(label)
+        return found
+
+    def _look_up_host(self, label: str) -> Route:
+        for name in self._functions.apps():
+            if label.endswith(f"--{host_label(name)}"):
+                for route in self.of_app(name):
+                    if route.host == label:
+                        return replace(route, is_by_host=True)
+        raise Problem(404, "NotFound", f"The host {label!r:.80} is that of no function here: <function>--<app> is.")
+
+    def _forget_if_changed(self) -> None:
+        if self._generation != self._functions.generation:
+            self._known.clear()
+            self._hosts.clear()
+            self._generation = self._functions.generation
 
     def of_app(self, app: str) -> list[Route]:
         """Return the endpoints of an app, by name.

@@ -16,7 +16,11 @@ from stoker.core import crash_loops
 from stoker.core import events as e
 from stoker.core.calls import Delivery, Payload, Result, Segment
 from stoker.core.intake import STREAM_WINDOW_ITEMS
+from stoker.errors import ProtocolError
 from stoker.protocol import messages as m
+from stoker.protocol.web_calls import WebAnswer, decode_answer
+from stoker.server.gateway.problems import Problem
+from stoker.server.gateway.replies import Failed
 from stoker.server.sessions import Session
 from stoker.types import FunctionSpec, Outcome
 
@@ -122,14 +126,14 @@ class WebCalls:
         *,
         holder: str,
         deadline: float | None,
-        streams: bool,
+        kind: str = "call",
         detached_as: str = "",
         method: str = "",
         trace: str = "",
     ) -> WebCall:
-        """Make a call; ``deadline`` is in seconds from now. A refusal is its result. ``method`` is that of a class.
+        """Make a call; ``deadline`` is in seconds from now, ``kind`` as in `Submitted`. A refusal is its result.
 
-        ``detached_as``: its id, if it is to go on by itself and its result to be kept.
+        ``method`` is that of a class. ``detached_as``: its id, if it is to go on by itself and its result to be kept.
         """
         server = self._server
         session = self._session(holder)
@@ -148,7 +152,7 @@ class WebCalls:
                 function=key,
                 ids=[call.id],
                 payloads=[payload],
-                kind="stream" if streams else "call",
+                kind=kind,
                 detached=bool(detached_as),
                 deadline=None if seconds is None else server.now() + seconds,
                 priority=spec.options.priority,
@@ -210,6 +214,20 @@ class WebCalls:
         finally:
             if not is_kept:
                 self._server.discard([payload])
+
+    async def answer_in(self, call_id: str, payload: Payload, *, is_kept: bool = False) -> WebAnswer:
+        """Return the answer that a payload is.
+
+        Raises:
+            Failed: its bytes are gone, or are none, as a rank of a gang may send.
+        """
+        data = await self.bytes_of(payload, is_kept=is_kept)
+        try:
+            if data is not None:
+                return decode_answer(data)
+        except ProtocolError:
+            pass
+        raise Failed(Problem(500, "StokerError", "The answer of the call was lost on its way. Ask again."), call_id)
 
     def _flush_soon(self) -> None:
         """Write what was sent once this turn of the loop is over: with what other requests have sent in it."""

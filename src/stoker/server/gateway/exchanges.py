@@ -1,0 +1,331 @@
+"""Requests for functions' own web apps: handed on as they are, answered as they say, both bit by bit where long.
+
+A body that is here when the request is, or will be soon, travels with it, and can be read again after a worker was
+lost. A bigger one is passed on as the worker asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stoker.protocol.web_calls import (
+    SocketMessage,
+    WebAnswer,
+    WebRequest,
+    decode_message,
+    encode_message,
+    encode_request,
+)
+from stoker.server.feeds import CallFeed
+from stoker.server.gateway.problems import Pairs, Problem, problem_of
+from stoker.server.gateway.replies import PIECE_BYTES, Failed, encoded_pairs, send_head, send_piece
+from stoker.server.gateway.routing import Route
+from stoker.server.gateway.web_calls import WebCall, WebCalls
+from stoker.types import InputEnd, Outcome
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+WHOLE_BYTES = 256 << 10  # of a body that says its length: waited for, and sent whole
+CLOSING_SECONDS = 10.0  # for an app to return after its WebSocket was closed
+NOT_PASSED_ON = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
+CUT = 500  # as which an answer counts that breaks off
+GOING_AWAY, SERVER_ERROR, NORMAL = 1001, 1011, 1000
+
+Scope = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for, in whose name, and in how many seconds it is to be answered."""
+
+    route: Route
+    holder: str
+    deadline: float | None
+    trace: str = ""
+
+
+def moved_to(route: Route, scope: Scope) -> str:
+    """Return where an app's own address is, of which the last slash was left out: links in its pages go from there."""
+    root, rest = split_path(route, scope)
+    if rest or scope["method"] not in {"GET", "HEAD"}:
+        return ""
+    query = scope["query_string"].decode("latin-1")
+    return f"{root}/" + (f"?{query}" if query else "")
+
+
+def split_path(route: Route, scope: Scope) -> tuple[str, str]:
+    """Return the path of a function, and what follows it, as they were written."""
+    if route.is_by_host:
+        return "", scope["raw_path"].decode("latin-1")
+    parts = scope["raw_path"].decode("latin-1").split("/")
+    count = 4 if route.method else 3  # the first is empty
+    return "/".join(parts[:count]), "".join(f"/{part}" for part in parts[count:])
+
+
+def request_of(asked: Asked, scope: Scope, *, kind: str = "http") -> WebRequest:
+    """Return a request as it travels, without its body. The token is Stoker's alone."""
+    root, rest = split_path(asked.route, scope)
+    hidden = {b"authorization"} if asked.route.web.requires_token else set()
+    return WebRequest(
+        method=scope.get("method", "GET"),
+        path=rest or "/",
+        query=scope["query_string"].decode("latin-1"),
+        headers=[(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"] if n not in hidden],
+        client=scope["client"][0] if scope["client"] else "",
+        target=asked.route.method,
+        kind=kind,
+        scheme="https" if scope["scheme"] in {"https", "wss"} else "http",
+        root=root,
+    )
+
+
+class Exchanges:
+    """See the module."""
+
+    def __init__(self, server: Server, calls: WebCalls) -> None:
+        self._server = server
+        self._calls = calls
+
+    def _submit(self, asked: Asked, request: WebRequest) -> WebCall:
+        route = asked.route
+        return self._calls.submit(
+            *(route.spec, route.key, encode_request(request)),
+            holder=asked.holder,
+            deadline=asked.deadline,
+            kind=route.kind,
+            method=route.method,
+            trace=asked.trace,
+        )
+
+    # Requests
+
+    async def answer(self, asked: Asked, scope: Scope, receive: Any, send: Any, extra: Pairs) -> None:
+        """Have a request answered.
+
+        Raises:
+            Problem: its body ends too early.
+            Failed: the call did, before an answer began.
+        """
+        request = request_of(asked, scope)
+        body, has_more = await _first_of_body(dict(request.headers), receive)
+        if has_more:
+            call = self._submit(asked, WebRequest(**{**vars(request), "has_more": True}))
+        else:
+            call = self._submit(asked, WebRequest(**{**vars(request), "body": body}))
+        extra = [*extra, (b"x-stoker-call-id", call.id.encode())]
+        connection = scope["stoker.connection"]
+        connection.on_lost = lambda: self._calls.cancel(call)
+        try:
+            async with self._fed(call, receive, body if has_more else None):
+                await self._pass_on(call, connection, send, extra)
+        finally:
+            connection.on_lost = None
+            self._calls.cancel(call)
+
+    @asynccontextmanager
+    async def _fed(self, call: WebCall, receive: Any, first: bytes | None) -> AsyncIterator[None]:
+        """Pass on what is left of a body, which began with ``first``; None where nothing is left."""
+        if first is None:
+            yield
+            return
+        feed = self._server.feeds.open(call.id)
+        feed.add(first)
+        passing = asyncio.create_task(_pass_body(feed, receive), name=f"body of {call.id}")
+        try:
+            yield
+        finally:
+            self._server.feeds.close(call.id)
+            passing.cancel()
+            await asyncio.gather(passing, return_exceptions=True)
+
+    async def _pass_on(self, call: WebCall, connection: Any, send: Any, extra: Pairs) -> None:
+        first, is_whole = await self._first_of(call)
+        pairs = [pair for pair in encoded_pairs(first.headers) if pair[0].decode("latin-1") not in NOT_PASSED_ON]
+        left = _length_of(pairs)
+        if is_whole and left is None and first.status not in {204, 304}:
+            pairs.append((b"content-length", b"%d" % len(first.body)))
+            left = len(first.body)
+        has_body = connection.asks_for_body and first.status not in {204, 304}
+        await send_head(send, first.status, [*pairs, *extra])
+        async for piece in self._pieces(call, first):
+            if left is not None and has_body:
+                left -= len(piece)
+                if left < 0:
+                    connection.cut()  # the app has said more than it had announced
+                    send.status = CUT
+                    return
+            if has_body:
+                await send_piece(send, piece)
+        result = call.result
+        assert result is not None
+        if result.outcome is not Outcome.VALUE or (left and has_body):
+            connection.cut()  # so that nobody takes what has come for all
+            send.status = CUT
+            return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _first_of(self, call: WebCall) -> tuple[WebAnswer, bool]:
+        """Return an answer's head with what comes first of its body, and whether that is all.
+
+        Raises:
+            Failed: there is none.
+        """
+        await call.wait()
+        if call.items:
+            return await self._calls.answer_in(call.id, self._calls.take_item(call)), False
+        result = call.result
+        assert result is not None
+        if result.outcome is not Outcome.VALUE:
+            self._server.discard([result.payload])
+            raise Failed(problem_of(result.outcome, result.error), call.id)
+        return await self._calls.answer_in(call.id, result.payload), True
+
+    async def _pieces(self, call: WebCall, first: WebAnswer) -> AsyncIterator[bytes]:
+        """Yield what the call says, until it has ended; the first is here already."""
+        for at in range(0, len(first.body), PIECE_BYTES):
+            yield bytes(first.body[at : at + PIECE_BYTES])
+        async for piece in self._rest(call):
+            yield piece
+
+    async def _rest(self, call: WebCall) -> AsyncIterator[bytes]:
+        while True:
+            while call.items:
+                yield bytes(await self._calls.bytes_of(self._calls.take_item(call)) or b"")
+            if call.result is not None:
+                return
+            await call.wait()
+
+    # WebSockets
+
+    async def talk(self, asked: Asked, scope: Scope, receive: Any, send: Any, extra: Pairs) -> None:
+        """Have a WebSocket's messages passed on, both ways, until one side closes it.
+
+        Raises:
+            Failed: the call has, before it was accepted.
+        """
+        call = self._submit(asked, request_of(asked, scope, kind="websocket"))
+        feed = self._server.feeds.open(call.id)
+        hearing = asyncio.create_task(self._hear(call, feed, receive), name=f"websocket of {call.id}")
+        try:
+            first, is_denied = await self._first_of(call)
+            pairs = encoded_pairs(first.headers)
+            if is_denied:
+                await _deny(send, WebAnswer(first.status, first.headers, bytes(first.body)), extra)
+                return
+            chosen = [value.decode("latin-1") for name, value in pairs if name == b"sec-websocket-protocol"]
+            others = [pair for pair in pairs if pair[0] != b"sec-websocket-protocol"]
+            accept = {"type": "websocket.accept", "headers": [*others, *extra]}
+            await send(accept | ({"subprotocol": chosen[0]} if chosen else {}))
+            await self._speak(call, send)
+        finally:
+            self._server.feeds.close(call.id)
+            hearing.cancel()
+            await asyncio.gather(hearing, return_exceptions=True)
+            self._calls.cancel(call)
+
+    async def _speak(self, call: WebCall, send: Any) -> None:
+        async for piece in self._rest(call):
+            said = decode_message(piece)
+            if said.code:
+                await send({"type": "websocket.close", "code": said.code, "reason": said.reason})
+                return
+            await send({"type": "websocket.send", "text": said.text, "bytes": said.data})
+        is_well = call.result is not None and call.result.outcome is Outcome.VALUE
+        await send({"type": "websocket.close", "code": NORMAL if is_well else SERVER_ERROR})
+
+    async def _hear(self, call: WebCall, feed: CallFeed, receive: Any) -> None:
+        while True:
+            await feed.wait_for_room()
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                code, reason = message.get("code") or GOING_AWAY, message.get("reason") or ""
+                feed.add(encode_message(SocketMessage(code=code, reason=reason)))
+                feed.end(InputEnd.COMPLETE)
+                break
+            if message["type"] == "websocket.receive":
+                feed.add(encode_message(SocketMessage(text=message.get("text"), data=message.get("bytes"))))
+        await asyncio.sleep(CLOSING_SECONDS)
+        self._calls.cancel(call)
+
+    # Other upgrades
+
+    async def tunnel(self, asked: Asked, scope: Scope, tunnel: Any) -> None:
+        """Pass bytes on both ways between a client and a server of a function's own, from the head of its answer on.
+
+        Raises:
+            Failed: the call has, before anything came of it.
+        """
+        call = self._submit(asked, request_of(asked, scope, kind="upgrade"))
+        feed = self._server.feeds.open(call.id)
+        hearing = asyncio.create_task(_hear_bytes(feed, tunnel), name=f"tunnel of {call.id}")
+        try:
+            await call.wait()
+            result = call.result
+            if not call.items and result is not None and result.outcome is not Outcome.VALUE:
+                raise Failed(problem_of(result.outcome, result.error), call.id)
+            async for piece in self._rest(call):
+                await tunnel.write(piece)
+        finally:
+            self._server.feeds.close(call.id)
+            hearing.cancel()
+            await asyncio.gather(hearing, return_exceptions=True)
+            self._calls.cancel(call)
+
+
+async def _first_of_body(headers: dict[str, str], receive: Any) -> tuple[bytes, bool]:
+    """Return a request's body, or what is here of one that is long or of unknown length, and whether more is to come.
+
+    Raises:
+        Problem: it ends too early.
+    """
+    length = headers.get("content-length", "")
+    is_short = length.isdigit() and int(length) <= WHOLE_BYTES
+    pieces: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Problem(400, "BadRequest", "The request's body ended before it was complete.", closes=True)
+        pieces.append(message["body"])
+        if not message["more_body"]:
+            return b"".join(pieces), False
+        if not is_short:
+            return b"".join(pieces), True
+
+
+async def _pass_body(feed: CallFeed, receive: Any) -> None:
+    while True:
+        await feed.wait_for_room()
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            feed.end(InputEnd.GONE)
+            return
+        feed.add(message["body"])
+        if not message["more_body"]:
+            feed.end(InputEnd.COMPLETE)
+            return
+
+
+async def _hear_bytes(feed: CallFeed, tunnel: Any) -> None:
+    while True:
+        await feed.wait_for_room()
+        data = await tunnel.read()
+        if not data:
+            feed.end(InputEnd.COMPLETE)
+            return
+        feed.add(data)
+
+
+async def _deny(send: Any, answer: WebAnswer, extra: Pairs) -> None:
+    headers = [*encoded_pairs(answer.headers), *extra]
+    await send({"type": "websocket.http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": answer.body})
+
+
+def _length_of(pairs: Pairs) -> int | None:
+    value = next((value for name, value in pairs if name == b"content-length"), b"")
+    return int(value) if value.isdigit() else None

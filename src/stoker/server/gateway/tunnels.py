@@ -1,0 +1,71 @@
+"""Connections that were upgraded for a server of a function's own: bytes both ways, none of which is looked at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+WAITING_BYTES = 256 << 10  # that have come and were not read: past it nothing more is taken from the client
+
+
+class Tunnel(asyncio.Protocol):
+    """See the module. It takes the transport over once the head of the request has come."""
+
+    def __init__(self, transport: asyncio.Transport, connections: set[Any]) -> None:
+        self.transport = transport
+        self._connections = connections
+        self._pieces: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._is_over = False
+        self._news = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes > WAITING_BYTES:
+            self.transport.pause_reading()
+        self._news.set()
+
+    def eof_received(self) -> bool:
+        self._is_over = True
+        self._news.set()
+        return True  # what is still being answered may go out
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self._is_over = True
+        self._news.set()
+        self._writable.set()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def shutdown(self) -> None:
+        """End it, since the server stops."""
+        self.transport.close()
+
+    async def read(self) -> bytes:
+        """Return what has come next; nothing once the client has ended."""
+        while not self._pieces:
+            if self._is_over:
+                return b""
+            self._news.clear()
+            await self._news.wait()
+        data = self._pieces.popleft()
+        self._waiting_bytes -= len(data)
+        if self._waiting_bytes <= WAITING_BYTES and not self._is_over:
+            self.transport.resume_reading()
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Send some bytes, and return when there is room for more."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
+            await self._writable.wait()

@@ -1,0 +1,274 @@
+"""Users' own web apps behind the gateway: ASGI, WSGI, and servers that they start; WebSockets; bodies bit by bit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from tests.serving.running import Serving, serving
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+APP = (Path(__file__).parent / "app_of_web_apps.py").read_text()
+KINDS = ("site", "server")
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Serving]:
+    """Have the web apps deployed."""
+    with serving() as found:
+        found.deploy(APP, "app_of_web_apps")
+        yield found
+
+
+def talk(served: Serving, path: str, **options: object) -> ClientConnection:
+    headers = {"authorization": f"Bearer {served.token}"}
+    url = served.url.replace("http", "ws", 1)
+    return connect(f"{url}{path}", additional_headers=headers, **options)  # type: ignore[arg-type]
+
+
+# -- requests
+
+
+def test_an_asgi_app_answers_below_its_function(served: Serving) -> None:
+    with served.client() as client:
+        answer = client.get("/webapps/site/hello/a%20b/c?x=1", headers={"cookie": "k=v"})
+        assert answer.status_code == 200 and answer.headers["x-stoker-call-id"]
+        assert answer.json() == {
+            "greeting": "hello",
+            "path": "/webapps/site/hello/a b/c",
+            "root": "/webapps/site",
+            "query": {"x": "1"},
+            "authorization": None,  # the token is Stoker's
+            "cookies": {"k": "v"},
+        }
+        assert client.post("/webapps/site/double", json={"x": 4}).json() == {"x": 8}
+        assert client.get("/webapps/site/nothing").status_code == 404
+        assert client.get("/webapps/site/double").status_code == 405
+        assert client.head("/webapps/site/big?size=5").headers["content-length"] == "5"
+        assert client.get("/webapps/site/cookies").headers.get_list("set-cookie") == [
+            "a=1; Path=/; SameSite=lax",
+            "b=2; Path=/; SameSite=lax",
+        ]
+
+
+def test_the_last_slash_is_added(served: Serving) -> None:
+    with served.client() as client:
+        moved = client.get("/webapps/site?x=1")
+        assert (moved.status_code, moved.headers["location"]) == (308, "/webapps/site/?x=1")
+        assert client.get("/webapps/site", follow_redirects=True).json()["greeting"] == "hello"
+
+
+def test_a_token_is_asked_for_unless_the_app_is_public(served: Serving) -> None:
+    assert httpx.get(f"{served.url}/webapps/site/").status_code == 401
+    answer = httpx.get(f"{served.url}/webapps/public_site/", headers={"authorization": "Basic dTpw"})
+    assert answer.json()["greeting"] == "welcome" and answer.json()["authorization"] == "Basic dTpw"
+
+
+def test_a_function_has_a_host_of_its_own(served: Serving) -> None:
+    with served.client() as client:
+        told = {"host": f"public-site--webapps.localhost:{served.port}"}
+        answer = client.get("/hello/x", headers=told)
+        assert answer.json()["path"] == "/hello/x" and answer.json()["root"] == ""
+        assert client.get("/", headers={"host": "nobody--webapps.localhost"}).status_code == 404
+        assert client.get("/", headers={"host": "public-site--webapps.example.org"}).status_code == 421
+
+
+def test_a_method_makes_an_app_too(served: Serving) -> None:
+    with served.client() as client:
+        assert client.get("/webapps/Pages/site/").json()["greeting"] == "page, loaded"
+        assert client.get("/webapps/Pages/site/").json()["root"] == "/webapps/Pages/site"
+
+
+def test_a_wsgi_app_answers(served: Serving) -> None:
+    with served.client() as client:
+        assert client.get("/webapps/classic/?x=1").json() == {
+            "path": "/",
+            "root": "/webapps/classic",
+            "query": {"x": "1"},
+        }
+        assert client.post("/webapps/classic/double", json={"x": 4}).json() == {"x": 8}
+        assert client.get("/webapps/classic/lines").text == "line 0\nline 1\nline 2\n"
+        assert len(client.get("/webapps/classic/big?size=1000000").content) == 1_000_000
+        assert client.get("/webapps/classic/fails").status_code == 500
+        assert client.get("/webapps/classic/nothing").status_code == 404
+
+
+def test_a_server_of_its_own_answers(served: Serving) -> None:
+    with served.client() as client:
+        answer = client.get("/webapps/server/hello/x?y=1")
+        assert answer.json()["greeting"] == "from a server of its own" and answer.json()["query"] == {"y": "1"}
+        assert client.post("/webapps/server/double", json={"x": 4}).json() == {"x": 8}
+        assert len(client.get("/webapps/server/big?size=1000000").content) == 1_000_000
+        assert client.head("/webapps/server/big?size=5").headers["content-length"] == "5"
+        assert client.get("/webapps/server/big?size=0").content == b""
+
+
+# -- bodies
+
+
+@pytest.mark.parametrize("kind", ["site", "classic", "server"])
+@pytest.mark.parametrize("says_length", [True, False])
+def test_a_long_body_is_passed_on_bit_by_bit(served: Serving, kind: str, says_length: bool) -> None:
+    piece = os.urandom(64 << 10)
+    count = 80
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(count):
+            yield piece
+
+    headers = {"content-length": str(count * len(piece))} if says_length else {}
+    with served.client() as client:
+        answer = client.post(f"/webapps/{kind}/digest", content=pieces(), headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["sha256"] == hashlib.sha256(piece * count).hexdigest()
+    assert answer.json()["size"] == count * len(piece)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_begins_before_the_request_has_ended(served: Serving, kind: str) -> None:
+    with socket.create_connection(("127.0.0.1", served.port)) as sock:
+        sock.settimeout(60)
+        head = f"POST /webapps/{kind}/echo HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {served.token}\r\n"
+        sock.sendall(f"{head}transfer-encoding: chunked\r\n\r\n".encode())
+        file = sock.makefile("rb")
+        for word in (b"one", b"two", b"three"):
+            sock.sendall(b"%x\r\n%b\r\n" % (len(word), word))
+            while word.upper() not in file.readline():
+                pass
+        sock.sendall(b"0\r\n\r\n")
+        assert file.readline() == b"\r\n" or True
+
+
+def test_a_client_that_hangs_up_in_the_middle_of_its_body_ends_the_call(served: Serving) -> None:
+    with socket.create_connection(("127.0.0.1", served.port)) as sock:
+        head = f"POST /webapps/site/digest HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {served.token}\r\n"
+        sock.sendall(f"{head}content-length: 10000000\r\n\r\n".encode() + b"x" * 100_000)
+        wait_until(lambda: "running" in served.stoker("calls", "list", "--state", "running"))
+    wait_until(lambda: "webapps.site" not in served.stoker("calls", "list", "--state", "running"))
+    with served.client() as client:
+        assert client.post("/webapps/site/double", json={"x": 4}).json() == {"x": 8}
+
+
+@pytest.mark.slow
+def test_a_gigabyte_passes_through_little_memory(served: Serving) -> None:
+    piece = os.urandom(1 << 20)
+    with served.client() as client:
+        client.post("/webapps/site/double", json={"x": 1})
+        pids = [int(line) for line in served.stoker("workers", "pids").split()] if False else []
+        server = next(
+            p
+            for p in psutil.process_iter(["cmdline"])
+            if "stoker.server" in " ".join(p.info["cmdline"] or [])
+            and p.environ().get("STOKER_HOME") == served.env["STOKER_HOME"]
+        )
+        family = [server, *server.children(recursive=True)]
+        before = sum(one.memory_info().rss for one in family)
+        peak = before
+
+        def pieces() -> Iterator[bytes]:
+            nonlocal peak
+            for number in range(1024):
+                if number % 64 == 0:
+                    peak = max(peak, sum(one.memory_info().rss for one in family if one.is_running()))
+                yield piece
+
+        answer = client.post("/webapps/site/digest", content=pieces(), headers={"content-length": str(1 << 30)})
+        assert answer.json()["size"] == 1 << 30
+        assert peak - before < 100 << 20, f"{(peak - before) >> 20} MiB more"
+        assert not pids
+
+
+# -- what goes wrong
+
+
+@pytest.mark.parametrize("kind", ["site", "server"])
+def test_an_answer_that_breaks_off_is_not_taken_for_whole(served: Serving, kind: str) -> None:
+    with served.client() as client:
+        assert client.get(f"/webapps/{kind}/fails").status_code == 500
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get(f"/webapps/{kind}/half")
+
+
+def test_a_worker_that_dies_in_the_middle_of_an_answer_cuts_it_and_before_one_is_told(served: Serving) -> None:
+    with served.client() as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get("/webapps/site/dies")
+        before = client.get("/webapps/site/dies?when=before")
+        assert before.status_code == 500 and before.json()["error"]["type"] == "WorkerLost"
+        assert client.post("/webapps/site/double", json={"x": 4}).json() == {"x": 8}
+
+
+def test_no_header_splits_an_answer(served: Serving) -> None:
+    with served.client() as client:
+        answer = client.get("/webapps/site/splits")
+        assert answer.status_code == 500 and "x-worse" not in answer.headers
+
+
+def test_a_function_that_makes_no_app_says_so(served: Serving) -> None:
+    with served.client() as client:
+        answer = client.get("/webapps/broken/")
+        assert answer.status_code == 503 and "is to return an ASGI app" in answer.json()["error"]["message"]
+        answer = client.get("/webapps/ends_at_once/")
+        assert answer.status_code == 503 and "has ended, with status 7" in answer.json()["error"]["message"]
+
+
+# -- WebSockets
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_websocket_goes_both_ways(served: Serving, kind: str) -> None:
+    with talk(served, f"/webapps/{kind}/chat", subprotocols=["shout", "whisper"]) as chat:
+        assert chat.subprotocol == "shout"
+        chat.send("hello")
+        assert chat.recv() == "HELLO"
+        chat.send(b"\x00\x01\x02")
+        assert chat.recv() == b"\x02\x01\x00"
+        long = "word " * 60_000
+        for _ in range(20):
+            chat.send(long)
+            assert chat.recv() == long.upper()
+        chat.send("bye")
+        with pytest.raises(ConnectionClosed) as closed:
+            chat.recv()
+        assert closed.value.rcvd is not None and (closed.value.rcvd.code, closed.value.rcvd.reason) == (
+            4001,
+            "as you wish",
+        )
+
+
+def test_an_app_is_told_that_its_websocket_was_closed(served: Serving) -> None:
+    with served.client() as client:
+        with talk(served, "/webapps/site/chat") as chat:
+            chat.send("hello")
+            chat.recv()
+            chat.close(4002)
+        wait_until(lambda: 4002 in client.get("/webapps/site/left").json())
+
+
+def test_websockets_that_are_refused_and_that_fail(served: Serving) -> None:
+    for path, status in (("/webapps/site/refuses", 403), ("/webapps/classic/", 426), ("/webapps/nothing/", 404)):
+        with pytest.raises(InvalidStatus) as refused:
+            talk(served, path)
+        assert refused.value.response.status_code == status, path
+    with pytest.raises(InvalidStatus) as refused, connect(f"{served.url.replace('http', 'ws', 1)}/webapps/site/chat"):
+        pass
+    assert refused.value.response.status_code == 401
+    with pytest.raises(InvalidStatus) as refused, connect(f"{served.url.replace('http', 'ws', 1)}/webapps/server/chat"):
+        pass
+    assert refused.value.response.status_code == 401
+    with talk(served, "/webapps/site/chat") as chat:
+        chat.send("fail")
+        with pytest.raises(ConnectionClosed) as closed:
+            chat.recv()
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1011

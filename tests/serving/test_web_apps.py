@@ -147,7 +147,6 @@ def test_an_answer_begins_before_the_request_has_ended(served: Serving, kind: st
             while word.upper() not in file.readline():
                 pass
         sock.sendall(b"0\r\n\r\n")
-        assert file.readline() == b"\r\n" or True
 
 
 def test_a_client_that_hangs_up_in_the_middle_of_its_body_ends_the_call(served: Serving) -> None:
@@ -160,18 +159,20 @@ def test_a_client_that_hangs_up_in_the_middle_of_its_body_ends_the_call(served: 
         assert client.post("/webapps/site/double", json={"x": 4}).json() == {"x": 8}
 
 
+def is_server(process: psutil.Process) -> bool:
+    try:
+        return "stoker.server" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
 @pytest.mark.slow
 def test_a_gigabyte_passes_through_little_memory(served: Serving) -> None:
     piece = os.urandom(1 << 20)
     with served.client() as client:
         client.post("/webapps/site/double", json={"x": 1})
-        pids = [int(line) for line in served.stoker("workers", "pids").split()] if False else []
-        server = next(
-            p
-            for p in psutil.process_iter(["cmdline"])
-            if "stoker.server" in " ".join(p.info["cmdline"] or [])
-            and p.environ().get("STOKER_HOME") == served.env["STOKER_HOME"]
-        )
+        mine = served.env["STOKER_HOME"]
+        server = next(p for p in psutil.process_iter() if is_server(p) and p.environ().get("STOKER_HOME") == mine)
         family = [server, *server.children(recursive=True)]
         before = sum(one.memory_info().rss for one in family)
         peak = before
@@ -186,7 +187,6 @@ def test_a_gigabyte_passes_through_little_memory(served: Serving) -> None:
         answer = client.post("/webapps/site/digest", content=pieces(), headers={"content-length": str(1 << 30)})
         assert answer.json()["size"] == 1 << 30
         assert peak - before < 100 << 20, f"{(peak - before) >> 20} MiB more"
-        assert not pids
 
 
 # -- what goes wrong

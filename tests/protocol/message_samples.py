@@ -89,8 +89,6 @@ SAMPLES: tuple[Any, ...] = (
     m.Ack(12),
     m.Items("c-1.3", 2, 64, [1, 1], {}),
     m.StreamCredit("c-1.3", 128),
-    m.AskInputs("c-1.3", 1, 4, 1 << 20),
-    m.Inputs("c-1.3", 1, [3, 2], 1),
     m.Watch(["c-1.1"]),
     m.Cancel(["c-1.1"], "sibling", True),
     m.Window("key", 1000),
@@ -137,6 +135,8 @@ SAMPLES: tuple[Any, ...] = (
     d.Drop(["c-1.1.a"]),
     d.AgreeLock("0123456789abcdef0123456789abcdef-3.11", "six==1.16.0\n"),
     d.AgreedLock("six==1.16.0\n"),
+    m.AskInputs("c-1.3", 1, 4, 1 << 20),
+    m.Inputs("c-1.3", 1, [3, 2], 1),
     m.Checked("ping() raised OSError: no route"),
 )
 

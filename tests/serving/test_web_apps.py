@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from tests.serving.running import Serving, serving
 from tests.waiting import wait_until
@@ -31,10 +33,33 @@ def served() -> Iterator[Serving]:
         yield found
 
 
-def talk(served: Serving, path: str, **options: object) -> ClientConnection:
+def talk(served: Serving, path: str, subprotocols: Sequence[str] = ()) -> ClientConnection:
     headers = {"authorization": f"Bearer {served.token}"}
     url = served.url.replace("http", "ws", 1)
-    return connect(f"{url}{path}", additional_headers=headers, **options)  # type: ignore[arg-type]
+    return connect(
+        f"{url}{path}", additional_headers=headers, subprotocols=[Subprotocol(one) for one in subprotocols] or None
+    )
+
+
+# -- the page
+
+
+def test_the_page_on_web_apps(served: Serving) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "web-apps.md").read_text()
+    source = re.findall(r"```python\n(# webapp\.py.*?)```", page, flags=re.S)[0]
+    built = 'image=stoker.Image.python("3.11").pip_install("fastapi")'
+    assert built in source
+    said = served.deploy(source.replace(built, ""), "webapp")
+    assert f"{served.url}/web/site" in said
+    asked = re.search(r"curl http://127\.0\.0\.1:7410(\S+) -d '(.*?)'", page)
+    assert asked is not None
+    with served.client() as client:
+        headers = {"content-type": "application/json"}
+        assert client.post(asked[1], content=asked[2], headers=headers).json() == {"x": 42.0}
+        assert "openapi.json" in client.get("/web/site/docs").text
+        assert client.get("/web/site/openapi.json").json()["servers"] == [{"url": "/web/site"}]
+        host = f"site--web.localhost:{served.port}"
+        assert client.post("/double", json={"x": 4}, headers={"host": host}).json() == {"x": 8.0}
 
 
 # -- requests

@@ -26,8 +26,8 @@ class WebRequest:
     """``path`` is what follows the function's own address, ``root``, as it was written, with its escapes.
 
     ``target`` is the method, of a class's pool. ``kind``: ``http`` · ``websocket``, whose messages are its inputs and
-    items, see `SocketMessage` · ``upgrade``, both ways of which are bytes as they come. With ``has_more`` the body is not here:
-    it comes in pieces, which are asked for.
+    items, see `SocketMessage` · ``upgrade``, bytes both ways as they come. With ``has_more`` the body is not here: it
+    comes in pieces, which are asked for.
     """
 
     method: str

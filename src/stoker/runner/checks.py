@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from stoker.protocol.messages import Checked
+from stoker.runner.callables import Check
 from stoker.runner.loading import PACKAGE_DIR
-from stoker.runner.targets import Check
 
 
 class Unhealthy(Exception):

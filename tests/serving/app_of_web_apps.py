@@ -239,3 +239,15 @@ def server(port: int) -> Any:
 @stoker.web_server()
 def ends_at_once(port: int) -> Any:
     return subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
+
+
+@app.function()
+@stoker.endpoint()
+def weigh(file: stoker.File, name: str = "") -> dict[str, Any]:
+    import hashlib
+
+    found = hashlib.sha256()
+    with file.open() as source:
+        while piece := source.read(1 << 20):
+            found.update(piece)
+    return {"size": file.size, "sha256": found.hexdigest(), "name": name}

@@ -45,7 +45,7 @@ class Endpoints:
             return target, (came,), {}
         headers = Headers(came.headers)
         attempt.encode = StreamEncoder(headers.get("accept", "")) if target.is_generator else answer_of
-        request = Request(came.method, came.path, came.query, headers, bytes(came.body), came.client)
+        request = Request(came.method, came.path, came.query, headers, came.body, client=came.client)
         try:
             return target, (), self._interface(came.target, target).read(request)
         except BadRequest as error:

@@ -78,12 +78,6 @@ class AllIncoming:
         if found is not None:
             found.put(parts, message.end)
 
-    def wake(self, attempt: Attempt) -> None:
-        """Have whoever waits look at the attempt."""
-        found = self._open.get(attempt.key)
-        if found is not None and found.on_news is not None:
-            found.on_news()
-
     def asking(self) -> list[AskInputs]:
         """Return what is said again on a new connection: an answer may have been lost with the one before."""
         return [one.asking() for one in list(self._open.values()) if one.end is InputEnd.OPEN]

@@ -31,14 +31,15 @@ class Spool:
     Pieces are written on the loop: each takes a fraction of a millisecond, into memory or the system's page cache.
     """
 
-    def __init__(self, files: PayloadFiles, session: str, *, size: int) -> None:
+    def __init__(self, files: PayloadFiles, session: str, *, size: int, on_disk: bool = False) -> None:
         check_part(size, at=0, length=0, limit=PARTED_MAX_BYTES)
         self.size = size
         self.failure: StokerError | None = None
         self._files = files
         self._at = 0
         self._name = f"{session}.{secrets.token_hex(8)}.a"
-        self._path = (files.segments if _has_room(files.segments, size) else files.spill) / self._name
+        in_memory = not on_disk and _has_room(files.segments, size)
+        self._path = (files.segments if in_memory else files.spill) / self._name
         self._fd = -1
         self._kept = False
         self._attempt(self._open)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import io
 import json
 import sys
 import typing
@@ -161,18 +160,18 @@ class Interface:
         """Return what the body brings, by the names of parameters."""
         kind, parameters = media_type_of(request.headers.get("content-type", ""))
         if kind == "multipart/form-data":
-            form = fields_of_multipart(request.body, parameters.get("boundary", ""))
+            form = fields_of_multipart(request.view, parameters.get("boundary", ""))
             return {name: self._of_form(name, values) for name, values in form.items()}
-        if kind == "application/x-www-form-urlencoded" and request.body:
+        if kind == "application/x-www-form-urlencoded" and request.size:
             return {name: self._of_form(name, values) for name, values in fields_of_form(request.body).items()}
-        if not request.body:
+        if not request.size:
             return {}
         files = [
             one for one in self.inputs if one.source == "file" or (one.source == "field" and is_array(one.annotation))
         ]
         if kind not in {"", "application/json"} and not kind.endswith("+json"):
             if len(files) == 1:
-                file = File(request.body, media_type=kind)
+                file = File(request.view, media_type=kind)
                 return {files[0].name: _loaded(file) if is_array(files[0].annotation) else file}
             raise BadRequest(415, f"{self.label} takes JSON, and what came is {kind}. Send it as application/json.")
         value = _json(request.body)
@@ -201,7 +200,7 @@ class Interface:
 def _loaded(file: File) -> Any:
     """Return the array in a file of NumPy's, of which nothing is unpickled."""
     try:
-        return sys.modules["numpy"].load(io.BytesIO(file.content), allow_pickle=False)
+        return sys.modules["numpy"].load(file.open(), allow_pickle=False)
     except Exception as error:  # noqa: BLE001 - whatever its reader raises on what is none
         raise Invalid("$", f"expected a file of numpy.save: {error}") from None
 
@@ -351,7 +350,7 @@ def _file_converter(annotation: Any) -> Convert:
 def _image(file: File, path: str) -> Any:
     opened = sys.modules["PIL.Image"]
     try:
-        image = opened.open(io.BytesIO(file.content))
+        image = opened.open(file.open())
         image.load()
     except Exception as error:  # noqa: BLE001 - decoders of images raise whatever they like on what is none
         raise Invalid(path, f"expected an image that can be opened: {error}") from None

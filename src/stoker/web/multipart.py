@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from email.message import Message
 from urllib.parse import parse_qsl
 
+from stoker.protocol.encoded import Buffer
 from stoker.web.conversion import Invalid
 from stoker.web.things import File
 
 PARTS_MAX = 1000
 HEADERS_BYTES = 8192
+_GAP = re.compile(rb"\r\n\r\n")
 
 
 def media_type_of(header: str) -> tuple[str, dict[str, str]]:
@@ -36,33 +40,36 @@ def fields_of_form(body: bytes) -> dict[str, list[str | File]]:
     return found
 
 
-def fields_of_multipart(body: bytes, boundary: str) -> dict[str, list[str | File]]:
+def fields_of_multipart(body: Buffer, boundary: str) -> dict[str, list[str | File]]:
     """Return the fields of a form in parts (RFC 7578): a part with a file name is a `File`, another one a text.
+
+    Files are views of the body: nothing big is copied.
 
     Raises:
         Invalid: it is malformed.
     """
     if not boundary or len(boundary) > 200:
         raise Invalid("$", "the form's Content-Type names no boundary")
-    mark = b"--" + boundary.encode("utf-8", "replace")
-    pieces = (b"\r\n" + body).split(b"\r\n" + mark)
-    if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
-        raise Invalid("$", "the form ends before its last boundary")
-    if len(pieces) - 2 > PARTS_MAX:
+    view = memoryview(body)
+    mark = re.compile(rb"(?:\A|\r\n)--" + re.escape(boundary.encode("utf-8", "replace")))
+    marks = [found.span() for found in itertools.islice(mark.finditer(view), PARTS_MAX + 2)]
+    if len(marks) > PARTS_MAX + 1:
         raise Invalid("$", f"a form has {PARTS_MAX} parts at most")
+    if not marks or bytes(view[marks[-1][1] : marks[-1][1] + 2]) != b"--":
+        raise Invalid("$", "the form ends before its last boundary")
     found: dict[str, list[str | File]] = {}
-    for piece in pieces[1:-1]:
-        name, value = _part(piece)
+    for (_, start), (end, _) in itertools.pairwise(marks):
+        name, value = _part(view[start:end])
         found.setdefault(name, []).append(value)
     return found
 
 
-def _part(piece: bytes) -> tuple[str, str | File]:
-    head, gap, content = piece.lstrip(b" \t").removeprefix(b"\r\n").partition(b"\r\n\r\n")
-    if not gap or len(head) > HEADERS_BYTES:
+def _part(piece: memoryview) -> tuple[str, str | File]:
+    gap = _GAP.search(piece[: HEADERS_BYTES + 4])
+    if gap is None:
         raise Invalid("$", "a part of the form has no headers, or more than 8 KiB of them")
     headers = Message()
-    for line in head.decode("utf-8", "replace").split("\r\n"):
+    for line in bytes(piece[: gap.start()]).decode("utf-8", "replace").strip().split("\r\n"):
         header, colon, value = line.partition(":")
         if colon and value.strip():
             headers[header.strip()] = value.strip()
@@ -70,7 +77,8 @@ def _part(piece: bytes) -> tuple[str, str | File]:
     name = disposition.get("name")
     if not name:
         raise Invalid("$", "a part of the form has no name")
+    content = piece[gap.end() :]
     file_name = headers.get_filename()
     if file_name is None and "content-type" not in headers:
-        return name, content.decode("utf-8", "replace")
+        return name, bytes(content).decode("utf-8", "replace")
     return name, File(content, file_name or "", headers.get_content_type())

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import SEEK_CUR, SEEK_END, SEEK_SET, BufferedReader, RawIOBase
+from os import PathLike
+from typing import Any, BinaryIO
+
+from stoker.protocol.encoded import Buffer
 
 
 class Headers(Mapping[str, str]):
@@ -28,19 +33,56 @@ class Headers(Mapping[str, str]):
         return f"Headers({self._values!r})"
 
 
-@dataclass(frozen=True)
-class Request:
+class _Bytes:
+    """What came as bytes, perhaps in a file that is mapped: read where it lies, or copied when it is asked for."""
+
+    def __init__(self, data: Buffer) -> None:
+        self._view = memoryview(data).toreadonly().cast("B")
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return len(self._view)
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes, not copied."""
+        return self._view
+
+    def open(self) -> BinaryIO:
+        """Return a file to read it from, a piece at a time, without a copy of all of it."""
+        return BufferedReader(_Reader(self._view))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write it to a file of this name, which replaces one that is there."""
+        with open(path, "wb") as file:  # noqa: PTH123 - a path of whatever kind
+            file.write(self._view)
+
+
+class Request(_Bytes):
     """The HTTP request that an endpoint answers: for a parameter that is annotated with this type.
 
-    ``path`` is what follows the endpoint's own address, ``query`` the text after the question mark.
+    ``path`` is what follows the endpoint's own address, ``query`` the text after the question mark, ``client`` the
+    address of who asked. A big ``body`` is copied each time that it is asked for: `open` reads it where it lies.
     """
 
-    method: str
-    path: str
-    query: str
-    headers: Headers
-    body: bytes
-    client: str = ""  # the address of who asked
+    def __init__(
+        self, method: str, path: str, query: str, headers: Headers, body: Buffer = b"", *, client: str = ""
+    ) -> None:
+        super().__init__(body)
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.client = client
+
+    @property
+    def body(self) -> bytes:
+        """All of the body."""
+        return bytes(self._view)
+
+    def __repr__(self) -> str:
+        return f"Request({self.method} {self.path!r}, {self.size} bytes)"
 
 
 @dataclass(frozen=True)
@@ -53,11 +95,59 @@ class Response:
     media_type: str = ""
 
 
-@dataclass(frozen=True)
-class File:
+class File(_Bytes):
     """An uploaded file: a part of a form, or a whole body. ``name`` is what the sender called it: never use it as a
-    path."""
+    path. A big one's ``content`` is copied each time that it is asked for: `open` reads it where it lies."""
 
-    content: bytes
-    name: str = ""
-    media_type: str = "application/octet-stream"
+    def __init__(self, content: Buffer, name: str = "", media_type: str = "application/octet-stream") -> None:
+        super().__init__(content)
+        self.name = name
+        self.media_type = media_type
+
+    @property
+    def content(self) -> bytes:
+        """All of it."""
+        return bytes(self._view)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, File):
+            return NotImplemented
+        return (self._view, self.name, self.media_type) == (other._view, other.name, other.media_type)
+
+    def __hash__(self) -> int:
+        return hash((self.size, self.name, self.media_type))
+
+    def __repr__(self) -> str:
+        return f"File({self.name!r}, {self.media_type}, {self.size} bytes)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return File, (self.content, self.name, self.media_type)
+
+
+class _Reader(RawIOBase):
+    def __init__(self, view: memoryview) -> None:
+        super().__init__()
+        self._view = view
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(buffer), len(self._view) - self._at)
+        buffer[:count] = self._view[self._at : self._at + count]
+        self._at += count
+        return count
+
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        start = {SEEK_SET: 0, SEEK_CUR: self._at, SEEK_END: len(self._view)}[whence]
+        if not start + offset >= 0:
+            raise ValueError(f"there is no byte {start + offset}")
+        self._at = min(start + offset, len(self._view))
+        return self._at
+
+    def tell(self) -> int:
+        return self._at

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 JSON = b"application/json"
 EVENTS = "text/event-stream"
 INLINE_BYTES = 256 << 10  # of a request's body: a bigger one is written to a segment as it comes
+IN_MEMORY_BYTES = 64 << 20  # of a body: a bigger one goes to the disk, and costs no memory that is not given back
 UNSIZED_BYTES = 16 << 20  # of a body that does not say how much will come
 BODY_BYTES = 4 << 30
 _HOST = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
@@ -402,7 +403,7 @@ class Gateway:
     async def _spooled(self, request: WebRequest, size: int, receive: Any) -> Payload:
         head = encode_request(request)
         whole = len(head) + size
-        with Spool(self._server.files, "http", size=whole) as spool:
+        with Spool(self._server.files, "http", size=whole, on_disk=whole > IN_MEMORY_BYTES) as spool:
             spool.add(whole, memoryview(head))
             async for piece in body_of(receive):
                 if piece:

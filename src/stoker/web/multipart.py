@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator
 from email.message import Message
 from urllib.parse import parse_qsl
 
@@ -51,8 +52,7 @@ def fields_of_multipart(body: Buffer, boundary: str) -> dict[str, list[str | Fil
     if not boundary or len(boundary) > 200:
         raise Invalid("$", "the form's Content-Type names no boundary")
     view = memoryview(body)
-    mark = re.compile(rb"(?:\A|\r\n)--" + re.escape(boundary.encode("utf-8", "replace")))
-    marks = [found.span() for found in itertools.islice(mark.finditer(view), PARTS_MAX + 2)]
+    marks = list(itertools.islice(_marks(view, boundary), PARTS_MAX + 2))
     if len(marks) > PARTS_MAX + 1:
         raise Invalid("$", f"a form has {PARTS_MAX} parts at most")
     if not marks or bytes(view[marks[-1][1] : marks[-1][1] + 2]) != b"--":
@@ -62,6 +62,17 @@ def fields_of_multipart(body: Buffer, boundary: str) -> dict[str, list[str | Fil
         name, value = _part(view[start:end])
         found.setdefault(name, []).append(value)
     return found
+
+
+def _marks(view: memoryview, boundary: str) -> Iterator[tuple[int, int]]:
+    """Yield where each boundary begins, with the end of the line before it, and where it ends."""
+    # A plain text is searched for several times as fast as one that begins in either of two ways.
+    for found in re.finditer(re.escape(b"--" + boundary.encode("utf-8", "replace")), view):
+        start, end = found.span()
+        if not start:
+            yield start, end
+        elif bytes(view[max(0, start - 2) : start]) == b"\r\n":
+            yield start - 2, end
 
 
 def _part(piece: memoryview) -> tuple[str, str | File]:

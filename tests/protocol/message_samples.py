@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stoker.protocol import data_messages as d
+from stoker.protocol import input_messages as i
 from stoker.protocol import messages as m
 from stoker.protocol.frames import FrameReader, encode_prefix
 from stoker.protocol.structure import decode_header, encode_header
@@ -135,8 +136,8 @@ SAMPLES: tuple[Any, ...] = (
     d.Drop(["c-1.1.a"]),
     d.AgreeLock("0123456789abcdef0123456789abcdef-3.11", "six==1.16.0\n"),
     d.AgreedLock("six==1.16.0\n"),
-    m.AskInputs("c-1.3", 1, 4, 1 << 20),
-    m.Inputs("c-1.3", 1, [3, 2], 1),
+    i.AskInputs("c-1.3", 1, 4, 1 << 20),
+    i.Inputs("c-1.3", 1, [3, 2], 1),
     m.Checked("ping() raised OSError: no route"),
 )
 

@@ -29,6 +29,7 @@ from dataclasses import field
 from typing import Any
 
 from stoker.protocol.data_messages import AgreedLock, AgreeLock, Drop, Fetch, Fetched, FetchFailed, WatchDrops
+from stoker.protocol.input_messages import AskInputs, Inputs
 from stoker.protocol.message_class import message
 from stoker.types import ErrorInfo, FunctionSpec, GangSeat, ImageSpec
 
@@ -183,29 +184,6 @@ class StreamCredit:
 
     id: str
     upto: int
-
-
-@message
-class AskInputs:
-    """A worker wants more of what a call's client sends while the call runs: the body of a request, or messages.
-
-    It has had ``had`` pieces, and has room for ``upto`` bytes in all, of which the last piece may go beyond.
-    """
-
-    id: str
-    attempt: int
-    had: int
-    upto: int
-
-
-@message
-class Inputs:
-    """The next pieces of what a call's client sends. ``end``: why no more will come, one of `stoker.types.InputEnd`."""
-
-    id: str
-    attempt: int
-    sizes: list[int] = field(default_factory=list)
-    end: int = 0
 
 
 @message

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from stoker.protocol.messages import AskInputs, Inputs
+from stoker.protocol.input_messages import AskInputs, Inputs
 from stoker.types import InputEnd
 
 if TYPE_CHECKING:

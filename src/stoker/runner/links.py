@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from stoker.errors import StokerError
-from stoker.protocol.messages import AskInputs, Held, StartFailed, Welcome
+from stoker.protocol.input_messages import AskInputs
+from stoker.protocol.messages import Held, StartFailed, Welcome
 from stoker.protocol.zygotes import ZygoteConfig
 from stoker.runner.attempts import Desk
 from stoker.runner.config import RECONNECT_SECONDS

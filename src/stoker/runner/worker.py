@@ -12,7 +12,8 @@ import time
 from typing import Any, NoReturn
 
 from stoker.errors import InvalidRequest
-from stoker.protocol.messages import Ack, ChannelClosed, ChannelOpened, Inputs, Lease, StreamCredit
+from stoker.protocol.input_messages import Inputs
+from stoker.protocol.messages import Ack, ChannelClosed, ChannelOpened, Lease, StreamCredit
 from stoker.protocol.payload import decode_call
 from stoker.protocol.web_calls import is_request
 from stoker.protocol.zygotes import Fork, ZygoteConfig

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from stoker.core.feeds import Feed, Reader
-from stoker.protocol import messages as m
+from stoker.protocol.input_messages import AskInputs, Inputs
 from stoker.server.link import Link
 from stoker.types import InputEnd
 
@@ -39,9 +39,9 @@ class CallFeed:
         self.feed.end(why)
         self._pass_on()
 
-    def asked(self, message: m.AskInputs, link: Link) -> None:
+    def asked(self, message: AskInputs, link: Link) -> None:
         if not self.feed.ask(Reader(message.attempt, id(link)), had=message.had, upto=message.upto):
-            link.send(m.Inputs(message.id, message.attempt, end=int(InputEnd.LOST)), [])
+            link.send(Inputs(message.id, message.attempt, end=int(InputEnd.LOST)), [])
             return
         self._link = link
         self._pass_on()
@@ -52,7 +52,7 @@ class CallFeed:
             return
         pieces, end = found
         sizes = [len(piece) for piece in pieces]
-        self._link.send(m.Inputs(self.id, self.feed.reader.attempt, sizes, int(end)), pieces)
+        self._link.send(Inputs(self.id, self.feed.reader.attempt, sizes, int(end)), pieces)
         self._flush_soon()
         if self._room is not None and not self._room.done() and self.feed.has_room:
             self._room.set_result(None)
@@ -73,14 +73,14 @@ class Feeds:
     def close(self, call_id: str) -> None:
         self._open.pop(call_id, None)
 
-    def asked(self, worker: str, message: m.AskInputs, link: Link) -> None:
+    def asked(self, worker: str, message: AskInputs, link: Link) -> None:
         """Take what a worker says of a call that it runs; of others it is told nothing."""
         call = self._server.plane.state.calls.get(message.id)
         if call is None or call.worker is None or call.worker.id != worker or call.attempt != message.attempt:
             return
         feed = self._open.get(message.id)
         if feed is None:
-            link.send(m.Inputs(message.id, message.attempt, end=int(InputEnd.LOST)), [])
+            link.send(Inputs(message.id, message.attempt, end=int(InputEnd.LOST)), [])
         else:
             feed.asked(message, link)
 

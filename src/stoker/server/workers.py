@@ -12,6 +12,7 @@ from stoker.core.calls import STREAMS, Call, Payload, Result, Segment
 from stoker.core.commands import PersistSettled
 from stoker.errors import ProtocolError, StokerError
 from stoker.protocol import messages as m
+from stoker.protocol.input_messages import AskInputs
 from stoker.server import payloads
 from stoker.server.execution import error_info
 from stoker.server.link import Link
@@ -119,7 +120,7 @@ class WorkerPeer:
             again = self._read_before(message, loads)
             self._server.decide(e.ItemsCame(self._worker, message.id, message.attempt, message.first, loads))
             self._server.discard(again)
-        elif isinstance(message, m.AskInputs):
+        elif isinstance(message, AskInputs):
             self._server.feeds.asked(self._worker, message, self._link)
         elif isinstance(message, m.Held):
             _check_columns(message)

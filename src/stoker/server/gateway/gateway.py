@@ -211,7 +211,7 @@ class Gateway:
         if moved := moved_to(route, scope):
             await send_bytes(send, 308, JSON, b"", [(b"location", moved.encode("latin-1")), *extra])
             return
-        asked = Asked(route, self._door.admit(route, headers, extra), _deadline(headers), str(send.trace))
+        asked = Asked(route, self._door.admit(route, headers, extra), _deadline(headers), send.traceparent)
         await self._exchanges.answer(asked, scope, receive, send, extra)
 
     async def _socket(
@@ -241,7 +241,7 @@ class Gateway:
             raise Problem(426, "BadRequest", f"{route.label} speaks no WebSockets: an asgi_app() or web_server() does.")
         if route.web.cors:
             self._cross_origin(route, headers)
-        return Asked(route, self._door.admit(route, headers, extra), _deadline(headers), str(send.trace))
+        return Asked(route, self._door.admit(route, headers, extra), _deadline(headers), send.traceparent)
 
     def wants_tunnel(self, scope: Scope) -> bool:
         """Tell whether an upgraded connection goes through to a server of a function's own."""

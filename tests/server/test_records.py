@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from stoker.core.calls import Call, Delivery, Result
 from stoker.core.pools import Pool
+from stoker.server.inspection import _matches
 from stoker.server.records import KEPT_CALLS, OF_A_BATCH, Records, row_of, state_name
 from stoker.types import CallState, ErrorInfo, Outcome
 from tests.core.world import spec
@@ -69,3 +72,24 @@ def test_leased_is_running_in_what_users_read() -> None:
     assert {state_name(state) for state in CallState} == {"running"} | {
         state.value for state in CallState if state is not CallState.LEASED
     }
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("Model", True),
+        ("Model.predict", True),
+        ("shop.Model", True),
+        ("shop.Model.predict", True),
+        ("", True),
+        ("shop", False),
+        ("Mod", False),
+        ("predict", False),
+        ("Model.predict.x", False),
+    ],
+)
+def test_a_method_is_found_by_its_name_and_by_that_of_its_class(asked: str, found: bool) -> None:
+    row = {"app": "shop", "function": "shop.Model.predict", "state": "running"}
+    assert _matches(row, app="", function=asked, state="") is found
+    assert _matches(row, app="shop", function=asked, state="running") is found
+    assert not _matches(row, app="sho", function=asked, state="")

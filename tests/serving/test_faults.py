@@ -27,6 +27,22 @@ app = stoker.App("steady")
 def version(x: int) -> list[int]:
     return [VERSION, x]
 
+@app.function(max_workers=2, lost_retries=5)
+@stoker.asgi_app(requires_token=False)
+def site():
+    async def answers(scope, receive, send):
+        size = 0
+        while scope["method"] == "POST":
+            message = await receive()
+            size += len(message["body"])
+            print("has read", size, flush=True)
+            if not message["more_body"]:
+                break
+        said = b"[VERSION, %b]" % (scope["query_string"].removeprefix(b"x=") or b"%d" % size)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": said})
+    return answers
+
 @app.function(max_workers=1)
 @stoker.endpoint(method="GET", requires_token=False)
 def ticks(to: int):
@@ -42,6 +58,9 @@ def steady() -> Iterator[Serving]:
     with serving() as served:
         served.deploy(SOURCE.replace("VERSION", "1"), "steady")
         yield served
+
+
+PATHS = ("/steady/version", "/steady/site/")
 
 
 class Load:
@@ -72,7 +91,7 @@ def load(served: Serving, *, clients: int = 3) -> Iterator[Load]:
             while not stop.is_set():
                 number += 1
                 try:
-                    answer = client.get(f"/steady/version?x={number}")
+                    answer = client.get(f"{PATHS[number % 2]}?x={number}")
                 except httpx.HTTPError as error:
                     with lock:
                         found.failures.append(repr(error))
@@ -106,6 +125,21 @@ def test_workers_that_are_killed_cost_no_request(steady: Serving) -> None:
                 kill(pid)
             found.goes_on(30)
     assert not found.failures
+
+
+def test_a_worker_that_dies_with_what_it_had_read_of_a_body_is_told(steady: Serving) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"x" * 100_000
+        wait_until(lambda: "has read 100000" in steady.stoker("logs"), timeout=30)
+        for pid in by_role(steady.runtime)["worker"]:
+            kill(pid)
+        yield b"x" * 100_000
+
+    with httpx.Client(base_url=steady.url, timeout=60) as client:
+        answer = client.post("/steady/site/", content=pieces())
+        assert answer.status_code == 500
+        assert "Send the request again" in answer.json()["error"]["message"]
+        assert client.post("/steady/site/", content=b"x" * 100_000).json() == [1, 100_000]
 
 
 def test_a_redeploy_under_load_costs_no_request(steady: Serving) -> None:

@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 
 from stoker.errors import Fenced, StoreError
-from stoker.store.base import Store
+from stoker.store.base import CallbackRow, Store
 from stoker.types import CallState
 from tests.store.rows import accepted, failure, progress, settled, spec
 
@@ -376,3 +376,26 @@ class StoreContract:
             store.write(epoch, [accepted(1)])
         with pytest.raises(StoreError, match="closed"):
             store.pending_count()
+
+    def test_callbacks_are_kept_until_they_were_over_for_long_enough(self, store: Store, epoch: int) -> None:
+        rows = [CallbackRow(f"h-{n}", f"https://example.org/{n}", "abc", 100.0 + n) for n in range(3)]
+        for row in rows:
+            store.put_callback(epoch, row)
+        assert store.callbacks(limit=10) == rows[::-1] and store.callbacks(limit=2) == [rows[2], rows[1]]
+        tried = replace(rows[0], state="due", attempts=2, at=130.5, said="answered 500 \udc80\0")
+        store.put_callback(epoch, tried)
+        found = store.callback("h-0")
+        assert found is not None and replace(found, said="") == replace(tried, said="")
+        over = [replace(rows[1], state="delivered", at=200.0), replace(rows[2], state="failed", at=300.0)]
+        for row in over:
+            store.put_callback(epoch, row)
+        assert [row.call_id for row in store.callbacks(open_only=True, limit=10)] == ["h-0"]
+        store.expire_callbacks(epoch, over_before=250.0)
+        assert [row.call_id for row in store.callbacks(limit=10)] == ["h-2", "h-0"]
+        store.drop_callback(epoch, "h-0")
+        store.drop_callback(epoch, "h-0")
+        assert store.callback("h-0") is None
+        newer = store.begin_term()
+        with pytest.raises(Fenced):
+            store.put_callback(epoch, rows[0])
+        store.put_callback(newer, rows[0])

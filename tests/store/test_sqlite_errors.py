@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from stoker.errors import StoreError
-from stoker.store.base import Store
+from stoker.store.base import CallbackRow, Store
 from stoker.store.sqlite import SqliteStore
 from stoker.store.sqlite_errors import ADVICE, translate, translated
 from tests.store.rows import accepted, spec
@@ -38,6 +38,11 @@ VERBS: dict[str, Callable[[Store], Any]] = {
     "calls": lambda store: store.calls(),
     "pending_count": lambda store: store.pending_count(),
     "expire": lambda store: store.expire(0, finished_before=1.0),
+    "put_callback": lambda store: store.put_callback(0, CallbackRow("h-1", "https://example.org", "t", 1.0)),
+    "drop_callback": lambda store: store.drop_callback(0, "h-1"),
+    "callback": lambda store: store.callback("h-1"),
+    "callbacks": lambda store: store.callbacks(limit=1),
+    "expire_callbacks": lambda store: store.expire_callbacks(0, over_before=1.0),
     "put_function": lambda store: store.put_function(0, spec()),
     "function": lambda store: store.function("key"),
     "functions": lambda store: store.functions(),

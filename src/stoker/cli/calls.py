@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stoker.cli import callbacks
 from stoker.cli.screen import (
     Column,
     clock,
@@ -117,6 +118,9 @@ def _facts(row: Mapping[str, Any]) -> dict[str, str]:
         facts["trace"] = row["trace"].split("-")[1]
     if row.get("tags"):
         facts["tags"] = escape(", ".join(f"{name}={value}" for name, value in row["tags"].items()))
+    if callback := row.get("callback"):
+        said = f" ({callback['said']})" if callback["said"] else ""
+        facts["callback"] = escape(f"{callback['state']}, {callbacks.when(callback)}: {callback['url']}{said}")
     if row.get("error"):
         facts["error"] = f"[red]{escape(row['error'])}[/red]"
     return facts

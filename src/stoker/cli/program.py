@@ -13,6 +13,7 @@ import typer
 from stoker._version import __version__
 from stoker.cli import (
     apps,
+    callbacks,
     calls,
     config,
     connections,
@@ -99,6 +100,7 @@ server.app.command("connect")(connections.connect)
 server.app.command("disconnect")(connections.disconnect)
 app.add_typer(server.app, name="server")
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(callbacks.app, name="callbacks")
 app.add_typer(apps.app, name="apps")
 app.add_typer(functions.app, name="functions")
 app.add_typer(calls.app, name="calls")

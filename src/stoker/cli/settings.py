@@ -17,6 +17,7 @@ import tomllib
 
 from stoker.blobs.location import BlobLocation, shown_address
 from stoker.client.endpoints import CA_VARIABLE
+from stoker.core.callback_targets import Allowed
 from stoker.errors import InvalidOption
 from stoker.quantities import parse_duration, parse_size, stated
 from stoker.store.postgres.address import parse
@@ -147,6 +148,12 @@ def _blobs(value: Any, option: str) -> str:
     return value
 
 
+def _callbacks(value: Any, option: str) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    Allowed.parse(text, option=option)
+    return text
+
+
 def _engine(value: Any, option: str) -> str:
     if value not in ENGINES:
         raise InvalidOption(f"{stated(option, value)} is no engine. There are: {', '.join(ENGINES)}.")
@@ -204,6 +211,9 @@ SETTINGS = (
     Setting("metrics_public", "STOKER_METRICS_PUBLIC", "whether /metrics asks for no token: yes, no", "no", _yes_or_no),
     Setting(
         "traces", "STOKER_TRACES", "where the server sends traces: otlp (OTEL_* say where to), off", "off", _traces
+    ),
+    Setting(
+        "callbacks", "STOKER_CALLBACKS", "where callbacks may go: public, networks, hosts; off", "public", _callbacks
     ),
     Setting("tls_cert", "STOKER_TLS_CERT", "certificate for that, as PEM", "one of its own", _file, is_path=True),
     Setting("tls_key", "STOKER_TLS_KEY", "its key, as PEM", "in the same file", _file, is_path=True),

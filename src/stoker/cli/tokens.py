@@ -39,7 +39,7 @@ def _expiry(row: Mapping[str, Any]) -> str:
 COLUMNS = (
     Column("token", field("name"), flexible=True),
     Column("id", field("id")),
-    Column("for", _use, flexible=True),
+    Column("for", _use),
     Column("rate", lambda row: row["rate"] or "any", spare=2),
     Column("expires", _expiry, spare=1),
     Column("created", lambda row: ago(row["created"]), spare=3),

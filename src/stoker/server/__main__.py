@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from stoker import paths
+from stoker.core.callback_targets import PUBLIC, Allowed
 from stoker.engine.base import Engine
 from stoker.engine.local.config import BLOBS_VARIABLE, AgentConfig
 from stoker.engine.local.engine import LocalEngine
@@ -108,6 +109,7 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         store=store,
         standby=arguments.standby,
         listen=parse_address(listen, option="STOKER_LISTEN") if listen else None,
+        callbacks=Allowed.parse(os.environ.get("STOKER_CALLBACKS") or PUBLIC),
         tls_cert=_path_in("STOKER_TLS_CERT"),
         tls_key=_path_in("STOKER_TLS_KEY"),
         blobs="" if arguments.embedded else os.environ.get(BLOBS_VARIABLE, ""),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stoker.core.callback_targets import Allowed
 from stoker.store.postgres.address import shown
 from stoker.transport.addresses import Address
 
@@ -28,6 +29,7 @@ class ServerConfig:
     http_is_chosen: bool = False  # somebody asked for that address: elsewhere is not good enough
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    callbacks: Allowed = field(default_factory=Allowed)  # where callbacks may go
     blobs: str = field(default="", repr=False)  # it may hold secrets
     store: str = field(default="", repr=False)  # it may hold a password
     standby: bool = False

@@ -111,6 +111,7 @@ class Executor:
             self._server.spans.ended(command.deliveries)
         if command.detached:
             self._server.watches.deliver(command.deliveries)
+            self._server.callbacks.settled(delivery.id for delivery in command.deliveries)
             return
         session = self._server.sessions.get(command.client)
         if session is not None:

@@ -100,6 +100,7 @@ def _give_up(server: Server, row: PendingRow, reason: str) -> None:
 
     def written() -> None:
         server.loop.call_soon_threadsafe(server.watches.look_up, row.call.id)
+        server.loop.call_soon_threadsafe(server.callbacks.settled, [row.call.id])
 
     server.writer.job(written)
 
@@ -111,6 +112,7 @@ async def expire_results(server: Server, *, every: float) -> None:
 
         def expire(before: float = before) -> None:
             names = server.store.expire(server.epoch, finished_before=before)
+            server.store.expire_callbacks(server.epoch, over_before=before)
             server.files.forget(names)
             if names:
                 server.loop.call_soon_threadsafe(server.deleted, names)

@@ -26,6 +26,7 @@ from stoker.protocol import messages as m
 from stoker.server import kept_sweeps, orphans, restart, token_limits
 from stoker.server.agent_peer import AgentPeer
 from stoker.server.agreed_locks import AgreedLocks
+from stoker.server.callbacks import Callbacks
 from stoker.server.client_processes import ClientProcesses
 from stoker.server.client_tokens import ClientTokens
 from stoker.server.config import ServerConfig
@@ -126,6 +127,7 @@ class Server:
         self.records, self.hosts = Records(), Hosts(self.engine)
         self.early_cancels = EarlyCancels()
         self.watches = Watches(self)
+        self.callbacks = Callbacks(self)
         self.verbs = Verbs(self)
         self._resubmissions_end = now + self.plane.state.limits.client_grace if self.epoch > 1 else 0.0
         self._links: dict[str, WorkerLinks] = {}
@@ -597,6 +599,8 @@ class Server:
         if self.epoch > 1:
             self.loop.call_at(self._resubmissions_end, self._retire_unclaimed)
         self.run(orphans.sweep(self), name="sweep orphaned payloads")
+        if self.config.mode == "persistent":
+            self.run(self.callbacks.run(), name="callbacks")
         self.run(token_limits.show_out_expired(self), name="end connections of expired tokens")
         if self.files.kept is not None:
             self.run(kept_sweeps.sweep(self, self.files.kept), name="sweep copies of payloads")

@@ -50,7 +50,7 @@ Answer = Callable[[Session, Params], Awaitable[Any]]
 WORKERS_MAY = frozenset({"lookup", "register", "blobs_missing", "call", "cancel", "logs", "flush", "end_run"})
 """What the client inside a worker may ask for: enough to call, and nothing that changes others."""
 
-HERE_ONLY = frozenset({"shutdown", "tokens", "token_create", "token_revoke"})
+HERE_ONLY = frozenset({"shutdown", "tokens", "token_create", "token_revoke", "callback_secret"})
 """What nobody may ask for over TCP: a token that leaked makes no others, and ends nothing."""
 
 
@@ -200,23 +200,7 @@ class Verbs:
 
     async def _in_writer(self, work: Callable[[], T]) -> T:
         """Run a store's write in the writer's thread, after all that was put in before."""
-        future: asyncio.Future[T] = self._server.loop.create_future()
-        loop = self._server.loop
-
-        def settle(value: T | None, error: BaseException | None) -> None:
-            if not future.done():
-                future.set_exception(error) if error else future.set_result(value)  # type: ignore[arg-type]
-
-        def job() -> None:
-            try:
-                value = work()
-            except StokerError as error:
-                loop.call_soon_threadsafe(settle, None, error)
-            else:
-                loop.call_soon_threadsafe(settle, value, None)
-
-        self._server.writer.job(job)
-        return await future
+        return await self._server.writer.result_of(work)
 
     # What there is
 
@@ -328,7 +312,8 @@ class Verbs:
     async def do_call(self, session: Session, params: Params) -> Params:
         call_id = await full_id(self._server, _get(params, "id", str))
         await token_limits.check_call_id(self._server, session, call_id)
-        return await call_details(self._server, call_id)
+        callback = await self._server.callbacks.of_call(call_id)
+        return {**await call_details(self._server, call_id), **({"callback": callback} if callback is not None else {})}
 
     async def do_cancel(self, session: Session, params: Params) -> Params:
         ids = _get(params, "ids", list[str])
@@ -435,6 +420,17 @@ class Verbs:
 
     async def do_token_revoke(self, session: Session, params: Params) -> None:
         token_limits.revoke(self._server, _get(params, "name", str))
+
+    async def do_callbacks(self, session: Session, params: Params) -> list[Params]:
+        limit = _get(params, "limit", Count, 100)
+        return await self._server.callbacks.rows(open_only=_get(params, "open", bool, False), limit=limit)
+
+    async def do_callback_retry(self, session: Session, params: Params) -> None:
+        await self._server.callbacks.retry(await full_id(self._server, _get(params, "id", str)))
+
+    async def do_callback_secret(self, session: Session, params: Params) -> Params:
+        token = self._server.client_tokens.named(_get(params, "token", str))
+        return {"token": token.name, "secret": self._server.callbacks.signer.secret(token.id)}
 
     async def do_leave(self, session: Session, params: Params) -> None:
         """End a session whose program ends, once that is answered: over TCP its process cannot be seen to end."""

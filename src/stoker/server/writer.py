@@ -17,11 +17,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from stoker.errors import Fenced, StokerError
 from stoker.store.base import RowsRefused, Store, StoreUnavailable, Write
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 ROWS_MAX = 4096  # of one transaction: bounds how long the first of them waits
 AWAY_FIRST_S = 0.1  # between tries to reach a store that is away, doubled up to
@@ -76,6 +78,29 @@ class StoreWriter:
     def job(self, work: Callable[[], None]) -> None:
         """Have something done in the thread, after all that was put in before."""
         self._queue.put(work)
+
+    async def result_of(self, work: Callable[[], T]) -> T:
+        """Run a store's write in the thread, after all that was put in before, and return what it returned.
+
+        Raises:
+            StokerError: what it raised.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def settle(value: T | None, error: BaseException | None) -> None:
+            if not future.done():
+                future.set_exception(error) if error else future.set_result(value)  # type: ignore[arg-type]
+
+        def job() -> None:
+            try:
+                value = work()
+            except StokerError as error:
+                self._loop.call_soon_threadsafe(settle, None, error)
+            else:
+                self._loop.call_soon_threadsafe(settle, value, None)
+
+        self.job(job)
+        return await future
 
     def close(self) -> None:
         """Finish what was put in, and end the thread. A store that cannot be reached is tried for some seconds more."""

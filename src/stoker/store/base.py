@@ -106,6 +106,27 @@ class Deployment:
     tags: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class CallbackRow:
+    """Where the end of a call is to be told, and how that goes. Times are Unix seconds.
+
+    ``state``: waiting (for the call's end), due, delivered, failed. ``at``: when it is tried next, or was over.
+    """
+
+    call_id: str
+    url: str
+    holder: str  # the id of the token that asked for it, whose secret signs it
+    created: float
+    state: str = "waiting"
+    attempts: int = 0
+    at: float = 0.0
+    said: str = ""  # what the latest try came to
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in {"delivered", "failed"}
+
+
 Write = AcceptedRow | SettledRow | ProgressRow
 
 
@@ -161,6 +182,21 @@ class Store(Protocol):
         forgotten, and its blobs named once more, in case the server ended before it deleted them. It works in bounded
         transactions, between which writes of other threads go on, so it is best called from a thread of its own.
         """
+
+    def put_callback(self, epoch: int, row: CallbackRow) -> None:
+        """Keep a callback, in place of what was kept of that call's before."""
+
+    def drop_callback(self, epoch: int, call_id: str) -> None:
+        """Forget a call's callback, if there is one."""
+
+    def callback(self, call_id: str) -> CallbackRow | None:
+        """Return a call's callback."""
+
+    def callbacks(self, *, open_only: bool = False, limit: int) -> list[CallbackRow]:
+        """Return callbacks, the newest first; with ``open_only`` those that are not over."""
+
+    def expire_callbacks(self, epoch: int, *, over_before: float) -> None:
+        """Forget those that were over before then."""
 
     def put_function(self, epoch: int, spec: FunctionSpec) -> None:
         """Keep a spec by its key, so that a restarted server knows the pools of what still runs."""

@@ -12,6 +12,7 @@ from threading import Lock
 from stoker.errors import Fenced, StoreError
 from stoker.store.base import (
     AcceptedRow,
+    CallbackRow,
     CallRecord,
     Deployment,
     PendingRow,
@@ -35,6 +36,7 @@ class MemoryBacking:
     order: list[int] = field(default_factory=list)  # the seqs of `records`, ascending
     unsettled: set[int] = field(default_factory=set)
     forgotten_blobs: dict[int, list[str]] = field(default_factory=dict)  # of expired calls, named again when forgotten
+    callbacks: dict[str, CallbackRow] = field(default_factory=dict)
     functions: dict[str, FunctionSpec] = field(default_factory=dict)
     unused: dict[str, float] = field(default_factory=dict)  # functions that nothing needs, since when
     deployments: dict[str, list[Deployment]] = field(default_factory=dict)
@@ -129,6 +131,28 @@ class MemoryStore:
             for record in _finished(kept, finished_before, expired=False):
                 blobs += _expire(kept, record)
         return blobs
+
+    def put_callback(self, epoch: int, row: CallbackRow) -> None:
+        with self._writing(epoch) as kept:
+            kept.callbacks[row.call_id] = row
+
+    def drop_callback(self, epoch: int, call_id: str) -> None:
+        with self._writing(epoch) as kept:
+            kept.callbacks.pop(call_id, None)
+
+    def callback(self, call_id: str) -> CallbackRow | None:
+        with self._open() as kept:
+            return kept.callbacks.get(call_id)
+
+    def callbacks(self, *, open_only: bool = False, limit: int) -> list[CallbackRow]:
+        with self._open() as kept:
+            found = [row for row in kept.callbacks.values() if not (open_only and row.is_over)]
+        return sorted(found, key=lambda row: (-row.created, row.call_id))[:limit]
+
+    def expire_callbacks(self, epoch: int, *, over_before: float) -> None:
+        with self._writing(epoch) as kept:
+            for row in [row for row in kept.callbacks.values() if row.is_over and row.at < over_before]:
+                del kept.callbacks[row.call_id]
 
     def put_function(self, epoch: int, spec: FunctionSpec) -> None:
         with self._writing(epoch) as kept:

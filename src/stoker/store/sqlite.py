@@ -12,8 +12,17 @@ from typing import Any
 
 import msgspec
 
-from stoker.store import call_rows
-from stoker.store.base import AcceptedRow, CallRecord, Deployment, PendingRow, ProgressRow, SettledRow, Write
+from stoker.store import call_rows, callback_rows
+from stoker.store.base import (
+    AcceptedRow,
+    CallbackRow,
+    CallRecord,
+    Deployment,
+    PendingRow,
+    ProgressRow,
+    SettledRow,
+    Write,
+)
 from stoker.store.database import BUSY_TIMEOUT_S, Database
 from stoker.types import CallState, FunctionSpec
 
@@ -90,6 +99,26 @@ class SqliteStore:
         kept_s = max((time.time() if now is None else now) - finished_before, 0.0)
         blobs = self._in_batches(epoch, 1, finished_before - kept_s)
         return blobs + self._in_batches(epoch, 0, finished_before)
+
+    def put_callback(self, epoch: int, row: CallbackRow) -> None:
+        with self._database.writing(epoch) as connection:
+            connection.execute(callback_rows.PUT, callback_rows.parameters(row))
+
+    def drop_callback(self, epoch: int, call_id: str) -> None:
+        with self._database.writing(epoch) as connection:
+            connection.execute(callback_rows.DROP, (call_id,))
+
+    def callback(self, call_id: str) -> CallbackRow | None:
+        rows = self._rows(callback_rows.ONE, call_id)
+        return callback_rows.callback_row(rows[0]) if rows else None
+
+    def callbacks(self, *, open_only: bool = False, limit: int) -> list[CallbackRow]:
+        rows = self._rows(callback_rows.OPEN if open_only else callback_rows.NEWEST, limit)
+        return [callback_rows.callback_row(row) for row in rows]
+
+    def expire_callbacks(self, epoch: int, *, over_before: float) -> None:
+        with self._database.writing(epoch) as connection:
+            connection.execute(callback_rows.EXPIRE, (over_before,))
 
     def put_function(self, epoch: int, spec: FunctionSpec) -> None:
         with self._database.writing(epoch) as connection:

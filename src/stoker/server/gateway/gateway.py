@@ -27,7 +27,7 @@ from stoker.protocol.web_calls import WebAnswer, WebRequest, encode_request
 from stoker.quantities import parse_duration
 from stoker.server.gateway import pages
 from stoker.server.gateway.exchanges import Asked, Exchanges, moved_to
-from stoker.server.gateway.later import LaterCalls, wants_later
+from stoker.server.gateway.later import LaterCalls, Wanted
 from stoker.server.gateway.problems import Pairs, Problem, problem_of, whole_answer
 from stoker.server.gateway.replies import (
     Failed,
@@ -57,6 +57,10 @@ INLINE_BYTES = 256 << 10  # of a request's body: a bigger one is written to a se
 IN_MEMORY_BYTES = 64 << 20  # of a body: a bigger one goes to the disk, and costs no memory that is not given back
 UNSIZED_BYTES = 16 << 20  # of a body that does not say how much will come
 BODY_BYTES = 4 << 30
+ALLOWED_HEADERS = (
+    b"authorization, content-type, x-stoker-deadline, x-request-id, traceparent, prefer, idempotency-key, "
+    b"x-stoker-callback, last-event-id"
+)
 _HOST = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 PAGES = {"/healthz": Labels("", "healthz"), "/metrics": Labels("", "metrics")}
 _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -150,12 +154,12 @@ class Gateway:
             target=route.method,
         )
         deadline = _deadline(headers)
+        later = await self._later.wanted(route, headers, holder)
         payload = await self._payload(scope, headers, request, receive)
         extra += [(name.lower().encode(), value.encode()) for name, value in route.web.headers.items()]
-        if wants_later(headers.get(b"prefer", b"").decode("latin-1")) and not route.streams:
-            key = headers.get(b"idempotency-key", b"").decode("latin-1")
+        if later is not None:
             trace = send.traceparent
-            await self._begin(route, payload, send, extra, holder=holder, key=key, deadline=deadline, trace=trace)
+            await self._begin(route, payload, later, send, extra, holder=holder, deadline=deadline, trace=trace)
             return
         call = self._calls.submit(
             *(route.spec, route.key, payload),
@@ -274,17 +278,16 @@ class Gateway:
         self,
         route: Route,
         payload: Payload,
+        later: Wanted,
         send: Any,
         extra: Pairs,
         *,
         holder: str,
-        key: str,
         deadline: float | None,
         trace: str,
     ) -> None:
-        call_id, refusal = await self._later.begin(
-            route, payload, holder=holder, key=key, deadline=deadline, trace=trace
-        )
+        call_id = later.call_id
+        refusal = await self._later.begin(route, payload, later, holder=holder, deadline=deadline, trace=trace)
         if refusal is not None and refusal.outcome is not Outcome.VALUE:
             raise Failed(problem_of(refusal.outcome, refusal.error), call_id)
         place = f"/v1/calls/{call_id}"
@@ -355,10 +358,7 @@ class Gateway:
         return [
             (b"access-control-allow-origin", allowed.encode("latin-1")),
             (b"access-control-allow-methods", ", ".join(route.web.methods).encode()),
-            (
-                b"access-control-allow-headers",
-                b"authorization, content-type, x-stoker-deadline, x-request-id, traceparent",
-            ),
+            (b"access-control-allow-headers", ALLOWED_HEADERS),
             (
                 b"access-control-expose-headers",
                 b"x-stoker-call-id, x-request-id, traceparent, retry-after, ratelimit, ratelimit-policy",

@@ -7,7 +7,8 @@
 
 They are detached calls, so they outlive the connection and the server. With ``Idempotency-Key`` a request that is sent
 again is the same call, also after that has ended, for as long as results are kept. Ids cannot be guessed, and a call of
-a token is that token's alone.
+a token is that token's alone. With ``X-Stoker-Callback`` the end of the call is told to a URL: see
+`stoker.server.callbacks`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stoker.core import events as e
 from stoker.core.calls import Payload, Result
-from stoker.errors import NotFound
+from stoker.errors import InvalidRequest, NotFound, Overloaded, PermissionDenied, StokerError
 from stoker.server.gateway.problems import Problem
 from stoker.server.gateway.routing import Route
 from stoker.server.gateway.web_calls import PUBLIC, WebCalls, session_name
@@ -37,6 +39,15 @@ def wants_later(preferences: str) -> bool:
     return any(part.strip().lower() == "respond-async" for part in preferences.split(","))
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a request says of being answered later. ``callback``: the URL where its end is told; empty for nowhere."""
+
+    call_id: str
+    key: str
+    callback: str
+
+
 class LaterCalls:
     """See the module."""
 
@@ -44,18 +55,57 @@ class LaterCalls:
         self._server = server
         self._calls = calls
 
-    async def begin(
-        self, route: Route, payload: Payload, *, holder: str, key: str, deadline: float | None, trace: str = ""
-    ) -> tuple[str, Result | None]:
-        """Have a call made; return its id, and why it was refused if it was.
+    async def wanted(self, route: Route, headers: dict[bytes, bytes], holder: str) -> Wanted | None:
+        """Return what a request says of being answered later; None where it is to be answered now.
 
         Raises:
-            Problem: the key is none, or nobody's.
+            Problem: what it says cannot be done.
         """
-        call_id = self._id(route, holder, key)
-        if key and await self._is_known(call_id):
+        later = wants_later(headers.get(b"prefer", b"").decode("latin-1")) and not route.streams
+        callback = headers.get(b"x-stoker-callback", b"").decode("latin-1").strip()
+        if callback:
+            await self._check_callback(route, callback, holder, is_later=later)
+        if not later:
+            return None
+        key = headers.get(b"idempotency-key", b"").decode("latin-1")
+        return Wanted(self._id(route, holder, key), key, callback)
+
+    async def _check_callback(self, route: Route, url: str, holder: str, *, is_later: bool) -> None:
+        if not is_later:
+            why = f"{route.label} streams, which is answered at once" if route.streams else "the request lacks it"
+            raise Problem(400, "BadRequest", f"X-Stoker-Callback goes with Prefer: respond-async; {why}.")
+        if holder == PUBLIC:
+            raise Problem(
+                400, "BadRequest", "X-Stoker-Callback goes with a token: what is sent is signed by its secret."
+            )
+        try:
+            await self._server.callbacks.check(url)
+        except InvalidRequest as error:
+            raise Problem(400, "BadRequest", f"X-Stoker-Callback: {error}") from None
+        except PermissionDenied as error:
+            raise Problem(403, "PermissionDenied", str(error)) from None
+        except Overloaded as error:
+            raise Problem(503, "Overloaded", str(error), headers={"retry-after": "60"}) from None
+
+    async def begin(
+        self, route: Route, payload: Payload, wanted: Wanted, *, holder: str, deadline: float | None, trace: str = ""
+    ) -> Result | None:
+        """Have a call made; return why it was refused if it was.
+
+        Raises:
+            Problem: it was made before, with another callback; or nothing can be written down.
+        """
+        call_id = wanted.call_id
+        if wanted.key and await self._is_known(call_id):
             self._server.discard([payload])
-            return call_id, None
+            await self._check_same_callback(wanted)
+            return None
+        if wanted.callback:
+            try:
+                await self._server.callbacks.ask(call_id, wanted.callback, holder=holder)
+            except StokerError as error:
+                self._server.discard([payload])
+                raise Problem(503, type(error).__name__, str(error), headers={"retry-after": "1"}) from None
         call = self._calls.submit(
             *(route.spec, route.key, payload),
             holder=holder,
@@ -66,7 +116,20 @@ class LaterCalls:
         )
         await call.wait_accepted()
         self._calls.let_go(call)
-        return call_id, call.result
+        if call.is_accepted:
+            return None
+        self._server.callbacks.drop(call_id)
+        return call.result
+
+    async def _check_same_callback(self, wanted: Wanted) -> None:
+        found = await asyncio.to_thread(self._server.store.callback, wanted.call_id)
+        if wanted.callback and (found is None or found.url != wanted.callback):
+            raise Problem(
+                409,
+                "BadRequest",
+                "The request of this Idempotency-Key was made before, "
+                f"{'without a callback' if found is None else 'with another callback'}: that one counts.",
+            )
 
     def _id(self, route: Route, holder: str, key: str) -> str:
         if not key:
@@ -95,9 +158,12 @@ class LaterCalls:
         except NotFound:
             raise _unknown(call_id) from None
         told = {name: found[name] for name in ("function", "state", "created", "started", "seconds", "attempts")}
+        callback = await self._server.callbacks.of_call(call_id)
+        shown = ("url", "state", "attempts", "at", "said")
         return {
             "call_id": call_id,
             **told,
+            **({"callback": {name: callback[name] for name in shown}} if callback is not None else {}),
             **({"why": found["why"]} if found.get("why") else {}),
             **({"error": found["error"]} if found.get("error") else {}),
         }

@@ -12,7 +12,17 @@ import msgspec
 from psycopg import Connection
 
 from stoker.errors import StoreError
-from stoker.store.base import AcceptedRow, CallRecord, Deployment, PendingRow, ProgressRow, SettledRow, Write
+from stoker.store import callback_rows
+from stoker.store.base import (
+    AcceptedRow,
+    CallbackRow,
+    CallRecord,
+    Deployment,
+    PendingRow,
+    ProgressRow,
+    SettledRow,
+    Write,
+)
 from stoker.store.call_rows import call_record, pending_row
 from stoker.store.postgres import rows as sql
 from stoker.store.postgres.address import Address
@@ -24,6 +34,10 @@ from stoker.types import CallState, FunctionSpec
 
 EXPIRE_ROWS = 1_000
 """Results dropped in one transaction: a write waits some 20 ms for it at most."""
+
+_PUT_CALLBACK = callback_rows.for_postgres(callback_rows.PUT).encode()
+_DROP_CALLBACK = callback_rows.for_postgres(callback_rows.DROP).encode()
+_EXPIRE_CALLBACKS = callback_rows.for_postgres(callback_rows.EXPIRE).encode()
 
 PROVE_S = 5.0
 """How often an idle server makes sure that the store is still its own."""
@@ -118,6 +132,26 @@ class PostgresStore:
         kept_s = max((time.time() if now is None else now) - finished_before, 0.0)
         blobs = self._in_batches(epoch, 1, finished_before - kept_s)
         return blobs + self._in_batches(epoch, 0, finished_before)
+
+    def put_callback(self, epoch: int, row: CallbackRow) -> None:
+        with self._database.writing(epoch) as connection:
+            connection.execute(_PUT_CALLBACK, callback_rows.parameters(row))
+
+    def drop_callback(self, epoch: int, call_id: str) -> None:
+        with self._database.writing(epoch) as connection:
+            connection.execute(_DROP_CALLBACK, (call_id,))
+
+    def callback(self, call_id: str) -> CallbackRow | None:
+        rows = self._rows(callback_rows.for_postgres(callback_rows.ONE), call_id)
+        return callback_rows.callback_row(rows[0]) if rows else None
+
+    def callbacks(self, *, open_only: bool = False, limit: int) -> list[CallbackRow]:
+        statement = callback_rows.for_postgres(callback_rows.OPEN if open_only else callback_rows.NEWEST)
+        return [callback_rows.callback_row(row) for row in self._rows(statement, limit)]
+
+    def expire_callbacks(self, epoch: int, *, over_before: float) -> None:
+        with self._database.writing(epoch) as connection:
+            connection.execute(_EXPIRE_CALLBACKS, (over_before,))
 
     def put_function(self, epoch: int, spec: FunctionSpec) -> None:
         with self._database.writing(epoch) as connection:

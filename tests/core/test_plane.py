@@ -488,3 +488,16 @@ def test_a_pool_that_needs_the_whole_node_gets_it_from_one_with_a_long_queue() -
     assert len(world.results) < 100
     world.settle_everything()
     assert len(world.results) == 2001
+
+
+def test_a_slow_first_call_does_not_have_all_later_ones_refused_for_good() -> None:
+    world = World(cpus=1)
+    key = world.declare(spec())
+    world.submit(["a"], key=key)
+    world.connect_all()
+    world.finish_first(Result(Outcome.VALUE, b"", None, 10.0))
+    world.submit(["at-once"], key=key, deadline=world.now + 5)
+    assert world.refused["at-once"].type_name == "Overloaded"
+    world.sleep(10.0)
+    world.submit(["later"], key=key, deadline=world.now + 5)
+    assert "later" not in world.refused

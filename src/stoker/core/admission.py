@@ -5,23 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WINDOW_MAX = 4096  # calls of one map in flight: keeps many workers busy, and a client's memory flat
+WAIT_SHARE = 0.9  # of the time to a deadline that waiting may take: it is an estimate, and the answer has a way to go
 MAP_BACKSTOP_CALLS = 100_000  # maps of many clients that have not heard of their smaller windows yet
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A pool as admission sees it: calls waiting, calls at once, and a call's measured seconds (None: no sample)."""
+    """A pool as admission sees it: calls waiting, calls at once, and a call's measured seconds (None: no sample).
+
+    ``pace``: the seconds that a call takes up a slot while others wait; None where there was no queue yet.
+    """
 
     waiting: int
     slots: int
     seconds: float | None
+    pace: float | None = None
 
 
 def expected_wait(load: Load) -> float | None:
     """Return the seconds until a call accepted now would be answered; None without samples."""
     if load.seconds is None or not load.slots:
         return None
-    return load.seconds * (load.waiting / load.slots + 1)
+    pace = load.seconds if load.pace is None else load.pace
+    return load.seconds + pace * load.waiting / load.slots
 
 
 def room(waiting: int, *, max_pending: int, kind: str) -> int:
@@ -31,9 +37,12 @@ def room(waiting: int, *, max_pending: int, kind: str) -> int:
 
 
 def too_late(load: Load, *, deadline: float | None, now: float) -> float | None:
-    """Return the expected wait if it is past the deadline, else None. A pool without samples admits."""
+    """Return the expected wait if it is past the deadline, or so close to it that an answer would hardly make it.
+
+    None where it is not. A pool without samples admits.
+    """
     wait = expected_wait(load)
-    if deadline is None or wait is None or now + wait <= deadline:
+    if deadline is None or wait is None or wait <= WAIT_SHARE * (deadline - now):
         return None
     return wait
 

@@ -114,6 +114,8 @@ def unschedulable(st: State, pool: Pool, *, count: int) -> ErrorInfo | None:
 
 def _too_late(st: State, pool: Pool, event: e.Submitted) -> ErrorInfo | None:
     wait = admission.too_late(pool.load(), deadline=event.deadline, now=st.now)
+    if wait is not None and any(w.idle and st.now - w.idle_since >= wait for w in pool.workers.values()):
+        return None  # what was measured may be of a slow first call, or long ago: only running one tells
     if wait is not None:  # by all that waits: what comes before it may be less
         wait = admission.too_late(fairness.fair_load(pool, event.client), deadline=event.deadline, now=st.now)
     if wait is None:

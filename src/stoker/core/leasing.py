@@ -102,7 +102,7 @@ def _take(st: State, pool: Pool, worker: Worker, count: int) -> list[Call]:
         call = pool.queue.pop()
         if call is None:
             break
-        if call.deadline is not None and now >= call.deadline:
+        if call.deadline is not None and _is_late(pool, call, now):
             settling.expire(st, call)
             continue
         if not leased:
@@ -110,6 +110,14 @@ def _take(st: State, pool: Pool, worker: Worker, count: int) -> list[Call]:
         _give(st, worker, call)
         calls.append(call)
     return calls
+
+
+def _is_late(pool: Pool, call: Call, now: float) -> bool:
+    """Tell whether a call is past its deadline, or sure to be while others wait that may yet make theirs."""
+    assert call.deadline is not None
+    if now >= call.deadline:
+        return True
+    return len(pool.queue) > 0 and pool.seconds is not None and now + pool.seconds >= call.deadline
 
 
 def revoke_stuck(st: State, worker: Worker) -> None:

@@ -9,6 +9,7 @@ from enum import Enum
 from stoker.core.admission import Load
 from stoker.core.autoscaler import Demand
 from stoker.core.calls import Call, Result
+from stoker.core.pace import Pace
 from stoker.core.placement import Capacity, needs
 from stoker.core.queues import FairQueue
 from stoker.types import FunctionSpec, OptionsSpec
@@ -204,6 +205,7 @@ class Pool:
     workers: dict[str, Worker] = field(default_factory=dict)
     gangs: dict[str, Gang] = field(default_factory=dict)
     seconds: float | None = None  # a call's measured time
+    pace: Pace = field(default_factory=Pace)
     start_seconds: float | None = None  # a worker's measured start
     backoff: int = 0  # calls that wait for their next attempt
     accepting: int = 0  # detached calls on their way into the store
@@ -274,7 +276,7 @@ class Pool:
         return not (self.retired or options.min_workers or options.buffer_workers or recycles)
 
     def load(self) -> Load:
-        return Load(waiting=self.waiting_calls, slots=self.slots, seconds=self.seconds)
+        return Load(waiting=self.waiting_calls, slots=self.slots, seconds=self.seconds, pace=self.pace.seconds)
 
     @property
     def away(self) -> int:

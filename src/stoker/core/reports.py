@@ -29,6 +29,8 @@ def attempts_ended(st: State, event: e.AttemptsEnded) -> None:
         settling.finish(st, call, result)
     if worker is not None:
         worker.head_since = now
+        pool = worker.pool
+        pool.pace.ended(len(event.ids), now=now, others_wait=len(pool.queue) > 0, slots=lambda: pool.slots)
         crash_loops.worked(worker.pool)
         settling.after_lease_ended(st, worker)
 

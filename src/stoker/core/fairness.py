@@ -8,8 +8,6 @@ there is nothing else, a client without any gets one place past the bound.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from stoker.core import admission, settling
 from stoker.core import events as e
 from stoker.core.admission import Load
@@ -64,4 +62,4 @@ def fair_load(pool: Pool, client: str) -> Load:
     """Return a pool's load as one more call of this client meets it: others' calls count up to its own turn."""
     load = pool.load()
     before = pool.queue.before(client) + pool.backoff + pool.accepting
-    return replace(load, waiting=min(load.waiting, before))
+    return Load(min(load.waiting, before), load.slots, load.seconds, load.pace)

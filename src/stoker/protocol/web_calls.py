@@ -17,6 +17,7 @@ from stoker.errors import ProtocolError
 from stoker.protocol.encoded import Buffer
 
 _HEAD = struct.Struct("<cI")
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 _REQUEST = b"W"
 _ANSWER = b"R"
 
@@ -52,10 +53,11 @@ class WebAnswer:
     body: Buffer = b""
 
 
-def encode_request(request: WebRequest) -> bytes:
+def encode_request(request: WebRequest, *, body: Buffer | None = None) -> bytes:
+    """Return a request as a payload, with this body in place of its own."""
     header: list[Any] = [request.method, request.path, request.query, request.headers, request.client, request.target]
     header += [request.kind, request.scheme, request.root, request.has_more]
-    return _join(_REQUEST, header, request.body)
+    return _join(_REQUEST, header, request.body if body is None else body)
 
 
 def is_request(payload: Buffer) -> bool:
@@ -138,7 +140,7 @@ def decode_message(piece: Buffer) -> SocketMessage:
 
 
 def _join(kind: bytes, header: list[Any], body: Buffer) -> bytes:
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = _ENCODE(header).encode()
     return b"".join((_HEAD.pack(kind, len(text)), text, body))
 
 

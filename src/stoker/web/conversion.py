@@ -476,7 +476,7 @@ def to_json(value: Any) -> bytes:
         TypeError: some of it has no form in JSON; the message names its type.
     """
     try:
-        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain)
+        text = _ENCODER.encode(value)
     except (ValueError, TypeError, RecursionError):
         text = json.dumps(_finite(value, 0), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "replace")
@@ -509,6 +509,7 @@ def plain(value: Any) -> Any:
     )
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain)
 _PLAIN: tuple[tuple[tuple[str, ...], Callable[[Any], Any]], ...] = (
     (("__pydantic_serializer__",), lambda value: value.model_dump(mode="json")),
     (("__struct_fields__",), lambda value: {name: getattr(value, name) for name in value.__struct_fields__}),

@@ -243,6 +243,8 @@ def _item(one: Input, text: str) -> Any:
 
 def _query(text: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
+    if not text:
+        return found
     try:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=PARTS_MAX, errors="strict")
     except UnicodeDecodeError:
@@ -256,7 +258,7 @@ def _query(text: str) -> dict[str, list[str]]:
 
 def _json(body: bytes) -> Any:
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_refuse)
+        return _DECODER.decode(str(body, "utf-8"))
     except UnicodeDecodeError:
         raise BadRequest(400, "The body is no UTF-8, which JSON is written in.") from None
     except RecursionError:
@@ -267,6 +269,9 @@ def _json(body: bytes) -> Any:
 
 def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 # Annotations

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -398,7 +398,7 @@ class Gateway:
                     closes=True,
                 )
             pieces.append(piece)
-        return encode_request(replace(request, body=b"".join(pieces)))
+        return encode_request(request, body=b"".join(pieces))
 
     async def _spooled(self, request: WebRequest, size: int, receive: Any) -> Payload:
         head = encode_request(request)
@@ -477,9 +477,12 @@ class Gateway:
 
 
 def _deadline(headers: dict[bytes, bytes]) -> float | None:
-    given = headers.get(b"x-stoker-deadline", b"").decode("latin-1")
-    if not given:
-        return None
+    given = headers.get(b"x-stoker-deadline")
+    return None if not given else _seconds(given.decode("latin-1"))
+
+
+@lru_cache(maxsize=256)  # clients say the same few, and under overload each says one
+def _seconds(given: str) -> float:
     try:
         seconds = parse_duration(float(given) if re.fullmatch(r"[0-9.]+", given) else given, option="X-Stoker-Deadline")
     except (InvalidOption, ValueError):

@@ -13,6 +13,9 @@ import httpx
 import pytest
 
 from tests.serving.running import serving
+from tests.serving.schemas import check_page
+
+ANY_BYTES = "checks.positive_data_acceptance.enabled = false"  # few of them are a picture
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -130,7 +133,7 @@ def test_dask_on_stoker(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_serve_embeddings() -> None:
+def test_serve_embeddings(tmp_path: Path) -> None:
     weather = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
     with serving() as served, httpx.Client(base_url=f"{served.url}/embeddings", timeout=200) as client:
         served.stoker("deploy", str(EXAMPLES / "serve_embeddings.py"))
@@ -147,6 +150,7 @@ def test_serve_embeddings() -> None:
         hits = [json.loads(line) for line in lines.splitlines()]
         assert len(hits) == 43 and [hit["score"] for hit in hits[:3]] == alike
         assert client.post("/Embedder/search", json=wanted).text.endswith("event: done\ndata: null\n\n")
+        check_page(served, "embeddings", tmp_path)
 
 
 @pytest.mark.slow
@@ -162,3 +166,4 @@ def test_serve_digits(tmp_path: Path) -> None:
             assert found["digit"] == 7 and len(found["probabilities"]) == 10
             assert client.post("/digits/Digits/classify", content=b"no picture", headers=headers).status_code == 400
             assert "/digits/Digits/classify" in client.get("/digits/openapi.json").json()["paths"]
+        check_page(served, "digits", tmp_path, config=ANY_BYTES)

@@ -78,6 +78,7 @@ class OnRay:
             "STOKER_ENGINE": "ray",
             "STOKER_RAY_ADDRESS": self.cluster.address,
             "STOKER_LISTEN": f"127.0.0.1:{self.port}",
+            "STOKER_HTTP": "127.0.0.1:0",
         }
 
     def add_node(self, *, cpus: float = 2) -> RayNode:
@@ -110,6 +111,11 @@ class OnRay:
             return session.request(verb, params)
         finally:
             session.close()
+
+    @property
+    def http(self) -> str:
+        """Return where the server answers requests over HTTP."""
+        return next(str(door["address"]) for door in self.status()["doors"] if door["kind"] == "http")
 
     def node_names(self) -> list[str]:
         return [self.names[node.id] for node in self.cluster.nodes]

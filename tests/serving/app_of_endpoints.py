@@ -82,6 +82,12 @@ def custom(request: stoker.Request) -> stoker.Response:
     return stoker.Response(said, status=201, headers={"X-Answered": "yes"})
 
 
+@app.function()
+@stoker.endpoint(requires_token=False)
+def reflects(name: str, value: str) -> stoker.Response:
+    return stoker.Response("fine", headers={name: value})
+
+
 @app.function(lost_retries=2)
 @stoker.endpoint(method="GET", requires_token=False)
 def dies_once(marker: str) -> str:

@@ -121,6 +121,7 @@ def test_values_of_annotated_types(annotation: Any, value: Any, expected: Any) -
         (Model, {"a": "x"}, "$.a", "integer"),
         (np.ndarray, [[1, 2], [3]], "$", "all of one length"),
         (np.ndarray, ["a"], "$", "numbers"),
+        (Named, ["a", 1, 2], "$", "at most 2 values, not 3"),
     ],
 )
 def test_what_is_none_is_told_with_its_path(annotation: Any, value: Any, path: str, said: str) -> None:

@@ -80,6 +80,12 @@ def test_forms_and_files() -> None:
     }
     alone = read(one_file, request(b"\x01\x02", kind="application/octet-stream", query="threshold=1"))
     assert alone == {"file": stoker.File(b"\x01\x02", "", "application/octet-stream"), "threshold": 1.0}
+    several = read(files, request(b"\x01", kind="image/png"))
+    assert several == {"images": [b"\x01"]}
+    unnamed = b'--XX\r\nContent-Disposition: form-data; name="file"\r\n\r\n\xff\r\n--XX--\r\n'
+    assert read(one_file, request(unnamed, kind="multipart/form-data; boundary=XX"))["file"].content == b"\xff"
+    empty = read(one_file, request(b"", kind="application/octet-stream"))
+    assert empty["file"] == stoker.File(b"", "", "application/octet-stream")
     assert read(files, request({"images": ["YWI=", ""]})) == {"images": [b"ab", b""]}
 
 
@@ -111,6 +117,18 @@ def test_the_request_itself_is_handed_on() -> None:
         (chosen, request(method="GET", query="kind=c&ident=1"), "$.kind"),
         (one_file, request(b"a", kind="multipart/form-data; boundary=XX"), "$"),
         (one_file, request(b"a", kind="multipart/form-data"), "$"),
+        (one_file, request(b"", kind=""), "$.file"),
+        (one_file, request(b"", kind="application/x-www-form-urlencoded"), "$.file"),
+        (scalars, request(b"x=1&name=%ff", kind="application/x-www-form-urlencoded"), "$"),
+        (scalars, request(b"x=1&name=\xff", kind="application/x-www-form-urlencoded"), "$"),
+        (
+            scalars,
+            request(
+                b'--XX\r\nContent-Disposition: form-data; name="name"\r\n\r\n\xff\r\n--XX--\r\n',
+                kind="multipart/form-data; boundary=XX",
+            ),
+            "$.name",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_with_its_path(function: Any, given: Request, path: str) -> None:
@@ -158,4 +176,8 @@ def test_its_page_says_what_it_takes() -> None:
     assert scale == {"name": "scale", "in": "query", "required": False, "schema": {"type": "integer", "default": 1}}
     form = json.loads(describe(one_file, Interface(one_file, ["POST"], label="f"), method="POST", streams=True))
     assert {"multipart/form-data", "application/octet-stream"} == form["operation"]["requestBody"]["content"].keys()
-    assert "text/event-stream" in form["operation"]["responses"]["200"]["content"]
+    event = form["operation"]["responses"]["200"]["content"]["text/event-stream"]["schema"]
+    assert event["properties"]["data"]["contentMediaType"] == "application/json"
+    many_files = json.loads(describe(files, Interface(files, ["POST"], label="f"), method="POST", streams=False))
+    schema = many_files["operation"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert schema["properties"]["images"]["minItems"] == 1

@@ -14,6 +14,9 @@ from stoker.web.things import Response
 JSON = "application/json"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
+THE_SERVERS = frozenset(
+    {"connection", "keep-alive", "transfer-encoding", "upgrade", "trailer"}
+)  # they say where it ends
 
 
 def answer_of(value: Any) -> bytes:
@@ -49,6 +52,8 @@ def _of_response(response: Response) -> bytes:
     if not 200 <= response.status <= 599:
         raise ValueError(f"a Response's status is from 200 to 599, not {response.status}")
     for name, value in headers:
+        if name in THE_SERVERS:
+            raise ValueError(f"a Response's header {name!r} is the server's to set")
         if not is_header(name, value):
             raise ValueError(f"{name!r}: {value!r} is no header of HTTP")
     return encode_answer(WebAnswer(response.status, headers, body))

@@ -442,6 +442,8 @@ def _named_tuple(kind: Any) -> Convert:
 
     def convert(value: Any, path: str) -> Any:
         if isinstance(value, list):
+            if len(value) > len(kind._fields):
+                raise Invalid(path, f"expected at most {len(kind._fields)} values, not {len(value)}")
             value = dict(zip(kind._fields, value))  # noqa: B905 - what is missing is told by name
         return by_name(value, path)
 

@@ -164,15 +164,17 @@ class Interface:
             return {name: self._of_form(name, values) for name, values in form.items()}
         if kind == "application/x-www-form-urlencoded" and request.size:
             return {name: self._of_form(name, values) for name, values in fields_of_form(request.body).items()}
-        if not request.size:
-            return {}
         files = [
             one for one in self.inputs if one.source == "file" or (one.source == "field" and is_array(one.annotation))
         ]
+        if not request.size and not (len(files) == 1 and is_file_type(kind)):
+            return {}
         if kind not in {"", "application/json"} and not kind.endswith("+json"):
             if len(files) == 1:
                 file = File(request.view, media_type=kind)
-                return {files[0].name: _loaded(file) if is_array(files[0].annotation) else file}
+                if is_array(files[0].annotation):
+                    return {files[0].name: _loaded(file)}
+                return {files[0].name: [file] if files[0].is_many else file}
             raise BadRequest(415, f"{self.label} takes JSON, and what came is {kind}. Send it as application/json.")
         value = _json(request.body)
         whole = next((one for one in self.inputs if one.source == "body"), None)
@@ -195,6 +197,11 @@ class Interface:
         if any(isinstance(value, File) for value in values):
             raise Invalid(f"$.{name}", "a file came where none is expected")
         return _Texts(str(value) for value in values)
+
+
+def is_file_type(kind: str) -> bool:
+    """Tell whether a body of this media type is a file, also one of nothing."""
+    return kind not in {"", "application/json", "application/x-www-form-urlencoded"} and not kind.endswith("+json")
 
 
 def _loaded(file: File) -> Any:

@@ -31,10 +31,13 @@ def fields_of_form(body: bytes) -> dict[str, list[str | File]]:
     """Return the fields of a form that is written like a query.
 
     Raises:
-        Invalid: there are too many.
+        Invalid: there are too many, or it is no UTF-8.
     """
     try:
-        pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=PARTS_MAX)
+        text = body.decode("utf-8")
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=PARTS_MAX, errors="strict")
+    except UnicodeDecodeError:
+        raise Invalid("$", "the form is no UTF-8") from None
     except ValueError:
         raise Invalid("$", f"a form has {PARTS_MAX} fields at most") from None
     found: dict[str, list[str | File]] = {}
@@ -93,5 +96,8 @@ def _part(piece: memoryview) -> tuple[str, str | File]:
     content = piece[gap.end() :]
     file_name = headers.get_filename()
     if file_name is None and "content-type" not in headers:
-        return name, bytes(content).decode("utf-8", "replace")
+        try:
+            return name, bytes(content).decode("utf-8")
+        except UnicodeDecodeError:
+            return name, File(content, "", "application/octet-stream")  # no text is made of what is none
     return name, File(content, file_name or "", headers.get_content_type())

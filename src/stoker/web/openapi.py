@@ -20,6 +20,8 @@ from stoker.web.things import File, Request, Response
 
 Schema = dict[str, Any]
 
+DECIMAL = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+
 _SCALARS: dict[Any, Schema] = {
     bool: {"type": "boolean"},
     int: {"type": "integer"},
@@ -29,12 +31,19 @@ _SCALARS: dict[Any, Schema] = {
     datetime: {"type": "string", "format": "date-time"},
     date: {"type": "string", "format": "date"},
     time: {"type": "string", "format": "time"},
-    timedelta: {"type": "number", "description": "seconds"},
-    Decimal: {"anyOf": [{"type": "number"}, {"type": "string"}]},
+    timedelta: {
+        "type": "number",
+        "description": "seconds",
+        "minimum": int(timedelta.min.total_seconds()),
+        "maximum": timedelta.max.days * 86400,
+    },
+    Decimal: {"anyOf": [{"type": "number"}, {"type": "string", "pattern": DECIMAL}]},
     UUID: {"type": "string", "format": "uuid"},
     type(None): {"type": "null"},
     None: {"type": "null"},
 }
+
+ARRAY = "Array"  # the schema of all arrays: it names itself
 
 ERROR: Schema = {
     "type": "object",
@@ -42,12 +51,12 @@ ERROR: Schema = {
     "properties": {
         "error": {
             "type": "object",
-            "required": ["type", "message"],
+            "required": ["type", "message", "call_id"],
             "properties": {
                 "type": {"type": "string"},
                 "message": {"type": "string"},
                 "path": {"type": "string", "description": "where in the request, as in $.points[2].x"},
-                "call_id": {"type": "string"},
+                "call_id": {"type": ["string", "null"], "description": "null where the request became no call"},
             },
         }
     },
@@ -77,11 +86,11 @@ class Schemas:
         if isinstance(origin, type) and issubclass(origin, Mapping):
             return {"type": "object", "additionalProperties": self.of(args[1]) if len(args) == 2 else {}}
         if isinstance(origin, type) and issubclass(origin, (Sequence, Set)):
-            return self._list(args[0] if args else Any, unique=issubclass(origin, Set))
+            return self._list(args[0] if args else Any)
         return self._of_class(annotation) if isinstance(annotation, type) else {}
 
-    def _list(self, item: Any, *, unique: bool = False) -> Schema:
-        return {"type": "array", "items": self.of(item), **({"uniqueItems": True} if unique else {})}
+    def _list(self, item: Any) -> Schema:
+        return {"type": "array", "items": self.of(item)}  # of a set as well: what comes twice is taken once
 
     def _tuple(self, args: tuple[Any, ...]) -> Schema:
         if len(args) == 2 and args[1] is Ellipsis:
@@ -93,7 +102,7 @@ class Schemas:
         if issubclass(kind, Enum):
             return {"enum": [_json(one.value) for one in kind]}
         if is_array(kind):
-            return {"type": "array", "items": {}, "description": "an array: nested lists of numbers"}
+            return self._array()
         if is_file(kind):
             return {"type": "string", "format": "binary"}
         if is_pydantic(kind) or is_struct(kind):
@@ -105,10 +114,33 @@ class Schemas:
         if typing.is_typeddict(kind):
             return self._named(kind, list(hints_of(kind)), sorted(kind.__required_keys__))
         if issubclass(kind, tuple) and hasattr(kind, "_fields"):
-            return self._named(kind, list(kind._fields), [n for n in kind._fields if n not in kind._field_defaults])
+            return self._named_tuple(kind)
         if issubclass(kind, (list, set, frozenset, tuple)):
             return {"type": "array", "items": {}}
         return {"type": "object"} if issubclass(kind, dict) else {}
+
+    def _named_tuple(self, kind: Any) -> Schema:
+        """It comes in as a list or as an object, and goes out as a list, as the JSON of Python writes it."""
+        required = [name for name in kind._fields if name not in kind._field_defaults]
+        name = kind.__name__
+        if name not in self.named:
+            self._named(kind, list(kind._fields), required)
+            by_name = self.named[name]
+            listed = {
+                "type": "array",
+                "prefixItems": list(by_name["properties"].values()),
+                "minItems": len(required),
+                "maxItems": len(kind._fields),
+            }
+            self.named[name] = {"anyOf": [listed, by_name]}
+        return _reference(name)
+
+    def _array(self) -> Schema:
+        if ARRAY not in self.named:
+            items = {"type": "array", "items": _reference(ARRAY)}
+            numbers = "an array: nested lists of numbers, all of one length"
+            self.named[ARRAY] = {"anyOf": [{"type": ["number", "boolean"]}, items], "description": numbers}
+        return _reference(ARRAY)
 
     def _named(self, kind: Any, names: Sequence[str], required: Sequence[str]) -> Schema:
         if kind.__name__ not in self.named:
@@ -200,6 +232,9 @@ def _body(interface: Interface, schemas: Schemas) -> Schema | None:
         return None
     required = [one.name for one in fields if one.is_required]
     properties = {one.name: _with_default(one, schemas.of(one.annotation)) for one in fields}
+    for one in fields:
+        if one.source == "file" and one.is_many and one.is_required:
+            properties[one.name]["minItems"] = 1  # a form says nothing of what it has none of
     form: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
     if required:
         form["required"] = required
@@ -215,11 +250,27 @@ def _body(interface: Interface, schemas: Schemas) -> Schema | None:
     return {"required": bool(required), "content": content}
 
 
+def _event(item: Schema) -> Schema:
+    """Return the schema of one event of a stream."""
+    said = {"anyOf": [item, {"type": "null"}, ERROR]}
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": said}
+    kinds = "without a name it has an item; `done` ends the stream; `error` does so with an error, as of other answers"
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "id": {"type": "string", "description": "the number of the item"},
+            "event": {"enum": ["message", "done", "error"], "description": kinds},
+            "data": data,
+        },
+    }
+
+
 def _responses(returns: Any, schemas: Schemas, *, streams: bool) -> Schema:
     if streams:
         item = get_args(returns)[0] if get_args(returns) else Any
         schema = schemas.of(item)
-        content = {"text/event-stream": {"schema": {"type": "string"}}, "application/x-ndjson": {"schema": schema}}
+        content = {"text/event-stream": {"schema": _event(schema)}, "application/x-ndjson": {"schema": schema}}
     elif returns is bytes or is_image(returns):
         kind = "image/png" if is_image(returns) else "application/octet-stream"
         content = {kind: {"schema": {"type": "string", "format": "binary"}}}
@@ -227,12 +278,16 @@ def _responses(returns: Any, schemas: Schemas, *, streams: bool) -> Schema:
         content = {"*/*": {"schema": {}}}
     else:
         content = {"application/json": {"schema": schemas.of(returns)}}
+    own = returns is Response
     error = {"content": {"application/json": {"schema": ERROR}}}
     return {
         "200": {"description": "What the function returned.", "content": content},
         "400": {"description": "The request cannot be read.", **error},
+        "413": {"description": "The body is too big.", **error},
+        "415": {"description": "The body is of another media type than is taken.", **error},
         "422": {"description": "An argument is missing, or not what is expected; `path` says which.", **error},
         "500": {"description": "The function raised an exception.", **error},
         "503": {"description": "It cannot be answered now; `Retry-After` says when to try again.", **error},
         "504": {"description": "It was not answered in time.", **error},
+        **({"default": {"description": "What the function returned, with a status of its own."}} if own else {}),
     }

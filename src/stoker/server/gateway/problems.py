@@ -46,7 +46,7 @@ class Problem(Exception):
 
 
 def error_body(kind: str, message: str, *, call_id: str = "", **more: Any) -> bytes:
-    error = {"type": kind, "message": message, **({"call_id": call_id} if call_id else {}), **more}
+    error = {"type": kind, "message": message, "call_id": call_id or None, **more}
     return msgspec.json.encode({"error": error})
 
 

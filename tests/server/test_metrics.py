@@ -45,6 +45,7 @@ class FakeServer:
         self.engine = SimpleNamespace(name="local")
         self.links: set[Any] = set()
         self.spans: Any = None
+        self.callbacks = range(4)
         self.tally = Tally(self)  # type: ignore[arg-type]
 
     def now(self) -> float:
@@ -218,6 +219,13 @@ def test_requests_are_counted_by_place_and_status(server: FakeServer) -> None:
     assert found["stoker_http_request_duration_seconds_sum{app=shop,function=f}"] == 0.375
     assert found["stoker_http_connections{}"] == 7
     assert found["stoker_event_loop_lag_seconds{}"] == 0.25
+
+
+def test_callbacks_are_counted_by_what_came_of_each_try(server: FakeServer) -> None:
+    server.tally.callbacks["put_off"] += 2
+    found = read(server)
+    assert found["stoker_callbacks_total{outcome=put_off}"] == 2
+    assert found["stoker_open_callbacks{}"] == 4
 
 
 # Workers

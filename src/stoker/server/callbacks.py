@@ -40,6 +40,10 @@ class Callbacks:
         self._line = Line()
         self._wake = asyncio.Event()
 
+    def __len__(self) -> int:
+        """Return how many are not over."""
+        return len(self._waiting) + len(self._due)
+
     # What is asked
 
     async def check(self, url: str) -> None:
@@ -54,7 +58,7 @@ class Callbacks:
         target = parse_target(url)
         if allowed.is_off:
             raise PermissionDenied("This server makes no callbacks (STOKER_CALLBACKS is off).")
-        if len(self._waiting) + len(self._due) >= OPEN_MAX:
+        if len(self) >= OPEN_MAX:
             raise Overloaded(f"{OPEN_MAX} callbacks are open, and no more are taken now.", retry_after=60.0)
         from stoker.server.callback_requests import addresses_of  # with `ssl`; most servers need neither
 
@@ -184,6 +188,7 @@ class Callbacks:
         verdict = judge(answer.status, attempts=attempts, jitter=random.random(), retry_after=answer.retry_after)
         at = self._now() + (verdict.wait or 0.0)
         state = "delivered" if verdict.delivered else "failed" if verdict.wait is None else "due"
+        self._server.tally.callbacks["put_off" if state == "due" else state] += 1
         row = replace(row, state=state, attempts=attempts, at=at, said=answer.said)
         if row.is_over:
             del self._due[call_id]

@@ -131,6 +131,9 @@ def _of_server(server: Server, door: Door) -> Iterator[Family]:
     yield _gauge("stoker_term", "Which start of its store this is.", server.epoch)
     yield _gauge("stoker_nodes", "Machines that are there.", len(server.plane.state.nodes))
     yield _gauge("stoker_connections", "Connections of programs, workers and agents.", len(server.links))
+    tries = [((outcome,), n) for outcome, n in server.tally.callbacks.items()]
+    yield Family("counter", "stoker_callbacks", "Tries to tell how a call has ended.", ("outcome",), tries)
+    yield _gauge("stoker_open_callbacks", "Callbacks that are not over.", len(server.callbacks))
     left_out = server.spans.left_out if server.spans is not None else 0
     said = "Calls of a recorded trace without spans, as there were too many at once."
     yield Family("counter", "stoker_untraced_calls", said, (), [((), left_out)])

@@ -119,6 +119,7 @@ class Tally:
         self.requests: dict[Labels, RequestNumbers] = {}
         self.workers: dict[Labels, WorkerNumbers] = {}
         self._of_pool: dict[tuple[str, str], CallNumbers] = {}
+        self.callbacks: Counter[str] = Counter()  # tries, by what came of them
         self.starts: dict[str, Start] = {}  # of workers that there are
         self._building: set[str] = set()  # workers that wait, or have waited, for their environment to be built
         self._causes: dict[str, str] = {}  # of starts that are nearly done

@@ -56,7 +56,11 @@ class Digits:
         return [NO_PICTURE if one is None else guess(next(found)) for one in read]  # type: ignore[misc]
 
 
-NO_PICTURE = stoker.Response("This is no picture that could be opened.", status=400)
+NO_PICTURE = stoker.Response(
+    '{"error":{"type":"NoPicture","message":"This is no picture that could be opened.","call_id":null}}',
+    status=400,
+    media_type="application/json",
+)
 
 
 def pixels(picture: bytes) -> list[float] | None:

@@ -100,7 +100,11 @@ class Embedder:
         return np.concatenate(found)
 
 
-TOO_MANY = stoker.Response(f"At most {TEXTS_MAX} texts in a request.", status=413)
+TOO_MANY = stoker.Response(
+    json.dumps({"error": {"type": "TooMany", "message": f"At most {TEXTS_MAX} texts in a request.", "call_id": None}}),
+    status=413,
+    media_type="application/json",
+)
 
 
 class Bert:

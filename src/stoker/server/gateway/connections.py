@@ -37,6 +37,41 @@ LAGS = 15  # sweeps: as often as one is usually asked for its metrics
 log = logging.getLogger(__name__)
 
 
+class Corked:
+    """The transport as one answer writes to it: its head goes out with what follows at once, in one write."""
+
+    __slots__ = ("_held", "_is_begun", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._is_begun = False
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            self._transport.write(self._held + data)
+            self._held = b""
+        elif self._is_begun or data.startswith(b"HTTP/1.1 100"):
+            self._transport.write(data)
+        else:
+            self._is_begun = True
+            self._held = data
+            self._loop.call_soon(self._flush)  # nothing has followed in this turn of the loop
+
+    def _flush(self) -> None:
+        if self._held:
+            self._transport.write(self._held)
+            self._held = b""
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+
 class Connection(HttpToolsProtocol):
     """See the module. ``on_lost`` is called when the client hangs up before its answer is complete."""
 
@@ -117,7 +152,10 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > HEAD_BYTES:
             raise httptools.HttpParserError("too many headers")
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:  # else it is to be upgraded
+            self.cycle.transport = Corked(self.transport, self.loop)  # type: ignore[assignment]
 
     def pause_writing(self) -> None:
         self._stuck_since = self._now()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 WHOLE_BYTES = 256 << 10  # of a body that says its length: waited for, and sent whole
 CLOSING_SECONDS = 10.0  # for an app to return after its WebSocket was closed
-NOT_PASSED_ON = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
+NOT_PASSED_ON = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 CUT = 500  # as which an answer counts that breaks off
 GOING_AWAY, SERVER_ERROR, NORMAL = 1001, 1011, 1000
 
@@ -67,20 +67,29 @@ def split_path(route: Route, scope: Scope) -> tuple[str, str]:
     return "/".join(parts[:count]), "".join(f"/{part}" for part in parts[count:])
 
 
-def request_of(asked: Asked, scope: Scope, *, kind: str = "http") -> WebRequest:
-    """Return a request as it travels, without its body. The token is Stoker's alone."""
-    root, rest = split_path(asked.route, scope)
-    hidden = {b"authorization"} if asked.route.web.requires_token else set()
+def request_of(
+    asked: Asked, scope: Scope, *, kind: str = "http", body: bytes = b"", has_more: bool = False
+) -> WebRequest:
+    """Return a request as it travels. The token is Stoker's alone."""
+    route = asked.route
+    root, rest = split_path(route, scope)
+    hides = route.web.requires_token
     return WebRequest(
         method=scope.get("method", "GET"),
         path=rest or "/",
         query=scope["query_string"].decode("latin-1"),
-        headers=[(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"] if n not in hidden],
+        headers=[
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in scope["headers"]
+            if not hides or name != b"authorization"
+        ],
         client=scope["client"][0] if scope["client"] else "",
-        target=asked.route.method,
+        target=route.method,
+        body=body,
         kind=kind,
         scheme="https" if scope["scheme"] in {"https", "wss"} else "http",
         root=root,
+        has_more=has_more,
     )
 
 
@@ -111,28 +120,24 @@ class Exchanges:
             Problem: its body ends too early.
             Failed: the call did, before an answer began.
         """
-        request = request_of(asked, scope)
-        body, has_more = await _first_of_body(dict(request.headers), receive)
-        if has_more:
-            call = self._submit(asked, WebRequest(**{**vars(request), "has_more": True}))
-        else:
-            call = self._submit(asked, WebRequest(**{**vars(request), "body": body}))
+        body, has_more = await _first_of_body(scope["headers"], receive)
+        call = self._submit(asked, request_of(asked, scope, body=b"" if has_more else body, has_more=has_more))
         extra = [*extra, (b"x-stoker-call-id", call.id.encode())]
         connection = scope["stoker.connection"]
         connection.on_lost = lambda: self._calls.cancel(call)
         try:
-            async with self._fed(call, receive, body if has_more else None):
+            if has_more:
+                async with self._fed(call, receive, body):
+                    await self._pass_on(call, connection, send, extra)
+            else:
                 await self._pass_on(call, connection, send, extra)
         finally:
             connection.on_lost = None
             self._calls.cancel(call)
 
     @asynccontextmanager
-    async def _fed(self, call: WebCall, receive: Any, first: bytes | None) -> AsyncIterator[None]:
-        """Pass on what is left of a body, which began with ``first``; None where nothing is left."""
-        if first is None:
-            yield
-            return
+    async def _fed(self, call: WebCall, receive: Any, first: bytes) -> AsyncIterator[None]:
+        """Pass on what is left of a body, which began with ``first``."""
         feed = self._server.feeds.open(call.id)
         feed.add(first)
         passing = asyncio.create_task(_pass_body(feed, receive), name=f"body of {call.id}")
@@ -145,13 +150,16 @@ class Exchanges:
 
     async def _pass_on(self, call: WebCall, connection: Any, send: Any, extra: Pairs) -> None:
         first, is_whole = await self._first_of(call)
-        pairs = [pair for pair in encoded_pairs(first.headers) if pair[0].decode("latin-1") not in NOT_PASSED_ON]
+        pairs = [pair for pair in encoded_pairs(first.headers) if pair[0] not in NOT_PASSED_ON]
         left = _length_of(pairs)
         if is_whole and left is None and first.status not in {204, 304}:
             pairs.append((b"content-length", b"%d" % len(first.body)))
             left = len(first.body)
         has_body = connection.asks_for_body and first.status not in {204, 304}
         await send_head(send, first.status, [*pairs, *extra])
+        if is_whole and left == len(first.body) and has_body:
+            await send({"type": "http.response.body", "body": bytes(first.body), "more_body": False})
+            return
         async for piece in self._pieces(call, first):
             if left is not None and has_body:
                 left -= len(piece)
@@ -277,14 +285,12 @@ class Exchanges:
             self._calls.cancel(call)
 
 
-async def _first_of_body(headers: dict[str, str], receive: Any) -> tuple[bytes, bool]:
+async def _first_of_body(headers: Pairs, receive: Any) -> tuple[bytes, bool]:
     """Return a request's body, or what is here of one that is long or of unknown length, and whether more is to come.
 
     Raises:
         Problem: it ends too early.
     """
-    length = headers.get("content-length", "")
-    is_short = length.isdigit() and int(length) <= WHOLE_BYTES
     pieces: list[bytes] = []
     while True:
         message = await receive()
@@ -293,7 +299,8 @@ async def _first_of_body(headers: dict[str, str], receive: Any) -> tuple[bytes, 
         pieces.append(message["body"])
         if not message["more_body"]:
             return b"".join(pieces), False
-        if not is_short:
+        length = _length_of(headers)
+        if length is None or length > WHOLE_BYTES:
             return b"".join(pieces), True
 
 

@@ -60,6 +60,7 @@ def test_headers_have_a_bound(served: Serving) -> None:
 def test_requests_on_one_connection_are_answered_in_order(served: Serving) -> None:
     one = b"GET /shop/double?x=%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
     answer = said(served, b"".join(one % i for i in range(20)) + HEAD + b"Connection: close\r\n\r\n")
+    answer = answer.replace(b"HTTP/1.1 102 Processing\r\n\r\n", b"")  # it is told so once a second
     bodies = [part.rpartition(b"\r\n\r\n")[2] for part in answer.split(b"HTTP/1.1 200 OK")[1:]]
     assert bodies == [b"%d.0" % (2 * i) for i in range(20)] + [b"2.0"]
 

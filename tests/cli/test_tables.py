@@ -208,15 +208,69 @@ def test_cancel_names_the_calls_that_were_not_open(server: FakeSession, stoker_c
     assert outcome.status == 1
 
 
-def test_rollback_without_a_version_takes_the_one_before(server: FakeSession, stoker_command: Command) -> None:
-    server.answers["history"] = [
-        {"version": 1, "created": NOW, "current": False, "functions": ["f"]},
-        {"version": 3, "created": NOW, "current": True, "functions": ["f"]},
-        {"version": 2, "created": NOW, "current": False, "functions": ["f"]},
-    ]
-    server.answers["rollback"] = {"version": 4}
+def test_a_rollback_names_its_version_or_leaves_it_to_the_server(server: FakeSession, stoker_command: Command) -> None:
+    server.answers["rollback"] = {"version": 4, "same_as": 2}
     assert "version 4, the same as version 2" in stoker_command("apps", "rollback", "digits").out
-    assert server.asked[-1] == ("rollback", {"app": "digits", "version": 2})
+    assert server.asked[-1] == ("rollback", {"app": "digits"})
+    for given in (("--to", "2"), ("2",), ("2", "--to", "2")):
+        stoker_command("apps", "rollback", "digits", *given)
+        assert server.asked[-1] == ("rollback", {"app": "digits", "version": 2})
+    assert "one version is enough" in stoker_command("apps", "rollback", "digits", "2", "--to", "3").err
+
+
+def test_the_history_says_what_each_version_is(server: FakeSession, stoker_command: Command) -> None:
+    row = {"created": NOW, "by": "ann", "functions": ["f"], "done": 3, "failed": 0, "why": ""}
+    server.answers["history"] = [
+        {**row, "version": 1, "state": "", "percent": 0.0},
+        {**row, "version": 2, "state": "current", "percent": 90.0},
+        {**row, "version": 3, "state": "failed", "percent": 0.0, "why": "f: no such package", "failed": 2},
+        {**row, "version": 4, "state": "canary", "percent": 10.0},
+    ]
+    out = stoker_command("apps", "history", "digits").out
+    assert re.search(r"v4 +.*ann +canary +10 % ", out) and re.search(r"v2 +.*ann +current +90 % ", out)
+    assert "v3 failed: f: no such package" in out
+
+
+def test_a_shadow_is_shown_beside_the_version_that_answers(server: FakeSession, stoker_command: Command) -> None:
+    server.answers["shadow"] = {
+        "version": 4,
+        "current": 3,
+        "percent": 50.0,
+        "since": NOW,
+        "compared": 8,
+        "equal": 6,
+        "different": 1,
+        "failed_in_shadow": 1,
+        "failed_in_current": 0,
+        "shed": {"load": 5},
+        "open": 0,
+        "seconds": {"current": {"p50": 0.01, "p99": 0.02}, "shadow": {"p50": 0.02, "p99": 0.3}},
+        "examples": [{"call_id": "c-1", "function": "a.f", "current": "200: 1", "shadow": "ValueError: [no]"}],
+    }
+    server.answers["share"] = {"version": 4, "kind": "shadow", "percent": 50.0}
+    out = stoker_command("apps", "shadow", "digits", "--percent", "50").out
+    assert server.asked[0] == ("share", {"app": "digits", "percent": 50.0})
+    for said in (
+        "50 % of its calls",
+        "6 (75 %)",
+        "1 (12.5 %) in the shadow only",
+        "p99 300 ms",
+        "v4   ValueError: [no]",
+    ):
+        assert said in out, out
+    assert "others needed the room" in out
+    assert "no share of the calls" in stoker_command("apps", "shadow", "digits", "--percent", "101").err
+
+
+def test_apps_say_what_stands_beside_them_and_what_could_not_run(server: FakeSession, stoker_command: Command) -> None:
+    row = {"created": NOW, "queued": 0, "running": 0, "workers": 1, "functions": ["f"]}
+    server.answers["apps"] = [
+        {**row, "app": "a", "version": 3, "beside": {"version": 4, "kind": "canary", "percent": 2.5}, "stopped": None},
+        {**row, "app": "b", "version": 1, "beside": None, "stopped": {"version": 2, "at": NOW, "why": "f: it died"}},
+    ]
+    out = stoker_command("apps", "list").out
+    assert "v3 + v4 canary 2.5 %" in out
+    assert "b: v2 was stopped" in out and "v1 answers all calls.\nf: it died" in out
 
 
 def test_logs_are_printed_with_their_function(server: FakeSession, stoker_command: Command) -> None:

@@ -87,7 +87,8 @@ def test_apps_history_and_rollback(client: Peer, key: str) -> None:
         (2, True, ["a", "b"]),
         (1, False, ["a"]),
     ]
-    assert client.ask("rollback", app="app", version=1) == {"version": 3, "functions": ["a"], "urls": {}}
+    told = {"version": 3, "functions": ["a"], "urls": {}, "same_as": 1}
+    assert client.ask("rollback", app="app", version=1) == told
     with pytest.raises(NotFound, match=r"no version 9. It has: 3, 2, 1"):
         client.ask("rollback", app="app", version=9)
     assert client.ask("undeploy", app="app") is None

@@ -48,9 +48,14 @@ class Serving:
         return self.stoker("deploy", str(file))
 
     def stoker(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [*STOKER, *arguments], env=self.env, cwd=self.root, capture_output=True, text=True, check=False
-        )
+        return self._run(*STOKER, *arguments)
+
+    def run_program(self, file: Path) -> str:
+        """Run a program that uses the server; return what it printed."""
+        return self._run(sys.executable, str(file))
+
+    def _run(self, *command: str) -> str:
+        done = subprocess.run(command, env=self.env, cwd=self.root, capture_output=True, text=True, check=False)
         assert not done.returncode, done.stderr
         return done.stdout
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import httpx
@@ -82,7 +82,7 @@ class Load:
 
 
 @contextmanager
-def load(served: Serving, *, clients: int = 3) -> Iterator[Load]:
+def load(served: Serving, *, clients: int = 3, paths: Sequence[str] = PATHS) -> Iterator[Load]:
     found, stop, lock = Load(), threading.Event(), threading.Lock()
 
     def ask() -> None:
@@ -91,7 +91,7 @@ def load(served: Serving, *, clients: int = 3) -> Iterator[Load]:
             while not stop.is_set():
                 number += 1
                 try:
-                    answer = client.get(f"{PATHS[number % 2]}?x={number}")
+                    answer = client.get(f"{paths[number % len(paths)]}?x={number}")
                 except httpx.HTTPError as error:
                     with lock:
                         found.failures.append(repr(error))

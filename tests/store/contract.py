@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 
 from stoker.errors import Fenced, StoreError
-from stoker.store.base import CallbackRow, Store
+from stoker.store.base import CallbackRow, Rollout, Store
 from stoker.types import CallState
 from tests.store.rows import accepted, failure, progress, settled, spec
 
@@ -306,6 +306,31 @@ class StoreContract:
         assert [made.current for made in store.deployments()] == [False]
         assert store.deploy(epoch, "digits", [spec()], now=2.0).version == 2
 
+    def test_a_version_beside_the_current_one_leaves_that_as_it_is(self, store: Store, epoch: int) -> None:
+        canary = Rollout("digits", 0, "canary", 1000, "active", 2.0)
+        store.deploy(epoch, "digits", [spec("a")], now=1.0)
+        made = store.deploy(epoch, "digits", [spec("b")], now=2.0, rollout=canary)
+        assert (made.version, made.current) == (2, False)
+        assert [(one.version, one.current) for one in store.deployments()] == [(2, False), (1, True)]
+        canary = replace(canary, version=2)
+        assert store.rollouts() == [canary] == store.rollouts(app="digits")
+        assert store.rollouts(app="other") == []
+        failed = replace(canary, state="failed", why="it could not start", parts=0, changed=3.0)
+        store.put_rollout(epoch, failed)
+        assert store.rollouts() == [failed]
+
+    def test_a_version_that_is_promoted_is_the_current_one(self, store: Store, epoch: int) -> None:
+        canary = Rollout("digits", 0, "canary", 1000, "active", 2.0)
+        store.deploy(epoch, "digits", [spec("a")], now=1.0)
+        store.deploy(epoch, "digits", [spec("b")], now=2.0, rollout=canary)
+        promoted = replace(canary, version=2, state="promoted")
+        store.put_rollout(epoch, promoted, makes_current=True)
+        assert [(one.version, one.current) for one in store.deployments()] == [(2, True), (1, False)]
+        for n in range(3):
+            store.deploy(epoch, "digits", [spec("c")], now=3.0 + n)
+        store.prune(epoch, in_use=[], old_versions=1, now=9.0, unused_for=100.0)
+        assert store.rollouts() == [], "it is forgotten with its version"
+
     def test_terms_count_up_over_all_handles(self, opened: StoreOpener) -> None:
         assert [opened().begin_term() for _ in range(3)] == [1, 2, 3]
 
@@ -322,6 +347,7 @@ class StoreContract:
             lambda: older.put_function(epoch, spec()),
             lambda: older.deploy(epoch, "digits", [spec()], now=1.0),
             lambda: older.undeploy(epoch, "digits"),
+            lambda: older.put_rollout(epoch, Rollout("digits", 1, "canary", 1, "active", 1.0)),
         ]
         for write in writes:
             with pytest.raises(Fenced, match=f"{current}"):

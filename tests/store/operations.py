@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from stoker.errors import Fenced, StoreError
-from stoker.store.base import ProgressRow, Store, Write
+from stoker.store.base import ProgressRow, Rollout, Store, Write
 from stoker.types import CallState
 from tests.store.rows import accepted, settled, spec
 
@@ -62,6 +62,22 @@ OPERATION = st.one_of(
         lambda app: Operation(f"deploy {app}", lambda store, epoch: store.deploy(epoch, app, [spec(app)], now=1.0))
     ),
     st.sampled_from(["a", "b"]).map(
+        lambda app: Operation(
+            f"canary {app}",
+            lambda store, epoch: store.deploy(
+                epoch, app, [spec(app)], now=1.0, rollout=Rollout(app, 0, "canary", 1000, "active", 1.0)
+            ),
+        )
+    ),
+    st.tuples(st.sampled_from(["a", "b"]), st.integers(1, 3)).map(
+        lambda given: Operation(
+            f"rollout {given}",
+            lambda store, epoch: store.put_rollout(
+                epoch, Rollout(given[0], given[1], "shadow", 5, "failed", 2.0, "why")
+            ),
+        )
+    ),
+    st.sampled_from(["a", "b"]).map(
         lambda app: Operation(f"undeploy {app}", lambda store, epoch: store.undeploy(epoch, app))
     ),
 )
@@ -81,4 +97,6 @@ def everything(store: Store) -> tuple[object, ...]:
         [store.call(call_id) for call_id in ids],
         listed,
         store.deployments(),
+        store.rollouts(),
+        store.rollouts(app="a"),
     )

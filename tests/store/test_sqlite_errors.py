@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from stoker.errors import StoreError
-from stoker.store.base import CallbackRow, Store
+from stoker.store.base import CallbackRow, Rollout, Store
 from stoker.store.sqlite import SqliteStore
 from stoker.store.sqlite_errors import ADVICE, translate, translated
 from tests.store.rows import accepted, spec
@@ -50,6 +50,8 @@ VERBS: dict[str, Callable[[Store], Any]] = {
     "deploy": lambda store: store.deploy(0, "app", [spec()], now=1.0),
     "undeploy": lambda store: store.undeploy(0, "app"),
     "deployments": lambda store: store.deployments(),
+    "put_rollout": lambda store: store.put_rollout(0, Rollout("app", 1, "canary", 1, "active", 1.0)),
+    "rollouts": lambda store: store.rollouts(),
 }
 
 

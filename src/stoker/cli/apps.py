@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from stoker.cli import versions
 from stoker.cli.screen import Column, count, field, say, show_json, show_rows, since
 from stoker.cli.server_requests import ask
 from stoker.cli.troubles import show_troubles
-from stoker.errors import NotFound
 
 app = typer.Typer(help="Apps: those deployed and those being run.", no_args_is_help=True)
 
@@ -20,7 +20,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def _version(row: Mapping[str, Any]) -> str:
     if row.get("version"):
-        return f"v{row['version']}"
+        return f"v{row['version']}{versions.says_beside(row)}"
     return f"served as {row['served_as']}" if row.get("served_as") else "run"
 
 
@@ -33,12 +33,6 @@ COLUMNS = (
     Column("workers", count("workers"), right=True, spare=1),
     Column("functions", lambda row: ", ".join(row["functions"]), flexible=True, spare=4),
 )
-HISTORY_COLUMNS = (
-    Column("version", lambda row: f"v{row['version']}", right=True),
-    Column("deployed", since("created"), right=True),
-    Column("", lambda row: "current" if row["current"] else "", style="green"),
-    Column("functions", lambda row: ", ".join(row["functions"]), flexible=True),
-)
 
 
 @app.command("list")
@@ -49,6 +43,7 @@ def list_apps(as_json: AsJson = False) -> None:
     if not as_json:
         found = [(f"{row['app']}.{name}", told) for row in rows for name, told in row.get("trouble", {}).items()]
         show_troubles(dict(found))
+        versions.say_stopped(rows)
 
 
 @app.command()
@@ -61,35 +56,9 @@ def stop(name: AppName, as_json: AsJson = False) -> None:
         say(f"stopped {name}; calls that were accepted are being finished (`stoker calls list --app {name}`)")
 
 
-@app.command()
-def history(name: AppName, as_json: AsJson = False) -> None:
-    """List the versions of an app, the newest first."""
-    rows = sorted(ask("history", app=name), key=lambda row: -row["version"])
-    if not rows:
-        raise NotFound(f"No app {name!r} was ever deployed. `stoker apps list` shows those that are.")
-    show_rows(rows, HISTORY_COLUMNS, as_json=as_json, empty="")
-
-
-@app.command()
-def rollback(
-    name: AppName,
-    version: Annotated[
-        int | None, typer.Argument(help="The version to go back to; without it, the one before.", show_default=False)
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Deploy an earlier version of an app again, as a new version."""
-    wanted = version if version is not None else _version_before(name)
-    made = ask("rollback", app=name, version=wanted)
-    if as_json:
-        show_json({"app": name, "version": made["version"], "same_as": wanted})
-    else:
-        say(f"{name} is now version {made['version']}, the same as version {wanted}")
-
-
-def _version_before(name: str) -> int:
-    rows = sorted(ask("history", app=name), key=lambda row: -row["version"])
-    earlier = [int(row["version"]) for row in rows if not row["current"]]
-    if not earlier:
-        raise NotFound(f"{name} has no earlier version to go back to. See `stoker apps history {name}`.")
-    return earlier[0]
+app.command()(versions.history)
+app.command()(versions.canary)
+app.command()(versions.shadow)
+app.command()(versions.promote)
+app.command()(versions.abort)
+app.command()(versions.rollback)

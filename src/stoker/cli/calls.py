@@ -33,13 +33,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 STATES = tuple(one.value for one in CallState)
 
+
+def _function(row: Mapping[str, Any]) -> str:
+    return f"{row['function']} [yellow](shadow)[/yellow]" if row.get("shadow") else str(row["function"])
+
+
 COLUMNS = (
     Column("call", field("id")),
-    Column("function", field("function"), flexible=True),
+    Column("function", _function, flexible=True),
     Column("state", state("state")),
     Column("made", since("created"), right=True, spare=1),
     Column("took", duration("seconds"), right=True, spare=3),
     Column("tries", field("attempts"), right=True, spare=4),
+    Column("version", lambda row: f"v{row['version']}" if row.get("version") else "", right=True, spare=5),
     Column("error", lambda row: escape(_first_line(row.get("error"))), flexible=True, style="red", spare=2),
 )
 
@@ -112,6 +118,10 @@ def _facts(row: Mapping[str, Any]) -> dict[str, str]:
         facts["took"] = format_duration(row["seconds"])
     facts["attempts"] = str(row["attempts"])
     facts["kind"] = "spawned: kept on disk" if row.get("detached") else "attached to its program"
+    if row.get("version"):
+        facts["version"] = f"v{row['version']}"
+    if row.get("shadow"):
+        facts["kind"] = f"mirrored to a shadow: {row['id'].removesuffix('.shadow')} is the call that was answered"
     if row.get("worker"):
         facts["worker"] = row["worker"]
     if row.get("trace"):

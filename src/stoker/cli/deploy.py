@@ -9,7 +9,8 @@ import typer
 from stoker.cli.loading import by_name, load, split_target
 from stoker.cli.screen import say, show_json
 from stoker.cli.server_requests import persistent_session
-from stoker.client.app import App
+from stoker.cli.usage import WrongUsage
+from stoker.client.app import STRATEGIES, App
 from stoker.errors import InvalidRequest
 
 
@@ -19,10 +20,26 @@ def deploy(
     ],
     name: Annotated[str | None, typer.Option(help="Deploy under this name instead of the app's own.")] = None,
     is_module: Annotated[bool, typer.Option("-m", help="The target is a module's name, not a file.")] = False,
+    canary: Annotated[
+        float | None,
+        typer.Option(metavar="PERCENT", help="Beside the current version: it answers so many percent of the calls."),
+    ] = None,
+    is_shadow: Annotated[
+        bool, typer.Option("--shadow", help="Beside the current version: calls are mirrored to it, and compared.")
+    ] = False,
+    shadow_percent: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="As --shadow, of so many percent of the calls.")
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="rolling, or recreate: the old version's workers end before the new one's start."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Deploy an app to the server, as a new version: from then on any program may call its functions by name."""
     source, _ = split_target(target)
+    shadow = shadow_percent if shadow_percent is not None else 100.0 if is_shadow else None
+    _check(canary, shadow, strategy)
     persistent_session()  # no server: say so before the file is run
     program = load(source, is_module=is_module)
     if name is not None:
@@ -34,10 +51,11 @@ def deploy(
     done: list[dict[str, Any]] = [
         {
             "app": app.name,
-            "version": app.deploy(),
+            "version": app.deploy(canary=canary, shadow=shadow, strategy=strategy),
             "functions": sorted(app.functions),
             "unchanged": not app.deployed_anew,
             "urls": app.urls,
+            "beside": app.beside,
         }
         for app in program.apps
     ]
@@ -45,15 +63,47 @@ def deploy(
         show_json(done)
         return
     for item in done:
-        unchanged = " (unchanged: its functions are what is deployed)" if item["unchanged"] else ""
-        say(f"deployed {item['app']}, version {item['version']}{unchanged}")
-        for url in item["urls"].values():
-            say(f"  {url}")
-        if item["urls"]:
-            url = next(iter(item["urls"].values()))
-            say(f"  {url.partition('/' + item['app'] + '/')[0]}/{item['app']}/docs")
+        _say(item)
         for function, found in program.functions.items() if len(done) == 1 else []:
             say(f"  {by_name(item['app'], function, found)}")
+
+
+def _check(canary: float | None, shadow: float | None, strategy: str | None) -> None:
+    if canary is not None and shadow is not None:
+        raise WrongUsage("--canary and --shadow: a canary answers calls, a shadow answers none. Choose one.")
+    for option, percent in (("--canary", canary), ("--shadow-percent", shadow)):
+        if percent is not None and not 0 <= percent <= 100:
+            raise WrongUsage(f"{option} {percent:g} is no share of the calls in percent: a number from 0 to 100.")
+    if strategy is not None and strategy not in STRATEGIES:
+        raise WrongUsage(f"--strategy {strategy}: there is no such strategy. There are: {', '.join(STRATEGIES)}.")
+
+
+def _say(item: dict[str, Any]) -> None:
+    app, beside = item["app"], item["beside"]
+    if beside is not None:
+        _say_beside(item, beside)
+    else:
+        unchanged = " (unchanged: its functions are what is deployed)" if item["unchanged"] else ""
+        say(f"deployed {app}, version {item['version']}{unchanged}")
+    for url in item["urls"].values():
+        say(f"  {url}")
+    if item["urls"]:
+        url = next(iter(item["urls"].values()))
+        say(f"  {url.partition('/' + app + '/')[0]}/{app}/docs")
+
+
+def _say_beside(item: dict[str, Any], beside: dict[str, Any]) -> None:
+    app, share = item["app"], f"{beside['percent']:g} %"
+    again = ", which was there already" if item["unchanged"] else ""
+    if beside["kind"] == "canary":
+        say(f"deployed {app}, version {item['version']}, as a canary{again}: it answers {share} of the calls")
+        say(f"  how it does:  stoker apps history {app}")
+        say(f"  go on with:   stoker apps canary {app} PERCENT, or stoker apps promote {app}")
+    else:
+        say(f"deployed {app}, version {item['version']}, as a shadow{again}: {share} of the calls are mirrored to it")
+        say(f"  how it does:  stoker apps shadow {app}")
+        say(f"  go on with:   stoker apps promote {app}")
+    say(f"  back out by:  stoker apps abort {app}")
 
 
 def _rename(app: App, name: str) -> None:

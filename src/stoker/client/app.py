@@ -26,7 +26,7 @@ from stoker.client.options import FunctionOptions
 from stoker.client.registration import Shipment, check_python, register, ship
 from stoker.client.session import Session
 from stoker.client.web import web_app_of
-from stoker.errors import InvalidRequest, StokerError
+from stoker.errors import InvalidOption, InvalidRequest, StokerError
 from stoker.protocol.payload import set_main_alias, set_main_by_value
 from stoker.types import FunctionSpec
 
@@ -53,6 +53,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+STRATEGIES = ("rolling", "recreate")
 _defined: WeakValueDictionary[str, App] = WeakValueDictionary()
 
 
@@ -131,8 +132,13 @@ class App:
 
     ``include_source=False`` ships no source: the functions' modules must be importable in their images.
 
+    ``strategy`` says how a deployed version takes the place of the one before. With ``"rolling"`` the new one's workers
+    start while the old one's finish what they run; with ``"recreate"`` the old one's end first, and calls wait
+    meanwhile: for models of which only one copy fits.
+
     Raises:
         InvalidRequest: the name is no name.
+        InvalidOption: the strategy is none.
     """
 
     def __init__(
@@ -143,8 +149,10 @@ class App:
         env: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
         include_source: bool = True,
+        strategy: str = "rolling",
     ) -> None:
         self.name = _checked_name(name, "An app's name")
+        self._strategy = _checked_strategy(strategy)
         self._defaults = FunctionOptions(image=image, env=env or {}, tags=tags or {})
         self._include_source = include_source
         self.functions: dict[str, Function[..., Any] | Cls[Any]] = _Functions()
@@ -152,6 +160,7 @@ class App:
         self.current_run: Run | None = None
         self.deployed_anew = False  # the last `deploy` has made a version
         self.urls: dict[str, str] = {}  # where the last `deploy` has put its endpoints, by function
+        self.beside: dict[str, Any] | None = None  # what the version of the last `deploy` is beside the current one
         self._lock = threading.RLock()
         _defined[self.name] = self
 
@@ -235,14 +244,29 @@ class App:
         """
         return AppRun(self, None, served=True)
 
-    def deploy(self, *, tags: Mapping[str, str] | None = None) -> int:
+    def deploy(
+        self,
+        *,
+        tags: Mapping[str, str] | None = None,
+        canary: float | None = None,
+        shadow: float | None = None,
+        strategy: str | None = None,
+    ) -> int:
         """Deploy the app's functions to the persistent server and return the version.
 
         Where they are what is deployed already, that is the current version, and no new one is made.
 
+        With ``canary`` the new version stands beside the current one and answers so many percent of the calls; with
+        ``shadow`` so many percent of the calls are made by it as well, and compared, while the current one answers all.
+        `stoker apps promote` and `stoker apps abort` end that. ``strategy`` goes before the app's own.
+
         Raises:
             ConnectionFailed: there is no persistent server.
+            InvalidOption: a share is no percentage, or the strategy is none.
+            InvalidRequest: there is no current version for a canary or a shadow to stand beside, or no room for two.
         """
+        chosen = self._strategy if strategy is None else _checked_strategy(strategy)
+        beside = _beside(canary, shadow)
         if not self.functions:
             raise InvalidRequest(f"The app {self.name!r} has no functions to deploy.")
         session = sessions.require_persistent()
@@ -250,9 +274,10 @@ class App:
         specs = [self._spec_of(function, shipment, run_id="") for function in self.functions.values()]
         ship(session, shipment.blobs)
         params = {"app": self.name, "functions": [asdict(spec) for spec in specs], "tags": dict(tags or {})}
-        answer = session.request("deploy", params)
+        answer = session.request("deploy", {**params, "strategy": chosen, **beside})
         self.deployed_anew = not answer.get("unchanged", False)
         self.urls = dict(answer.get("urls", {}))
+        self.beside = answer.get("beside")
         return int(answer["version"])
 
     def undeploy(self) -> None:
@@ -456,6 +481,25 @@ def _checked_name(name: Any, what: str) -> str:
         f"{what} cannot be {name!r}: it has 1 to 64 letters, digits, '.', '_' and '-', with a letter or digit at both "
         "ends."
     )
+
+
+def _checked_strategy(strategy: Any) -> str:
+    if strategy in STRATEGIES:
+        return str(strategy)
+    raise InvalidOption(f"strategy={strategy!r} is none. There are: {', '.join(STRATEGIES)}.")
+
+
+def _beside(canary: float | None, shadow: float | None) -> dict[str, Any]:
+    """Return what a new version is to be beside the current one, as the server is told."""
+    if canary is not None and shadow is not None:
+        raise InvalidOption("A version is a canary, which answers calls, or a shadow, which answers none: not both.")
+    for kind, percent in (("canary", canary), ("shadow", shadow)):
+        if percent is None:
+            continue
+        if isinstance(percent, bool) or not isinstance(percent, (int, float)) or not 0 <= percent <= 100:
+            raise InvalidOption(f"{kind}={percent!r} is no share of the calls in percent: a number from 0 to 100.")
+        return {"beside": kind, "percent": float(percent)}
+    return {}
 
 
 def _name_of(function: Callable[..., Any]) -> str:

@@ -48,6 +48,8 @@ def _lendable(st: State, pool: Pool) -> Worker | None:
     recycles = options.recycle_after is not None or options.recycle_memory is not None
     if not plain or recycles or options.deadline is not None or pool.retired:
         return None
+    if pool.is_divided or pool.role:
+        return None
     if pool.seconds is None or pool.seconds > CALL_MAX_SECONDS or st.recovering_until is not None:
         return None
     if any(len(other.queue) for other in st.pools.values()):

@@ -180,6 +180,13 @@ class TellPhase(NamedTuple):
     detail: str
 
 
+class TellTrialFailed(NamedTuple):
+    """A version that is tried beside the current one cannot run: the server stops it."""
+
+    key: str
+    why: str
+
+
 Command = (
     LeaseCalls
     | GatherRank
@@ -205,4 +212,5 @@ Command = (
     | LendCpus
     | SetWindow
     | TellPhase
+    | TellTrialFailed
 )

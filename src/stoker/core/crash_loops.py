@@ -68,6 +68,8 @@ def refusal(st: State, key: str, *, now: float) -> ErrorInfo | None:
     pool = st.pools.get(key)
     if pool is None or pool.bad_starts < REFUSED_FROM or not pause(pool, now):
         return None
+    if pool.role:
+        return None  # what waits for a version on trial is run by the current one, should it fail: see `trials`
     if any(worker.state in {WorkerState.READY, WorkerState.AWAY} for worker in pool.workers.values()):
         return None
     left = pause(pool, now)

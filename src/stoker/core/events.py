@@ -15,16 +15,30 @@ from stoker.types import ErrorInfo, FunctionSpec, GangSeat, Growth
 
 
 class FunctionDeclared(NamedTuple):
-    """A function may be called from now on. ``key`` is its pool's."""
+    """A function may be called from now on, or what it is besides has changed. ``key`` is its pool's.
+
+    ``role``: ``canary`` or ``shadow`` of a version on trial. ``is_divided``: the server chooses a version for each of
+    its calls. ``is_alone``: no worker of another version of its app may run beside its own.
+    """
 
     spec: FunctionSpec
     key: str
+    role: str = ""
+    is_divided: bool = False
+    is_alone: bool = False
 
 
 class FunctionRetired(NamedTuple):
     """No new calls will come (an app ended, or a newer version is current): the pool drains and goes."""
 
     key: str
+
+
+class PoolReplaced(NamedTuple):
+    """A version has failed its trial: what waits in this pool goes to that ``by`` another key; to none where empty."""
+
+    key: str
+    by: str
 
 
 class Submitted(NamedTuple):
@@ -302,6 +316,7 @@ class Tick(NamedTuple):
 Event = (
     FunctionDeclared
     | FunctionRetired
+    | PoolReplaced
     | Submitted
     | Restored
     | Persisted

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stoker.core import channels, crash_loops, gangs, health, recovery, recycling, settling
+from stoker.core import (
+    channels,
+    crash_loops,
+    gangs,
+    health,
+    recovery,
+    recycling,
+    settling,
+    taking_turns,
+    trials,
+)
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.autoscaler import desired_workers
@@ -32,7 +42,9 @@ def scale(st: State, pool: Pool) -> None:
     if not len(pool.queue) and pool.is_plain:
         pool.wanted_since, pool.waiting = 0.0, ""
         return  # the hot path: all there is to do is leased
-    if st.recovering_until is not None or (pool.retired and _is_over(st, pool)):
+    if pool.replaced_by and len(pool.queue):
+        trials.move(st, pool)
+    if st.recovering_until is not None or (pool.retired and _is_over(st, pool)) or pool.failed_trial:
         return
     if pool.options.recycle_after is not None:
         recycling.note_spent(st, pool, pool.options.recycle_after)
@@ -54,6 +66,10 @@ def scale(st: State, pool: Pool) -> None:
     if st.now < pool.start_after:
         why = f": {pool.refusal}" if pool.refusal else ""
         pool.waiting = f"{pool.start_after - st.now:.1f} s, after workers that could not start{why}"
+        return
+    first = taking_turns.must_wait(st, pool) or trials.must_wait(st, pool)
+    if first:
+        pool.waiting = first
         return
     other = _starving(st, pool)
     if other is not None and (have or not demand.queued or _has_claim(st, other)):
@@ -143,8 +159,9 @@ def _wait_for_room(st: State, pool: Pool) -> None:
     if waits and st.now - pool.wanted_since >= TELL_WAITING_SECONDS and pool.told_waiting != pool.waiting:
         pool.told_waiting = pool.waiting
         st.emit(c.TellPhase(pool.key, "waiting", pool.waiting))
-    if never or not st.nodes:
-        return  # nothing that ends here would help
+    if never or not st.nodes or pool.role == trials.SHADOW:
+        return  # nothing that ends here would help, or it is not to
+    trials.give_way(st, pool)
     channels.reclaim_all(st)
     if not _make_room(st, pool) and not any(w.state is not WorkerState.STOPPING for w in pool.workers.values()):
         _steal(st, pool)
@@ -238,7 +255,8 @@ def _may_be_taken(worker: Worker) -> bool:
 def _starving(st: State, pool: Pool) -> Pool | None:
     """Return a pool that has waited for its first worker: what is freed goes to it, not to a pool that has some."""
     for other in st.pools.values():
-        if other is not pool and other.wanted_since and len(other.queue) and not _live(other):
+        behind = other.role == trials.SHADOW  # others do not wait for it
+        if other is not pool and not behind and other.wanted_since and len(other.queue) and not _live(other):
             could = _fits(other, {node.id: node.free_of_others for node in st.nodes.values()})
             if could and st.now - other.wanted_since >= STEAL_AFTER_SECONDS:
                 return other
@@ -333,6 +351,8 @@ def worker_refused(st: State, event: e.WorkerRefused) -> None:
         st.at(pool.start_after, lambda: st.touch(pool))
         return
     crash_loops.failed(st, pool, event.error.message)
+    if trials.refused(st, pool, event.error):
+        return
     st.emit(c.TellPhase(pool.key, "failed", event.error.message))
     if not any(w.state in {WorkerState.READY, WorkerState.AWAY} for w in pool.workers.values()):
         _fail_queue(st, pool, event.error)
@@ -360,6 +380,9 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
     if worker is None:
         return
     pool = worker.pool
+    leaving = worker.state in {WorkerState.DRAINING, WorkerState.STOPPING}
+    if not leaving and event.cause != "unknown":
+        trials.ended(st, worker, f"{event.detail}.{settling.last_output(event.said)}")
     if worker.channel is not None:
         for call in channels.worker_gone(st, worker, cause=event.cause, detail=event.detail):
             call.attempt = 1
@@ -371,12 +394,12 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
         _run_again(st, worker, running, event)
     # A call that takes its worker down is bounded by its own retries: only starts that came to nothing wait longer. One
     # that was lost together with its agent says nothing about the function.
-    leaving = worker.state in {WorkerState.DRAINING, WorkerState.STOPPING}
     if not worker.done and not running and not leaving and event.cause != "unknown":
         crash_loops.failed(st, pool, event.detail)
         killed = event.cause == "signal" and "signal 9" in event.detail
         if (
-            pool.bad_starts >= (KILLED_STARTS_MAX if killed else BAD_STARTS_MAX)
+            not pool.failed_trial
+            and pool.bad_starts >= (KILLED_STARTS_MAX if killed else BAD_STARTS_MAX)
             and worker.state is WorkerState.STARTING
         ):
             message = (
@@ -401,7 +424,9 @@ def _run_again(st: State, worker: Worker, running: list[Call], event: e.WorkerGo
 
 
 def _end_under(st: State, worker: Worker, call: Call, event: e.WorkerGone) -> None:
-    if worker.condemned and event.cause != "memory" and _is_overdue(st, worker, call):
+    if call.pool.failed_trial and call.pool.options.lost_retries:
+        settling.displaced(st, call, detail="its version cannot run")
+    elif worker.condemned and event.cause != "memory" and _is_overdue(st, worker, call):
         settling.timed_out(st, call)
     elif _was_ended_for_another(worker, call, event):
         settling.displaced(st, call, detail=worker.condemned)

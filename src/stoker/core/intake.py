@@ -34,6 +34,10 @@ def declare(st: State, event: e.FunctionDeclared) -> None:
     if pool is None:
         pool = st.pools[event.key] = Pool(event.key, event.spec)
     pool.retired = False
+    pool.role, pool.is_alone = event.role, event.is_alone
+    if event.is_divided and not pool.is_divided:
+        channels.reclaim(st, pool)
+    pool.is_divided = event.is_divided
     st.touch(pool)
 
 

@@ -224,6 +224,12 @@ class Pool:
     told_waiting: str = ""  # what its clients were told that it waits for
     retired: bool = False
     schedulable: bool = False  # some node there is could hold a worker; asked again when nodes change
+    role: str = ""  # "canary" or "shadow" of a version on trial: see `stoker.core.trials`
+    is_divided: bool = False  # its calls are divided between versions: none may go past the server
+    is_alone: bool = False  # no other version's workers run beside its own: see `stoker.core.taking_turns`
+    barren: int = 0  # workers on trial, in a row, that ended without having answered a call
+    failed_trial: str = ""  # why no more are started
+    replaced_by: str = ""  # the key of the pool that runs what this one cannot
 
     @property
     def options(self) -> OptionsSpec:

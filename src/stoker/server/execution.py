@@ -72,6 +72,7 @@ class Executor:
             c.LendCpus: self._lend,
             c.SetWindow: self._set_window,
             c.TellPhase: self._tell_phase,
+            c.TellTrialFailed: self._tell_trial_failed,
         }
 
     def execute(self, commands: Sequence[c.Command]) -> None:
@@ -109,6 +110,7 @@ class Executor:
         self._server.tally.delivered(command.deliveries, self._server.now())
         if self._server.spans is not None:
             self._server.spans.ended(command.deliveries)
+        self._server.shadows.delivered(command.deliveries)
         if command.detached:
             self._server.watches.deliver(command.deliveries)
             self._server.callbacks.settled(delivery.id for delivery in command.deliveries)
@@ -256,6 +258,9 @@ class Executor:
         session = self._server.sessions.get(command.client)
         if session is not None:
             session.send(m.Window(command.function, command.size))
+
+    def _tell_trial_failed(self, command: c.TellTrialFailed) -> None:
+        self._server.run(self._server.verbs.trial_failed(command.key, command.why), name="stop a version on trial")
 
     def _tell_phase(self, command: c.TellPhase) -> None:
         self._server.news.phase(command.key, command.phase, command.detail)

@@ -7,12 +7,34 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from stoker.core import events as e
+from stoker.core.traffic import Turns
 from stoker.errors import NotFound
-from stoker.store.base import Deployment, Store
+from stoker.store.base import Deployment, Rollout, Store
 from stoker.types import FunctionSpec
 
 OLD_VERSIONS_KEPT = 20  # of each deployed app, for `stoker apps rollback`; older ones are forgotten
 SERVED_SUFFIX = "-dev"  # by which a served app is found beside a deployed one of its name
+ACTIVE = "active"  # the state of a rollout that goes on
+FAILED = "failed"  # of one whose version could not run
+STRATEGY = "strategy"  # the tag of a deployment that says how it takes the place of the one before
+RECREATE = "recreate"
+
+
+@dataclass(slots=True)
+class Beside:
+    """A version that stands beside the current one of its app: a canary, or a shadow."""
+
+    rollout: Rollout
+    deployment: Deployment
+    turns: dict[str, Turns] = field(default_factory=dict)  # by pool of the current version
+    pairs: dict[str, str] = field(default_factory=dict)  # pools of the current version → of this one; empty for none
+
+    @property
+    def version(self) -> int:
+        return self.deployment.version
+
+    def find(self, name: str) -> FunctionSpec | None:
+        return next((spec for spec in self.deployment.functions if spec.name == name), None)
 
 
 @dataclass(slots=True)
@@ -33,15 +55,30 @@ class Functions:
     served: dict[str, list[str]] = field(default_factory=dict)  # app → ids of runs
     replaced: dict[str, tuple[str, str]] = field(default_factory=dict)  # key of a served run that is over → app, name
     outdated: dict[str, tuple[str, str]] = field(default_factory=dict)  # key of an earlier version → app, name
+    beside: dict[str, Beside] = field(default_factory=dict)  # by app
+    rollouts: dict[str, Rollout] = field(default_factory=dict)  # the latest one of each app, however it ended
     generation: int = 0  # another one where a name may lead elsewhere than before
 
     def load(self) -> None:
         """Declare what is deployed."""
-        for deployment in self.store.deployments():
-            if deployment.current:
-                self.current[deployment.app] = deployment
-                for spec in deployment.functions:
+        versions = self.store.deployments()
+        self.current = {deployment.app: deployment for deployment in versions if deployment.current}
+        latest = {rollout.app: rollout for rollout in reversed(self.store.rollouts())}
+        for deployment in versions:
+            rollout = latest.get(deployment.app)
+            current = self.current.get(deployment.app)
+            if rollout is not None and rollout.version == deployment.version and current is not None:
+                self.rollouts[deployment.app] = rollout
+                if rollout.state == ACTIVE and not deployment.current:
+                    self.beside[deployment.app] = Beside(rollout, deployment)
+        for deployment in versions:
+            beside = self.beside.get(deployment.app)
+            is_there = deployment.current or (beside is not None and beside.version == deployment.version)
+            for spec in deployment.functions:
+                if is_there:
                     self._declare(spec)
+                else:
+                    self.outdated[spec.key] = (spec.app, spec.name)
 
     def ensure(self, key: str) -> FunctionSpec | None:
         """Return a spec by its pool's key, from what an earlier term of this server knew if need be."""
@@ -87,11 +124,15 @@ class Functions:
     def _instances_of(self, app: str, run_id: str) -> list[str]:
         """Return the pools of a run's classes, or of deployed ones, that differ from them in their parameters only."""
         names = self.runs.get((app, run_id), {})
-        bases = names if run_id else self._deployed(app)
+        return self._instances(app, (names if run_id else self._deployed(app)).values(), run_id=run_id)
+
+    def _instances(self, app: str, keys: Iterable[str], *, run_id: str = "") -> list[str]:
+        """Return the pools of these classes that differ from them in their parameters only."""
+        bases = {self.specs[key].name: self.specs[key] for key in keys if key in self.specs}
         found = []
-        for key in {*names.values(), *self.variants.get((app, run_id), ())}:
+        for key in {*self.runs.get((app, run_id), {}).values(), *self.variants.get((app, run_id), ())}:
             spec = self.specs.get(key)
-            base = self.specs.get(bases.get(spec.name, "")) if spec is not None else None
+            base = bases.get(spec.name) if spec is not None else None
             if spec is None or base is None or spec.parameters == base.parameters:
                 continue
             if replace(spec, parameters=base.parameters) == base:
@@ -109,8 +150,11 @@ class Functions:
                 self._retire(key)
 
     def deployed(self, deployment: Deployment) -> None:
-        """Make this version the current one; the pools of the one before drain."""
+        """Make this version the current one; the pools of the one before drain, and of one that stood beside it."""
         self.generation += 1
+        beside = self.beside.pop(deployment.app, None)
+        if beside is not None and beside.version != deployment.version:
+            self._step_down(beside)
         before = self.current.get(deployment.app)
         old = {spec.key: spec.name for spec in before.functions} if before else {}
         old.update((key, self.specs[key].name) for key in self._instances_of(deployment.app, ""))
@@ -118,14 +162,93 @@ class Functions:
         keys = {self._declare(spec) for spec in deployment.functions}
         for key in keys:
             self.outdated.pop(key, None)
+        for key in self._instances_of(deployment.app, "") if beside is not None else ():
+            self._declare(self.specs[key])  # of a version that stood beside, and does no more
         for key, name in old.items():
             if key not in keys:
                 self.outdated[key] = (deployment.app, name)
                 self._drop_variant(deployment.app, key)
                 self._retire(key)
 
+    def stand_beside(self, rollout: Rollout, deployment: Deployment) -> None:
+        """Have a version stand beside the current one, in place of another that did, or with another share."""
+        self.generation += 1
+        self.rollouts[rollout.app] = rollout
+        before = self.beside.get(rollout.app)
+        if before is not None and before.version == deployment.version:
+            before.rollout = rollout
+        else:
+            self.beside[rollout.app] = Beside(rollout, deployment)
+            if before is not None:
+                self._step_down(before)
+        for spec in deployment.functions:
+            self._declare(spec)
+        self._declare_current(rollout.app)
+
+    def step_down(self, rollout: Rollout) -> list[str]:
+        """Have a version stand beside the current one no more: its pools drain; return their keys."""
+        self.generation += 1
+        self.rollouts[rollout.app] = rollout
+        beside = self.beside.pop(rollout.app, None)
+        keys = self._step_down(beside) if beside is not None else []
+        self._declare_current(rollout.app)
+        return keys
+
+    def _step_down(self, beside: Beside) -> list[str]:
+        app = beside.rollout.app
+        keys = {spec.key: spec.name for spec in beside.deployment.functions}
+        keys.update((key, self.specs[key].name) for key in self._instances(app, keys.keys()))
+        for key, name in keys.items():
+            self.outdated[key] = (app, name)
+            self._drop_variant(app, key)
+            self._retire(key)
+        return [*keys]
+
+    def _declare_current(self, app: str) -> None:
+        """Have the core know whether the calls of an app's current version are divided."""
+        current = self.current.get(app)
+        for spec in current.functions if current is not None else ():
+            self._declare(spec)
+        for key in self._instances_of(app, "") if current is not None else ():
+            self._declare(self.specs[key])
+
+    def counterpart(self, key: str, beside: Beside) -> str:
+        """Return the pool of the version beside that does what this one of the current version does; empty for none.
+
+        What was made with other options stays what it is. A class's instance has one where the class takes its
+        parameters.
+        """
+        if key in beside.pairs:
+            return beside.pairs[key]
+        spec, found = self.specs.get(key), ""
+        base = self.specs.get(self._deployed(beside.rollout.app).get(spec.name, "")) if spec is not None else None
+        other = beside.find(spec.name) if spec is not None else None
+        if spec is not None and base is not None and other is not None and other.kind == spec.kind:
+            if key == base.key:
+                found = other.key
+            elif replace(spec, parameters=base.parameters) == base:
+                found = self._configured(other.key, as_in=key)
+        beside.pairs[key] = "" if found == key else found
+        return beside.pairs[key]
+
+    def restored_as(self, key: str) -> str:
+        """Return the pool for a call of an earlier term: of a version that could not run, the current one's."""
+        app, name = self.outdated.get(key, ("", ""))
+        rollout = self.rollouts.get(app)
+        spec = self.ensure(key) if rollout is not None and rollout.state == FAILED and name else None
+        return self.newest(key) if rollout is not None and spec and spec.version == rollout.version else key
+
+    def retire_outdated(self) -> None:
+        """Let pools of earlier versions drain that are there because of what an earlier term has left."""
+        for key in [key for key in self.outdated if key in self.specs]:
+            self._retire(key)
+
     def undeployed(self, app: str) -> None:
         self.generation += 1
+        beside = self.beside.pop(app, None)
+        if beside is not None:
+            self._step_down(beside)
+        self.rollouts.pop(app, None)
         instances = self._instances_of(app, "")
         before = self.current.pop(app, None)
         for key in [*(spec.key for spec in before.functions), *instances] if before else []:
@@ -207,7 +330,9 @@ class Functions:
                 f"There is no deployed {which}.{hint} Deployed or served apps: {_listed(known)}. Deploy it by "
                 "`stoker deploy <file>` (or `stoker serve <file>`)."
             )
-        for spec in deployment.functions:
+        beside = self.beside.get(app) if not version else None
+        # What only the version beside has is that one's: nothing else could answer.
+        for spec in [*deployment.functions, *(beside.deployment.functions if beside is not None else ())]:
             if spec.name == name:
                 self._declare(spec)
                 return spec
@@ -218,7 +343,9 @@ class Functions:
         """Return the functions of an app that is deployed, or served, under this name; None where there is none."""
         deployment = self.current.get(app)
         if deployment is not None:
-            return [spec.name for spec in deployment.functions]
+            beside = self.beside.get(app)
+            more = [spec.name for spec in beside.deployment.functions] if beside is not None else []
+            return [*dict.fromkeys([*(spec.name for spec in deployment.functions), *more])]
         return [*self._served(app)] or None
 
     def app_of(self, name: str) -> str:
@@ -244,7 +371,7 @@ class Functions:
 
     def in_use(self, pools: Iterable[str]) -> set[str]:
         """Return the keys of functions that runs, current deployments or pools need."""
-        found = {*pools, *(spec.key for made in self.current.values() for spec in made.functions)}
+        found = {*pools, *(spec.key for made in self._there() for spec in made.functions)}
         return found.union(*(names.values() for names in self.runs.values()), *self.variants.values())
 
     def forget(self, keys: Iterable[str], pools: Iterable[str]) -> None:
@@ -262,12 +389,26 @@ class Functions:
         key = spec.key
         self.specs[key] = spec
         if not spec.is_template:
-            self.decide(e.FunctionDeclared(spec, key))
+            self.decide(e.FunctionDeclared(spec, key, *self._standing(spec)))
         return key
+
+    def _standing(self, spec: FunctionSpec) -> tuple[str, bool, bool]:
+        """Return what a function is besides, to the core: its role, whether it is divided, whether it stands alone."""
+        current = self.current.get(spec.app)
+        if spec.run_id or current is None:
+            return "", False, False
+        beside = self.beside.get(spec.app)
+        if beside is not None and beside.version == spec.version:
+            return beside.rollout.kind, False, False
+        is_current = current.version == spec.version
+        return "", is_current and beside is not None, is_current and current.tags.get(STRATEGY) == RECREATE
+
+    def _there(self) -> list[Deployment]:
+        return [*self.current.values(), *(beside.deployment for beside in self.beside.values())]
 
     def _retire(self, key: str) -> None:
         in_use = any(key in keys.values() for keys in self.runs.values())
-        deployed = any(spec.key == key for d in self.current.values() for spec in d.functions)
+        deployed = any(spec.key == key for d in self._there() for spec in d.functions)
         if not in_use and not deployed:
             self.decide(e.FunctionRetired(key))
 

@@ -147,6 +147,8 @@ def _stored_row(server: Server, record: CallRecord) -> Row:
         "error": f"{error.type_name}: {error.message}" if error else "",
         "detached": True,
         "trace": call.trace,
+        "version": spec.version if spec else 0,
+        "shadow": False,
     }
 
 

@@ -11,7 +11,7 @@ from stoker.protocol import messages as m
 if TYPE_CHECKING:
     from stoker.server.sessions import Session
 
-VERBS = frozenset({"deploy", "rollback", "undeploy"})
+VERBS = frozenset({"deploy", "rollback", "undeploy", "promote", "abort"})
 KEPT = 32  # of a session: it says again what is open, which is one or two
 
 

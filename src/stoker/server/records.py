@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from stoker.core.calls import Call, Delivery
 from stoker.core.pools import Worker
+from stoker.core.trials import is_mirrored
 from stoker.protocol.messages import ChannelUsed
 from stoker.types import CallState, ErrorInfo, Outcome
 
@@ -80,4 +81,6 @@ def row_of(call: Call, *, wall: float, record: Record | None = None) -> dict[str
         "error": f"{record.error.type_name}: {record.error.message}" if record and record.error else "",
         "detached": call.detached,
         "trace": call.trace,
+        "version": call.pool.spec.version,
+        "shadow": is_mirrored(call),
     }

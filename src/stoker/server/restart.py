@@ -53,13 +53,15 @@ async def _restore_pages(server: Server) -> None:
         after = rows[-1].call.seq
         restored = [(event.id, server.functions.specs[event.function]) for event in events]
         server.decide(*events, *server.early_cancels.due(restored))
+        server.functions.retire_outdated()
         server.flush()
         await asyncio.sleep(0)
 
 
 def _restored(server: Server, row: PendingRow) -> e.Restored | None:
     call = row.call
-    spec = server.functions.ensure(call.function)
+    function = server.functions.restored_as(call.function)
+    spec = server.functions.ensure(function)
     if spec is None:
         _give_up(server, row, "Its function is not known to this server any more.")
         return None
@@ -68,13 +70,13 @@ def _restored(server: Server, row: PendingRow) -> e.Restored | None:
     except StokerError as error:
         _give_up(server, row, str(error))
         return None
-    if call.function not in server.plane.state.pools:
-        server.decide(e.FunctionDeclared(spec, call.function))  # it was retired, and gone for want of calls
+    if function not in server.plane.state.pools:
+        server.decide(e.FunctionDeclared(spec, function))  # it was retired, and gone for want of calls
     wall = server.wall_offset
     return e.Restored(
         id=call.id,
         seq=call.seq,
-        function=call.function,
+        function=function,
         client=call.client,
         payload=payload,
         created=call.created - wall,

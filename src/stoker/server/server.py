@@ -43,8 +43,10 @@ from stoker.server.node_data import NodeCopies, NodePeer
 from stoker.server.payloads import PayloadFiles
 from stoker.server.records import Records
 from stoker.server.sessions import ClientPeer, Session
+from stoker.server.shadows import Shadows
 from stoker.server.spool import Spool
 from stoker.server.tokens import NodeTokens, WorkerTokens, kept_secret
+from stoker.server.traffic import Traffic
 from stoker.server.verbs import Verbs
 from stoker.server.watching import Watches
 from stoker.server.workers import ControlPeer, GoneLinks, WorkerLinks, WorkerPeer
@@ -121,6 +123,7 @@ class Server:
         )
         self.functions = Functions(self.store, decide=self.decide, keep=self._keep_function)
         self.tally = Tally(self)
+        self.traffic, self.shadows = Traffic(self), Shadows(self)
         self.news = News(self)
         self.copies, self.locks = NodeCopies(), AgreedLocks(self.blobs)
         self.feeds = Feeds(self)
@@ -488,6 +491,8 @@ class Server:
             self.hosts.note(running.worker, event.node.node)
             capacity = Capacity(running.grant.cpus, running.grant.memory)
             workers.append((running.worker, running.function, capacity))
+        if workers:
+            self.loop.call_soon(self.functions.retire_outdated)  # once the core knows of them
         node = event.node
         if self.engine.growth is not Growth.NEVER:
             log.info("node %s is here, with %d workers", self.hosts.named(node.node), len(workers))

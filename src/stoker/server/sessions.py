@@ -214,12 +214,21 @@ class ClientPeer:
             ids, loads = self._allowed(spec, ids, loads)
             if not ids:
                 return
+        if server.functions.beside and not message.channel:
+            for pool, some, their in server.traffic.divided(function, ids, loads, parent=message.parent):
+                self._submit_to(pool, message, some, their)
+                server.shadows.mirror(pool, some, their, kind=message.kind, method=message.method)
+        else:
+            self._submit_to(function, message, ids, loads)
+
+    def _submit_to(self, function: str, message: m.Submit, ids: Sequence[str], loads: Sequence[Payload]) -> None:
+        server, spec = self._server, self._server.functions.specs.get(function)
         deadline = message.deadline
         if deadline is None and spec is not None:
             deadline = spec.options.deadline
         server.decide(
             e.Submitted(
-                client=session.name,
+                client=self._session.name,
                 function=function,
                 ids=ids,
                 payloads=loads,

@@ -6,21 +6,20 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
 from stoker._version import __version__
 from stoker.blobs.location import shown_address
-from stoker.core.intake import unschedulable
-from stoker.core.pools import Pool
 from stoker.core.rate_limits import Rate
-from stoker.errors import InvalidRequest, NotFound, PermissionDenied, StokerError, Unschedulable
+from stoker.errors import InvalidRequest, PermissionDenied, StokerError
 from stoker.protocol import messages as m
 from stoker.server import once, token_limits
 from stoker.server.client_tokens import shown
+from stoker.server.deployments import DeploymentVerbs
 from stoker.server.execution import error_info
 from stoker.server.inspection import (
     call_details,
@@ -28,13 +27,12 @@ from stoker.server.inspection import (
     call_rows,
     full_id,
     function_rows,
-    trouble,
     worker_rows,
 )
 from stoker.server.link import Link
+from stoker.server.request_parameters import Params, get
 from stoker.server.sessions import Session
 from stoker.server.spool import Spool
-from stoker.store.base import Deployment
 from stoker.types import FunctionSpec
 
 if TYPE_CHECKING:
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
 DEAF_SECONDS = 0.5  # past the grace, for what does not listen to be killed
 CLEAN_UP_POLL_SECONDS = 0.01
 T = TypeVar("T")
-Params = dict[str, Any]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]  # of rows or lines: what one reply may hold
 Answer = Callable[[Session, Params], Awaitable[Any]]
 
@@ -54,11 +51,11 @@ HERE_ONLY = frozenset({"shutdown", "tokens", "token_create", "token_revoke", "ca
 """What nobody may ask for over TCP: a token that leaked makes no others, and ends nothing."""
 
 
-class Verbs:
+class Verbs(DeploymentVerbs):
     """See the module. Parameters of another type than a verb wants are an `InvalidRequest`."""
 
     def __init__(self, server: Server) -> None:
-        self._server = server
+        super().__init__(server)
         self._verbs: dict[str, Answer] = {
             name.removeprefix("do_"): getattr(self, name) for name in dir(self) if name.startswith("do_")
         }
@@ -111,96 +108,34 @@ class Verbs:
     # Apps and functions
 
     async def do_blobs_missing(self, session: Session, params: Params) -> list[str]:
-        digests = _get(params, "digests", list[str])
+        digests = get(params, "digests", list[str])
         blobs = self._server.blobs
         return await asyncio.to_thread(lambda: [one for one in digests if not blobs.has(f"bundle/{one}")])
 
     async def do_register(self, session: Session, params: Params) -> Params:
-        app, run_id = _get(params, "app", str), _get(params, "run_id", str)
-        specs = _get(params, "functions", list[FunctionSpec])
+        app, run_id = get(params, "app", str), get(params, "run_id", str)
+        specs = get(params, "functions", list[FunctionSpec])
         self._check_schedulable(specs)
         if not run_id or (app, run_id) not in self._server.functions.runs:
             session.runs.add((app, run_id))  # the run ends with its program; others who call it only add to it
-        served = _get(params, "served", bool, False) and not session.owner
+        served = get(params, "served", bool, False) and not session.owner
         return {"keys": self._server.functions.register(specs, app=app, run_id=run_id, served=served)}
 
     async def do_end_run(self, session: Session, params: Params) -> None:
-        app, run_id = _get(params, "app", str), _get(params, "run_id", str)
+        app, run_id = get(params, "app", str), get(params, "run_id", str)
         if (app, run_id) in session.runs:
             session.runs.discard((app, run_id))
             self._server.functions.retire_run(app, run_id)
 
-    async def do_deploy(self, session: Session, params: Params) -> Params:
-        app = _get(params, "app", str)
-        specs = _get(params, "functions", list[FunctionSpec])
-        self._check_schedulable(specs)
-        request, anew = _get(params, "request", str), _get(params, "anew", bool, False)
-        current = self._server.functions.current.get(app)
-        unchanged = current is not None and not anew and _same(current.functions, specs)
-        if unchanged and current is not None and current.tags.get("request") != request:
-            names = [s.name for s in current.functions]
-            urls = self._urls(app, current.functions)
-            return {"version": current.version, "functions": names, "unchanged": True, "urls": urls}
-        deployment = await self._in_writer(lambda: self._deploy(app, specs, request))
-        if deployment.current:
-            self._server.functions.deployed(deployment)
-        names = [spec.name for spec in deployment.functions]
-        return {"version": deployment.version, "functions": names, "urls": self._urls(app, deployment.functions)}
-
-    def _urls(self, app: str, specs: Sequence[FunctionSpec]) -> dict[str, str]:
-        """Return where endpoints are reached, by name; nothing where this server has no door for HTTP."""
-        http = self._server.http
-        if http is None:
-            return {}
-        names = [s.name for s in specs if s.web is not None]
-        names += [f"{s.name}/{name}" for s in specs for name, one in s.methods.items() if one.web is not None]
-        return {name.replace("/", "."): f"{http.urls[0]}/{app}/{name}" for name in names}
-
-    def _deploy(self, app: str, specs: list[FunctionSpec], request: str) -> Deployment:
-        """Make a version, unless this very request has made one before its answer, or the server, was lost."""
-        server = self._server
-        wanted = [replace(spec, version=0, run_id="") for spec in specs]
-        for made in server.store.deployments(app=app):
-            if made.tags.get("request") == request and wanted == [replace(spec, version=0) for spec in made.functions]:
-                return made
-        return server.store.deploy(server.epoch, app, specs, now=time.time(), tags={"request": request})
-
-    async def do_undeploy(self, session: Session, params: Params) -> None:
-        app, server = _get(params, "app", str), self._server
-        if not await self._in_writer(lambda: server.store.undeploy(server.epoch, app)):
-            raise NotFound(f"No app {app!r} is deployed. `stoker apps list` shows those that are.")
-        server.functions.undeployed(app)
-
-    async def do_rollback(self, session: Session, params: Params) -> Params:
-        app, version = _get(params, "app", str), _get(params, "version", int)
-        server = self._server
-        history = await asyncio.to_thread(lambda: server.store.deployments(app=app))
-        wanted = next((d for d in history if d.version == version), None)
-        if wanted is None:
-            versions = ", ".join(str(d.version) for d in history) or "none"
-            raise NotFound(f"App {app!r} has no version {version}. It has: {versions}.")
-        return await self.do_deploy(session, {**params, "functions": [*wanted.functions], "anew": True})
-
     async def do_lookup(self, session: Session, params: Params) -> Params:
-        app, version = _get(params, "app", str), _get(params, "version", int, 0)
-        name, run_id = _get(params, "name", str), _get(params, "run_id", str, "")
+        app, version = get(params, "app", str), get(params, "version", int, 0)
+        name, run_id = get(params, "name", str), get(params, "run_id", str, "")
         if (token := token_limits.token_of(self._server, session)) is not None:
             token.check_call(self._server.functions.app_of(app), name)
         store = self._server.store
         history = await asyncio.to_thread(lambda: store.deployments(app=app)) if version else []
         spec = self._server.functions.lookup(app, name, run_id, version=version, history=history)
         return {"key": spec.key, "spec": spec}
-
-    def _check_schedulable(self, specs: list[FunctionSpec]) -> None:
-        state = self._server.plane.state
-        for spec in specs:
-            error = unschedulable(state, Pool(spec.key, spec), count=1)
-            if error is not None:
-                raise Unschedulable(error.message)
-
-    async def _in_writer(self, work: Callable[[], T]) -> T:
-        """Run a store's write in the writer's thread, after all that was put in before."""
-        return await self._server.writer.result_of(work)
 
     # What there is
 
@@ -251,51 +186,8 @@ class Verbs:
         doors: list[Params] = [{"kind": "unix", "address": str(server.config.socket)}]
         return doors + [door.facts() for door in (server.door, server.http) if door is not None]
 
-    async def do_apps(self, session: Session, params: Params) -> list[Params]:
-        functions = self._server.functions
-        rows = [
-            self._app_row(d.app, d.version, "", d.created, [spec.key for spec in d.functions])
-            for d in functions.current.values()
-        ]
-        rows += [
-            self._app_row(app, 0, run_id, None, list(keys.values())) for (app, run_id), keys in functions.runs.items()
-        ]
-        return rows
-
-    def _app_row(self, app: str, version: int, run_id: str, created: float | None, keys: list[str]) -> Params:
-        state, specs = self._server.plane.state, self._server.functions.specs
-        pools = [state.pools[key] for key in keys if key in state.pools]
-        served_as = self._server.functions.name_of_served(app, run_id) if run_id else ""
-        return {
-            "app": app,
-            "version": version,
-            "run_id": run_id,
-            "created": created,
-            "current": not run_id,
-            "served_as": served_as,
-            "urls": self._urls(served_as or app, [specs[key] for key in keys]) if served_as or not run_id else {},
-            "functions": sorted(specs[key].name for key in keys),
-            "queued": sum(len(pool.queue) + pool.backoff for pool in pools),
-            "running": sum(pool.running for pool in pools),
-            "workers": sum(len(pool.workers) for pool in pools),
-            "trouble": {x.spec.name: told for x in pools if (told := trouble(x, self._server.now()))},
-        }
-
-    async def do_history(self, session: Session, params: Params) -> list[Params]:
-        app = _get(params, "app", str)
-        history = await asyncio.to_thread(lambda: self._server.store.deployments(app=app))
-        return [
-            {
-                "version": d.version,
-                "created": d.created,
-                "current": d.current,
-                "functions": sorted(spec.name for spec in d.functions),
-            }
-            for d in history
-        ]
-
     async def do_functions(self, session: Session, params: Params) -> list[Params]:
-        return function_rows(self._server, app=_get(params, "app", str, ""))
+        return function_rows(self._server, app=get(params, "app", str, ""))
 
     async def do_workers(self, session: Session, params: Params) -> list[Params]:
         return worker_rows(self._server)
@@ -303,23 +195,23 @@ class Verbs:
     async def do_calls(self, session: Session, params: Params) -> list[Params]:
         return await call_rows(
             self._server,
-            app=_get(params, "app", str, ""),
-            function=_get(params, "function", str, ""),
-            state=_get(params, "state", str, ""),
-            limit=_get(params, "limit", Count, 100),
+            app=get(params, "app", str, ""),
+            function=get(params, "function", str, ""),
+            state=get(params, "state", str, ""),
+            limit=get(params, "limit", Count, 100),
         )
 
     async def do_call(self, session: Session, params: Params) -> Params:
-        call_id = await full_id(self._server, _get(params, "id", str))
+        call_id = await full_id(self._server, get(params, "id", str))
         await token_limits.check_call_id(self._server, session, call_id)
         callback = await self._server.callbacks.of_call(call_id)
         return {**await call_details(self._server, call_id), **({"callback": callback} if callback is not None else {})}
 
     async def do_cancel(self, session: Session, params: Params) -> Params:
-        ids = _get(params, "ids", list[str])
-        if _get(params, "prefixes", bool, False):
+        ids = get(params, "ids", list[str])
+        if get(params, "prefixes", bool, False):
             ids = [await full_id(self._server, call_id) for call_id in ids]
-        force = _get(params, "force", bool, False)
+        force = get(params, "force", bool, False)
         known, later = token_limits.cancel(self._server, session, ids, reason="user", force=force)
         self._server.flush()
         await self._server.early_cancels.wait()
@@ -329,11 +221,11 @@ class Verbs:
     # Output, images, life
 
     async def do_logs(self, session: Session, params: Params) -> Params:
-        wanted = {key: _get(params, key, str) for key in ("call", "app", "function", "worker") if params.get(key)}
+        wanted = {key: get(params, key, str) for key in ("call", "app", "function", "worker") if params.get(key)}
         if "call" in wanted:
             wanted["call"] = await full_id(self._server, wanted["call"])
-        times = {key: _get(params, key, float) for key in ("since", "until") if params.get(key)}
-        tail = _get(params, "tail", Count, 1000)
+        times = {key: get(params, key, float) for key in ("since", "until") if params.get(key)}
+        tail = get(params, "tail", Count, 1000)
         query: Params = {**wanted, **times, "tail": tail, "functions": self._keys_of(wanted)}
         lines = await self._server.engine.ask("logs", query)
         specs = self._server.functions.specs
@@ -358,14 +250,14 @@ class Verbs:
         ]
 
     async def do_follow(self, session: Session, params: Params) -> None:
-        wanted = {key: _get(params, key, str) for key in ("call", "app", "function", "worker") if params.get(key)}
+        wanted = {key: get(params, key, str) for key in ("call", "app", "function", "worker") if params.get(key)}
         if "call" in wanted:
             wanted["call"] = await full_id(self._server, wanted["call"])
         session.follows.append(wanted)
 
     async def do_flush(self, session: Session, params: Params) -> None:
         """Have all output so far delivered; with ``ended``, that of cancelled calls that still clean up as well."""
-        if _get(params, "ended", bool, False):
+        if get(params, "ended", bool, False):
             until = self._server.now() + self._server.plane.state.limits.cancel_grace + DEAF_SECONDS
             while self._cleans_up(session) and self._server.now() < until:
                 await asyncio.sleep(CLEAN_UP_POLL_SECONDS)
@@ -405,31 +297,31 @@ class Verbs:
         return [{**row, "connections": holders.count(row["id"])} for row in self._server.client_tokens.rows()]
 
     async def do_token_create(self, session: Session, params: Params) -> Params:
-        app, function = _get(params, "app", str, ""), _get(params, "function", str, "")
-        rate, expires = _get(params, "rate", str, ""), _get(params, "expires", float | None, None)
+        app, function = get(params, "app", str, ""), get(params, "function", str, "")
+        rate, expires = get(params, "rate", str, ""), get(params, "expires", float | None, None)
         token, text = self._server.client_tokens.create(
-            _get(params, "name", str),
+            get(params, "name", str),
             app=app,
             function=function,
-            python=_get(params, "python", bool, False),
-            rate=Rate.parse(rate, burst=_get(params, "burst", int | None, None)) if rate else None,
+            python=get(params, "python", bool, False),
+            rate=Rate.parse(rate, burst=get(params, "burst", int | None, None)) if rate else None,
             expires_in=expires,
         )
         note = self._server.functions.missing(app, function) if app else ""
         return {**shown(token), "token": text, "note": note}
 
     async def do_token_revoke(self, session: Session, params: Params) -> None:
-        token_limits.revoke(self._server, _get(params, "name", str))
+        token_limits.revoke(self._server, get(params, "name", str))
 
     async def do_callbacks(self, session: Session, params: Params) -> list[Params]:
-        limit = _get(params, "limit", Count, 100)
-        return await self._server.callbacks.rows(open_only=_get(params, "open", bool, False), limit=limit)
+        limit = get(params, "limit", Count, 100)
+        return await self._server.callbacks.rows(open_only=get(params, "open", bool, False), limit=limit)
 
     async def do_callback_retry(self, session: Session, params: Params) -> None:
-        await self._server.callbacks.retry(await full_id(self._server, _get(params, "id", str)))
+        await self._server.callbacks.retry(await full_id(self._server, get(params, "id", str)))
 
     async def do_callback_secret(self, session: Session, params: Params) -> Params:
-        token = self._server.client_tokens.named(_get(params, "token", str))
+        token = self._server.client_tokens.named(get(params, "token", str))
         return {"token": token.name, "secret": self._server.callbacks.signer.secret(token.id)}
 
     async def do_leave(self, session: Session, params: Params) -> None:
@@ -442,22 +334,3 @@ class Verbs:
 
 def _pieces(body: bytes | Spool) -> Iterable[bytes]:
     return body.read() if isinstance(body, Spool) else [body]
-
-
-def _same(deployed: Sequence[FunctionSpec], wanted: Sequence[FunctionSpec]) -> bool:
-    """Tell whether these are the functions that are deployed already, from wherever they are deployed again."""
-
-    def plain(specs: Sequence[FunctionSpec]) -> list[FunctionSpec]:
-        return sorted((replace(spec, version=0, run_id="") for spec in specs), key=lambda spec: spec.name)
-
-    return plain(deployed) == plain(wanted)
-
-
-def _get(params: Params, name: str, kind: Any, default: Any = msgspec.UNSET) -> Any:
-    value = params.get(name, default)
-    if value is msgspec.UNSET:
-        raise InvalidRequest(f"The request came without its parameter {name!r}.")
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"The request's parameter {name!r} is malformed: {error}.") from None

@@ -127,6 +127,23 @@ class CallbackRow:
         return self.state in {"delivered", "failed"}
 
 
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What a version is, or was, beside the current one, and how that ended: a version has one at most.
+
+    ``kind``: ``canary`` · ``shadow``. ``parts`` of 10 000 calls go to it. ``state``: ``active`` · ``promoted`` ·
+    ``aborted`` (somebody ended it) · ``failed`` (it could not run; ``why`` says how) · ``replaced`` (by another one).
+    """
+
+    app: str
+    version: int
+    kind: str
+    parts: int
+    state: str
+    changed: float
+    why: str = ""
+
+
 Write = AcceptedRow | SettledRow | ProgressRow
 
 
@@ -215,14 +232,24 @@ class Store(Protocol):
         *,
         now: float,
         tags: dict[str, str] | None = None,
+        rollout: Rollout | None = None,
     ) -> Deployment:
-        """Make a new current version of an app; its functions, which are kept, carry ``version`` and no ``run_id``."""
+        """Make a new current version of an app; its functions, which are kept, carry ``version`` and no ``run_id``.
+
+        With a ``rollout``, whose own version does not count, it stands beside the current one as that says.
+        """
 
     def undeploy(self, epoch: int, app: str) -> bool:
         """Leave the app without a current version; say whether there was one."""
 
     def deployments(self, *, app: str = "") -> list[Deployment]:
         """Return all versions, newest first."""
+
+    def put_rollout(self, epoch: int, rollout: Rollout, *, makes_current: bool = False) -> None:
+        """Write down what a version is beside the current one, or that it ``makes_current``, in one transaction."""
+
+    def rollouts(self, *, app: str = "") -> list[Rollout]:
+        """Return all there are or were, of versions that are kept, the newest version of each app first."""
 
     def prune(
         self, epoch: int, *, in_use: Collection[str], old_versions: int, now: float, unused_for: float

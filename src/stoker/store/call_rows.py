@@ -91,6 +91,18 @@ DELETE FROM deployments WHERE (app, version) IN (
     ) WHERE place > ?
 )
 """
+DROP_ROLLOUTS = """
+DELETE FROM rollouts WHERE NOT EXISTS (
+    SELECT 1 FROM deployments d WHERE d.app = rollouts.app AND d.version = rollouts.version
+)
+"""
+ROLLOUTS = """
+SELECT app, version, kind, parts, state, changed, why FROM rollouts WHERE ? IN ('', app) ORDER BY app, version DESC
+"""
+PUT_ROLLOUT = """
+INSERT OR REPLACE INTO rollouts (app, version, kind, parts, state, changed, why) VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+MAKE_CURRENT = "INSERT OR REPLACE INTO current_deployments (app, version) VALUES (?, ?)"
 UNUSED = """
 SELECT key FROM functions f WHERE key NOT IN (SELECT value FROM json_each(?))
 AND NOT EXISTS (SELECT 1 FROM calls WHERE function = f.key)

@@ -17,6 +17,7 @@ from stoker.store.base import (
     Deployment,
     PendingRow,
     ProgressRow,
+    Rollout,
     RowsRefused,
     SettledRow,
     Write,
@@ -40,6 +41,7 @@ class MemoryBacking:
     functions: dict[str, FunctionSpec] = field(default_factory=dict)
     unused: dict[str, float] = field(default_factory=dict)  # functions that nothing needs, since when
     deployments: dict[str, list[Deployment]] = field(default_factory=dict)
+    rollouts: dict[tuple[str, int], Rollout] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
 
 
@@ -174,13 +176,16 @@ class MemoryStore:
         *,
         now: float,
         tags: dict[str, str] | None = None,
+        rollout: Rollout | None = None,
     ) -> Deployment:
         with self._writing(epoch) as kept:
             older = kept.deployments.get(app, [])
             version = 1 + max((made.version for made in older), default=0)
             specs = tuple(replace(spec, version=version, run_id="") for spec in functions)
-            made = Deployment(app, version, now, specs, True, dict(tags or {}))
-            kept.deployments[app] = [*_none_current(older), made]
+            made = Deployment(app, version, now, specs, rollout is None, dict(tags or {}))
+            kept.deployments[app] = [*(_none_current(older) if rollout is None else older), made]
+            if rollout is not None:
+                kept.rollouts[app, version] = replace(rollout, version=version)
             kept.functions.update((spec.key, spec) for spec in specs)
             return made
 
@@ -198,6 +203,20 @@ class MemoryStore:
         found.sort(key=lambda version: (version.created, version.version), reverse=True)
         return [version for version in found if app in ("", version.app)]
 
+    def put_rollout(self, epoch: int, rollout: Rollout, *, makes_current: bool = False) -> None:
+        with self._writing(epoch) as kept:
+            kept.rollouts[rollout.app, rollout.version] = rollout
+            if makes_current:
+                kept.deployments[rollout.app] = [
+                    replace(made, current=made.version == rollout.version)
+                    for made in kept.deployments.get(rollout.app, [])
+                ]
+
+    def rollouts(self, *, app: str = "") -> list[Rollout]:
+        with self._open() as kept:
+            found = sorted(kept.rollouts.values(), key=lambda one: (one.app, -one.version))
+        return [one for one in found if app in ("", one.app)]
+
     def prune(
         self, epoch: int, *, in_use: Collection[str], old_versions: int, now: float, unused_for: float
     ) -> list[str]:
@@ -207,6 +226,7 @@ class MemoryStore:
                 dropped = set(old[: max(0, len(old) - old_versions)])
                 kept.deployments[app] = [made for made in versions if made.version not in dropped]
             there = {(made.app, made.version) for versions in kept.deployments.values() for made in versions}
+            kept.rollouts = {key: one for key, one in kept.rollouts.items() if key in there}
             needed = {*in_use, *(record.call.function for record in kept.records.values())}
             needed |= {key for key, spec in kept.functions.items() if (spec.app, spec.version) in there}
             kept.unused = {key: kept.unused.get(key, now) for key in kept.functions if key not in needed}

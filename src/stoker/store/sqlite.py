@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from stoker.store.base import (
     Deployment,
     PendingRow,
     ProgressRow,
+    Rollout,
     SettledRow,
     Write,
 )
@@ -140,6 +141,7 @@ class SqliteStore:
         *,
         now: float,
         tags: dict[str, str] | None = None,
+        rollout: Rollout | None = None,
     ) -> Deployment:
         with self._database.writing(epoch) as connection:
             version = 1 + _last_version(connection, app)
@@ -148,12 +150,13 @@ class SqliteStore:
                 "INSERT INTO deployments (app, version, created, functions, tags) VALUES (?, ?, ?, ?, ?)",
                 (app, version, now, msgspec.json.encode(specs).decode(), json.dumps(tags or {})),
             )
-            connection.execute(
-                "INSERT OR REPLACE INTO current_deployments (app, version) VALUES (?, ?)", (app, version)
-            )
+            if rollout is None:
+                connection.execute(call_rows.MAKE_CURRENT, (app, version))
+            else:
+                connection.execute(call_rows.PUT_ROLLOUT, astuple(replace(rollout, version=version)))
             kept = [(spec.key, msgspec.json.encode(spec).decode()) for spec in specs]
             connection.executemany(call_rows.KEEP_FUNCTION, kept)
-        return Deployment(app, version, now, specs, True, dict(tags or {}))
+        return Deployment(app, version, now, specs, rollout is None, dict(tags or {}))
 
     def undeploy(self, epoch: int, app: str) -> bool:
         with self._database.writing(epoch) as connection:
@@ -168,11 +171,21 @@ class SqliteStore:
         )
         return [_deployment(row) for row in rows]
 
+    def put_rollout(self, epoch: int, rollout: Rollout, *, makes_current: bool = False) -> None:
+        with self._database.writing(epoch) as connection:
+            connection.execute(call_rows.PUT_ROLLOUT, astuple(rollout))
+            if makes_current:
+                connection.execute(call_rows.MAKE_CURRENT, (rollout.app, rollout.version))
+
+    def rollouts(self, *, app: str = "") -> list[Rollout]:
+        return [Rollout(*row) for row in self._rows(call_rows.ROLLOUTS, app)]
+
     def prune(
         self, epoch: int, *, in_use: Collection[str], old_versions: int, now: float, unused_for: float
     ) -> list[str]:
         with self._database.writing(epoch) as connection:
             connection.execute(call_rows.DROP_VERSIONS, (old_versions,))
+            connection.execute(call_rows.DROP_ROLLOUTS)
             unused = [row[0] for row in connection.execute(call_rows.UNUSED, (json.dumps(list(in_use)),))]
             keys = json.dumps(unused)
             connection.execute(call_rows.USED_AGAIN, (keys,))

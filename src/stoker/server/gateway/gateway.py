@@ -25,7 +25,7 @@ from stoker.core.calls import Payload, Segment
 from stoker.errors import InvalidOption
 from stoker.protocol.web_calls import WebAnswer, WebRequest, encode_request
 from stoker.quantities import parse_duration
-from stoker.server.gateway import pages
+from stoker.server.gateway import pages, versions
 from stoker.server.gateway.exchanges import Asked, Exchanges, moved_to
 from stoker.server.gateway.later import LaterCalls, Wanted
 from stoker.server.gateway.problems import Pairs, Problem, problem_of, whole_answer
@@ -141,6 +141,8 @@ class Gateway:
             return
         method = self._checked_method(route, scope["method"])
         holder = self._door.admit(route, headers, extra)
+        route = self._divided(route, holder, headers, extra)
+        self._checked_method(route, method)  # another version may take less
         request = WebRequest(
             method=method,
             path=rest,
@@ -215,7 +217,8 @@ class Gateway:
         if moved := moved_to(route, scope):
             await send_bytes(send, 308, JSON, b"", [(b"location", moved.encode("latin-1")), *extra])
             return
-        asked = Asked(route, self._door.admit(route, headers, extra), _deadline(headers), send.traceparent)
+        holder = self._door.admit(route, headers, extra)
+        asked = Asked(self._divided(route, holder, headers, extra), holder, _deadline(headers), send.traceparent)
         await self._exchanges.answer(asked, scope, receive, send, extra)
 
     async def _socket(
@@ -245,7 +248,16 @@ class Gateway:
             raise Problem(426, "BadRequest", f"{route.label} speaks no WebSockets: an asgi_app() or web_server() does.")
         if route.web.cors:
             self._cross_origin(route, headers)
-        return Asked(route, self._door.admit(route, headers, extra), _deadline(headers), send.traceparent)
+        holder = self._door.admit(route, headers, extra)
+        return Asked(self._divided(route, holder, headers, extra), holder, _deadline(headers), send.traceparent)
+
+    def _divided(self, route: Route, holder: str, headers: dict[bytes, bytes], extra: Pairs) -> Route:
+        """Return the endpoint of the version that answers; ``extra`` says which one. Another one may let in less."""
+        found = versions.chosen(self._server, route, headers)
+        if found is not route and holder == PUBLIC:
+            self._door.admit(found, headers, extra)
+        extra += versions.version_of(found)
+        return found
 
     def wants_tunnel(self, scope: Scope) -> bool:
         """Tell whether an upgraded connection goes through to a server of a function's own."""
@@ -361,7 +373,8 @@ class Gateway:
             (b"access-control-allow-headers", ALLOWED_HEADERS),
             (
                 b"access-control-expose-headers",
-                b"x-stoker-call-id, x-request-id, traceparent, retry-after, ratelimit, ratelimit-policy",
+                b"x-stoker-call-id, x-stoker-version, x-request-id, traceparent, retry-after, ratelimit, "
+                b"ratelimit-policy",
             ),
             (b"access-control-max-age", b"600"),
             (b"vary", b"origin"),

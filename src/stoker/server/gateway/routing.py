@@ -148,10 +148,7 @@ class Routes:
             spec = self._functions.lookup(app, name, "")
         except NotFound:
             raise Problem(404, "NotFound", f"There is no function {name!r:.80} in an app {app!r:.80} here.") from None
-        key = spec.key
-        found = {n: Route(spec, key, one.web, n) for n, one in spec.methods.items() if one.web is not None}
-        if spec.web is not None:
-            found[""] = Route(spec, key, spec.web)
+        found = endpoints_of(spec, spec.key)
         if not found:
             raise Problem(
                 404,
@@ -160,3 +157,11 @@ class Routes:
                 "method of the class, and deploy it again.",
             )
         return found
+
+
+def endpoints_of(spec: FunctionSpec, key: str) -> dict[str, Route]:
+    """Return the endpoints of a class by the names of its methods; that of a function by the empty one."""
+    found = {name: Route(spec, key, one.web, name) for name, one in spec.methods.items() if one.web is not None}
+    if spec.web is not None:
+        found[""] = Route(spec, key, spec.web)
+    return found

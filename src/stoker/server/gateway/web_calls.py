@@ -160,6 +160,8 @@ class WebCalls:
                 trace=trace,
             )
         )
+        if server.functions.beside:
+            server.shadows.mirror(key, [call.id], [payload], kind=kind, method=method)
         self._flush_soon()
         return call
 

@@ -107,6 +107,20 @@ MAKE_CURRENT = """
 INSERT INTO current_deployments (app, version) VALUES (%s, %s)
 ON CONFLICT (app) DO UPDATE SET version = excluded.version
 """
+ROLLOUTS = """
+SELECT app, version, kind, parts, state, changed, why FROM rollouts
+WHERE %s::text IN ('', app) ORDER BY app, version DESC
+"""
+PUT_ROLLOUT = """
+INSERT INTO rollouts (app, version, kind, parts, state, changed, why) VALUES (%s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (app, version) DO UPDATE SET kind = excluded.kind, parts = excluded.parts, state = excluded.state,
+    changed = excluded.changed, why = excluded.why
+"""
+DROP_ROLLOUTS = """
+DELETE FROM rollouts r WHERE NOT EXISTS (
+    SELECT 1 FROM deployments d WHERE d.app = r.app AND d.version = r.version
+)
+"""
 DROP_VERSIONS = """
 DELETE FROM deployments WHERE (app, version) IN (
     SELECT app, version FROM (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from stoker.store.base import (
     Deployment,
     PendingRow,
     ProgressRow,
+    Rollout,
     SettledRow,
     Write,
 )
@@ -173,6 +174,7 @@ class PostgresStore:
         *,
         now: float,
         tags: dict[str, str] | None = None,
+        rollout: Rollout | None = None,
     ) -> Deployment:
         with self._database.writing(epoch) as connection:
             version = 1 + _last_version(connection, app)
@@ -181,10 +183,13 @@ class PostgresStore:
                 "INSERT INTO deployments (app, version, created, functions, tags) VALUES (%s, %s, %s, %s, %s)",
                 (app, version, now, msgspec.json.encode(specs).decode(), json.dumps(tags or {})),
             )
-            connection.execute(sql.MAKE_CURRENT, (app, version))
+            if rollout is None:
+                connection.execute(sql.MAKE_CURRENT, (app, version))
+            else:
+                connection.execute(sql.PUT_ROLLOUT, astuple(replace(rollout, version=version)))
             for spec in specs:
                 connection.execute(sql.KEEP_FUNCTION, (spec.key, msgspec.json.encode(spec).decode()))
-        return Deployment(app, version, now, specs, True, dict(tags or {}))
+        return Deployment(app, version, now, specs, rollout is None, dict(tags or {}))
 
     def undeploy(self, epoch: int, app: str) -> bool:
         with self._database.writing(epoch) as connection:
@@ -193,11 +198,21 @@ class PostgresStore:
     def deployments(self, *, app: str = "") -> list[Deployment]:
         return [_deployment(row) for row in self._rows(sql.DEPLOYMENTS, app)]
 
+    def put_rollout(self, epoch: int, rollout: Rollout, *, makes_current: bool = False) -> None:
+        with self._database.writing(epoch) as connection:
+            connection.execute(sql.PUT_ROLLOUT, astuple(rollout))
+            if makes_current:
+                connection.execute(sql.MAKE_CURRENT, (rollout.app, rollout.version))
+
+    def rollouts(self, *, app: str = "") -> list[Rollout]:
+        return [Rollout(*row) for row in self._rows(sql.ROLLOUTS, app)]
+
     def prune(
         self, epoch: int, *, in_use: Collection[str], old_versions: int, now: float, unused_for: float
     ) -> list[str]:
         with self._database.writing(epoch) as connection:
             connection.execute(sql.DROP_VERSIONS, (old_versions,))
+            connection.execute(sql.DROP_ROLLOUTS)
             keys = [row[0] for row in connection.execute(sql.UNUSED, (list(in_use),))]
             connection.execute(sql.USED_AGAIN, (keys,))
             connection.execute(sql.MARK_UNUSED, (now, keys))

@@ -1,0 +1,186 @@
+"""`stoker apps`: the versions of an app, and what stands beside the current one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from stoker.cli.screen import Column, ago, count, escape, say, show_facts, show_json, show_rows, since
+from stoker.cli.server_requests import ask
+from stoker.cli.usage import WrongUsage
+from stoker.errors import NotFound
+from stoker.quantities import format_duration
+
+AppName = Annotated[str, typer.Argument(metavar="APP", help="The app's name.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Percent = Annotated[float, typer.Argument(metavar="PERCENT", help="Of the calls: 0 to 100.", show_default=False)]
+
+STATE_STYLES = {"current": "green", "canary": "cyan", "shadow": "cyan", "failed": "red", "aborted": "yellow"}
+SHED = {
+    "load": "others needed the room, or calls waited",
+    "streams": "streams and web apps are not mirrored",
+    "big inputs": "its input was too big to be kept twice",
+    "big results": "a result was too big to be compared",
+}
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    state = row["state"]
+    style = STATE_STYLES.get(state)
+    return f"[{style}]{state}[/{style}]" if style else state
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    return f"{row['percent']:g} %" if row["state"] in {"current", "canary", "shadow"} else ""
+
+
+COLUMNS = (
+    Column("version", lambda row: f"v{row['version']}", right=True),
+    Column("deployed", since("created"), right=True),
+    Column("by", lambda row: escape(row["by"]), spare=3),
+    Column("state", _state),
+    Column("calls", _share, right=True),
+    Column("done", count("done"), right=True, spare=2),
+    Column("failed", count("failed"), right=True, spare=1),
+    Column("functions", lambda row: ", ".join(row["functions"]), flexible=True, spare=4),
+)
+
+
+def history(name: AppName, as_json: AsJson = False) -> None:
+    """List the versions of an app, the newest first: when, by whom, and what part of the calls each answers."""
+    rows = sorted(ask("history", app=name), key=lambda row: -row["version"])
+    if not rows:
+        raise NotFound(f"No app {name!r} was ever deployed. `stoker apps list` shows those that are.")
+    show_rows(rows, COLUMNS, as_json=as_json, empty="")
+    if as_json:
+        return
+    for row in rows:
+        if row["why"] and row["state"] in {"failed", "aborted"}:
+            say(f"\nv{row['version']} {row['state']}: {row['why']}")
+
+
+def rollback(
+    name: AppName,
+    version: Annotated[int | None, typer.Argument(help="As --to.", show_default=False)] = None,
+    to: Annotated[
+        int | None, typer.Option(metavar="VERSION", help="The version to go back to; without it, the one before.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Deploy an earlier version of an app again, as a new version."""
+    if version is not None and to is not None and version != to:
+        raise WrongUsage(f"{version} and --to {to}: one version is enough.")
+    wanted = to if to is not None else version
+    made = ask("rollback", app=name, version=wanted)
+    if as_json:
+        show_json({"app": name, "version": made["version"], "same_as": made["same_as"]})
+    else:
+        say(f"{name} is now version {made['version']}, the same as version {made['same_as']}")
+
+
+def canary(name: AppName, percent: Percent, as_json: AsJson = False) -> None:
+    """Change what part of the calls the version beside the current one gets."""
+    _check(percent)
+    made = ask("share", app=name, percent=percent)
+    if as_json:
+        show_json({"app": name, **made})
+    else:
+        what = "answers" if made["kind"] == "canary" else "is mirrored"
+        say(f"version {made['version']} of {name} {what} {percent:g} % of the calls")
+
+
+def promote(name: AppName, as_json: AsJson = False) -> None:
+    """Make the version beside the current one the current one; the one before finishes what it has accepted."""
+    made = ask("promote", app=name)
+    if as_json:
+        show_json({"app": name, **made})
+    else:
+        say(
+            f"{name} is now version {made['version']}, which was a {made['was']}; `stoker apps rollback {name}` goes "
+            "back"
+        )
+
+
+def abort(name: AppName, as_json: AsJson = False) -> None:
+    """End the version beside the current one, which then answers all calls again; accepted ones are finished."""
+    made = ask("abort", app=name)
+    if as_json:
+        show_json({"app": name, **made})
+    else:
+        say(
+            f"version {made['version']} of {name} is no {made['was']} any more: version {made['current']} answers all "
+            "calls"
+        )
+
+
+def shadow(
+    name: AppName,
+    percent: Annotated[float | None, typer.Option(help="Change what part of the calls is mirrored.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the shadow has answered beside the current version."""
+    if percent is not None:
+        _check(percent)
+        ask("share", app=name, percent=percent)
+    found = ask("shadow", app=name)
+    if as_json:
+        show_json({"app": name, **found})
+        return
+    show_facts(_facts(name, found))
+    if found["examples"]:
+        say("\nThe latest differences:")
+        for example in found["examples"][-5:]:
+            say(f"\n  {example['function']}, call {example['call_id']}")
+            say(f"    v{found['current']:<3} {example['current']}")
+            say(f"    v{found['version']:<3} {example['shadow']}")
+
+
+def _facts(name: str, found: Mapping[str, Any]) -> dict[str, str]:
+    compared = found["compared"]
+    facts = {
+        "app": f"{name}: version {found['current']} answers; {found['percent']:g} % of its calls are mirrored to "
+        f"version {found['version']}",
+        "compared": f"{compared} since {ago(found['since'])}",
+        "equal": _of(found["equal"], compared),
+        "different": _of(found["different"], compared, style="yellow"),
+        "failed": f"{_of(found['failed_in_shadow'], compared, style='red')} in the shadow only, "
+        f"{found['failed_in_current']} in the current version only",
+    }
+    for side, version in (("current", found["current"]), ("shadow", found["version"])):
+        seconds = found["seconds"][side]
+        if seconds["p50"] is not None:
+            facts[f"v{version} took"] = (
+                f"p50 {format_duration(seconds['p50'])}, p99 {format_duration(seconds['p99'])}, queueing included"
+            )
+    for why, number in sorted(found["shed"].items()):
+        facts[f"left out: {why}"] = f"{number} ({SHED.get(why, why)})"
+    return facts
+
+
+def _of(number: int, whole: int, *, style: str = "") -> str:
+    text = f"{number} ({100 * number / whole:.3g} %)" if whole else str(number)
+    return f"[{style}]{text}[/{style}]" if style and number else text
+
+
+def _check(percent: float) -> None:
+    if not 0 <= percent <= 100:
+        raise WrongUsage(f"{percent:g} is no share of the calls in percent: a number from 0 to 100.")
+
+
+def says_beside(row: Mapping[str, Any]) -> str:
+    """Return what stands beside an app's current version, for its row in a list."""
+    beside = row.get("beside")
+    return f" + v{beside['version']} {beside['kind']} {beside['percent']:g} %" if beside else ""
+
+
+def say_stopped(rows: list[dict[str, Any]]) -> None:
+    """Say which versions were to follow the current ones and could not run."""
+    for row in rows:
+        stopped = row.get("stopped")
+        if stopped:
+            say(
+                f"\n{row['app']}: v{stopped['version']} was stopped {ago(stopped['at'])}; v{row['version']} answers all"
+                f" calls.\n{stopped['why']}"
+            )

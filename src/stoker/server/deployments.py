@@ -1,0 +1,438 @@
+"""Requests about versions of apps: to deploy one, to try one beside the current one, to go back, to list them."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from stoker.core import events as e
+from stoker.core.intake import unschedulable
+from stoker.core.pools import Pool
+from stoker.core.traffic import PARTS, version_before
+from stoker.core.trials import CANARY, SHADOW
+from stoker.errors import InvalidOption, InvalidRequest, NotFound, Unschedulable
+from stoker.server.functions import ACTIVE, FAILED, RECREATE, STRATEGY, Beside
+from stoker.server.inspection import trouble
+from stoker.server.request_parameters import Params, get
+from stoker.server.sessions import Session
+from stoker.store.base import Deployment, Rollout
+from stoker.types import FunctionSpec
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+log = logging.getLogger(__name__)
+
+REQUEST = "request"  # the tag of a deployment that says which request has made it
+BY = "by"  # who
+OWN_TAGS = frozenset({REQUEST, BY, STRATEGY})
+STRATEGIES = ("rolling", RECREATE)
+PROMOTED, ABORTED, REPLACED = "promoted", "aborted", "replaced"
+T = TypeVar("T")
+
+
+class DeploymentVerbs:
+    """See the module. Changes are made one after the other: each sees what the one before has made."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._changing = asyncio.Lock()
+
+    # New versions
+
+    async def do_deploy(self, session: Session, params: Params) -> Params:
+        async with self._changing:
+            return await self._deploy(session, params)
+
+    async def _deploy(self, session: Session, params: Params) -> Params:
+        app, specs = get(params, "app", str), get(params, "functions", list[FunctionSpec])
+        self._check_schedulable(specs)
+        request, anew = get(params, "request", str), get(params, "anew", bool, False)
+        current, beside = self._server.functions.current.get(app), self._server.functions.beside.get(app)
+        strategy = _strategy(params)
+        wanted = _rollout(app, params)
+        _check_rollout(wanted, current, strategy)
+        if current is not None and not anew and current.tags.get(REQUEST) != request:
+            is_alike = wanted is not None or strategy == current.tags.get(STRATEGY, STRATEGIES[0])
+            if is_alike and _same(current.functions, specs):
+                return self._told(current, unchanged=True)
+        if wanted is not None and beside is not None and _is_tried(beside, wanted, specs, request):
+            await self._change(beside, parts=wanted.parts)
+            return self._told(beside.deployment, unchanged=True)
+        tags = {**_tags(params), REQUEST: request, BY: self._who(session), STRATEGY: strategy}
+        made = await self._in_writer(lambda: self._make(app, specs, tags, wanted))
+        self._take_up(*made)
+        return self._told(made[0])
+
+    def _make(
+        self, app: str, specs: Sequence[FunctionSpec], tags: dict[str, str], wanted: Rollout | None
+    ) -> tuple[Deployment, Rollout | None]:
+        """Make a version, unless this very request has made one before its answer, or the server, was lost."""
+        store, epoch = self._server.store, self._server.epoch
+        plain = [replace(spec, version=0, run_id="") for spec in specs]
+        for made in store.deployments(app=app):
+            if made.tags.get(REQUEST) == tags[REQUEST] and plain == [replace(one, version=0) for one in made.functions]:
+                return made, next((one for one in store.rollouts(app=app) if one.version == made.version), None)
+        now = time.time()
+        made = store.deploy(epoch, app, specs, now=now, tags=tags, rollout=wanted)
+        beside = self._server.functions.beside.get(app)
+        if beside is not None:
+            why = f"version {made.version} was deployed"
+            store.put_rollout(epoch, replace(beside.rollout, state=REPLACED, changed=now, why=why))
+        return made, replace(wanted, version=made.version) if wanted is not None else None
+
+    def _take_up(self, deployment: Deployment, rollout: Rollout | None) -> None:
+        if deployment.current:
+            self._server.functions.deployed(deployment)
+        elif rollout is not None and rollout.state == ACTIVE:
+            self._server.functions.stand_beside(rollout, deployment)
+        self._server.shadows.look()
+        self._server.flush()
+
+    def _told(self, deployment: Deployment, *, unchanged: bool = False) -> Params:
+        app = deployment.app
+        beside = self._server.functions.beside.get(app)
+        told: Params = {
+            "version": deployment.version,
+            "functions": [spec.name for spec in deployment.functions],
+            "urls": self._urls(app, deployment.functions),
+        }
+        if unchanged:
+            told["unchanged"] = True
+        if beside is not None and beside.version == deployment.version:
+            told["beside"] = _beside_row(beside)
+        return told
+
+    def _urls(self, app: str, specs: Sequence[FunctionSpec]) -> dict[str, str]:
+        """Return where endpoints are reached, by name; nothing where this server has no door for HTTP."""
+        http = self._server.http
+        if http is None:
+            return {}
+        names = [s.name for s in specs if s.web is not None]
+        names += [f"{s.name}/{name}" for s in specs for name, one in s.methods.items() if one.web is not None]
+        return {name.replace("/", "."): f"{http.urls[0]}/{app}/{name}" for name in names}
+
+    def _who(self, session: Session) -> str:
+        """Return who asks, for people: a user of this machine, or the name of a token."""
+        rows = self._server.client_tokens.rows() if session.holder else []
+        named = next((str(row["name"]) for row in rows if row["id"] == session.holder), session.holder)
+        return f"token {named}" if named else getpass.getuser()
+
+    async def do_undeploy(self, session: Session, params: Params) -> None:
+        app, server = get(params, "app", str), self._server
+        async with self._changing:
+            beside = server.functions.beside.get(app)
+
+            def write() -> bool:
+                if beside is not None:
+                    ended = replace(beside.rollout, state=ABORTED, changed=time.time(), why="the app was stopped")
+                    server.store.put_rollout(server.epoch, ended)
+                return server.store.undeploy(server.epoch, app)
+
+            if not await self._in_writer(write):
+                raise NotFound(f"No app {app!r} is deployed. `stoker apps list` shows those that are.")
+            server.functions.undeployed(app)
+            server.shadows.look()
+
+    async def do_rollback(self, session: Session, params: Params) -> Params:
+        app, version, store = get(params, "app", str), get(params, "version", int, 0), self._server.store
+        async with self._changing:
+            history = await asyncio.to_thread(lambda: store.deployments(app=app))
+            current = self._server.functions.current.get(app)
+            if not version:
+                rollouts = await asyncio.to_thread(lambda: store.rollouts(app=app))
+                version = _version_before(app, current, history, rollouts)
+            wanted = next((d for d in history if d.version == version), None)
+            if wanted is None:
+                versions = ", ".join(str(d.version) for d in history) or "none"
+                raise NotFound(f"App {app!r} has no version {version}. It has: {versions}.")
+            one_at_a_time = RECREATE in {d.tags.get(STRATEGY) for d in (wanted, current) if d is not None}
+            given = {
+                "app": app,
+                "functions": [*wanted.functions],
+                "request": get(params, "request", str),
+                "anew": True,
+                "tags": {name: text for name, text in wanted.tags.items() if name not in OWN_TAGS},
+                "strategy": RECREATE if one_at_a_time else STRATEGIES[0],
+            }
+            return {**await self._deploy(session, given), "same_as": version}
+
+    # Versions beside the current one
+
+    async def do_share(self, session: Session, params: Params) -> Params:
+        async with self._changing:
+            beside = self._beside(params)
+            await self._change(beside, parts=_parts(get(params, "percent", float)))
+            return _beside_row(beside)
+
+    async def do_promote(self, session: Session, params: Params) -> Params:
+        async with self._changing:
+            beside, server = self._beside(params), self._server
+            rollout = replace(beside.rollout, state=PROMOTED, changed=time.time(), why="")
+            await self._in_writer(lambda: server.store.put_rollout(server.epoch, rollout, makes_current=True))
+            server.functions.rollouts[rollout.app] = rollout
+            server.functions.deployed(replace(beside.deployment, current=True))
+            server.shadows.look()
+            server.flush()
+            return {"version": beside.version, "was": beside.rollout.kind}
+
+    async def do_abort(self, session: Session, params: Params) -> Params:
+        async with self._changing:
+            beside, server = self._beside(params), self._server
+            why = f"by {self._who(session)}"
+            rollout = replace(beside.rollout, state=ABORTED, changed=time.time(), why=why)
+            await self._in_writer(lambda: server.store.put_rollout(server.epoch, rollout))
+            server.functions.step_down(rollout)
+            server.shadows.look()
+            server.flush()
+            return {"version": beside.version, "was": beside.rollout.kind, "current": self._current_of(rollout.app)}
+
+    async def _change(self, beside: Beside, *, parts: int) -> None:
+        server = self._server
+        rollout = replace(beside.rollout, parts=parts, changed=time.time())
+        await self._in_writer(lambda: server.store.put_rollout(server.epoch, rollout))
+        beside.rollout = server.functions.rollouts[rollout.app] = rollout
+
+    def _beside(self, params: Params) -> Beside:
+        app, functions = get(params, "app", str), self._server.functions
+        if app not in functions.current:
+            raise NotFound(f"No app {app!r} is deployed. `stoker apps list` shows those that are.")
+        if app not in functions.beside:
+            ended = functions.rollouts.get(app)
+            last = f" The last one, version {ended.version}, {_ending(ended)}." if ended is not None else ""
+            raise NotFound(
+                f"No version of {app} stands beside version {functions.current[app].version}.{last} `stoker deploy "
+                "FILE.py --canary 10`, or --shadow, makes one."
+            )
+        return functions.beside[app]
+
+    def _current_of(self, app: str) -> int:
+        current = self._server.functions.current.get(app)
+        return current.version if current is not None else 0
+
+    async def trial_failed(self, key: str, why: str) -> None:
+        """A version beside the current one cannot run: all calls go to the current one, those that wait as well."""
+        server = self._server
+        async with self._changing:
+            spec = server.functions.specs.get(key)
+            beside = server.functions.beside.get(spec.app) if spec is not None else None
+            if spec is None or beside is None or beside.version != spec.version:
+                return
+            rollout = replace(beside.rollout, state=FAILED, changed=time.time(), why=f"{spec.name}: {why}")
+            log.warning("version %d of %s, a %s, was stopped: %s", spec.version, spec.app, rollout.kind, rollout.why)
+            for its in server.functions.step_down(rollout):
+                by = server.functions.newest(its)
+                server.decide(e.PoolReplaced(its, "" if by == its else by))
+            server.shadows.look()
+            server.flush()
+            await self._in_writer(lambda: server.store.put_rollout(server.epoch, rollout))
+
+    # What there is
+
+    async def do_history(self, session: Session, params: Params) -> list[Params]:
+        app, store = get(params, "app", str), self._server.store
+        history = await asyncio.to_thread(lambda: store.deployments(app=app))
+        rollouts = {one.version: one for one in await asyncio.to_thread(lambda: store.rollouts(app=app))}
+        return [self._history_row(made, rollouts.get(made.version)) for made in history]
+
+    def _history_row(self, made: Deployment, rollout: Rollout | None) -> Params:
+        beside = self._server.functions.beside.get(made.app)
+        pools = [
+            pool
+            for pool in self._server.plane.state.pools.values()
+            if pool.spec.app == made.app and not pool.spec.run_id and pool.spec.version == made.version
+        ]
+        is_canary = beside is not None and beside.rollout.kind == CANARY
+        share = _percent(PARTS - beside.rollout.parts) if beside is not None and is_canary else 100.0
+        is_beside = rollout is not None and rollout.state == ACTIVE
+        return {
+            "version": made.version,
+            "created": made.created,
+            "by": made.tags.get(BY, ""),
+            "current": made.current,
+            "state": "current" if made.current else _state(rollout),
+            "percent": share if made.current else _percent(rollout.parts) if rollout and is_beside else 0.0,
+            "why": rollout.why if rollout is not None and not made.current else "",
+            "strategy": made.tags.get(STRATEGY, STRATEGIES[0]),
+            "tags": {name: text for name, text in made.tags.items() if name not in OWN_TAGS},
+            "functions": sorted(spec.name for spec in made.functions),
+            "workers": sum(len(pool.workers) for pool in pools),
+            "done": sum(pool.done for pool in pools),
+            "failed": sum(pool.failed for pool in pools),
+        }
+
+    async def do_apps(self, session: Session, params: Params) -> list[Params]:
+        functions = self._server.functions
+        rows = [
+            {
+                **self._app_row(d.app, d.version, "", d.created, self._keys_of_deployed(d)),
+                "beside": _beside_row(functions.beside[d.app]) if d.app in functions.beside else None,
+                "stopped": self._stopped_row(d),
+            }
+            for d in functions.current.values()
+        ]
+        return rows + [
+            self._app_row(app, 0, run_id, None, list(keys.values())) for (app, run_id), keys in functions.runs.items()
+        ]
+
+    def _keys_of_deployed(self, current: Deployment) -> list[str]:
+        beside = self._server.functions.beside.get(current.app)
+        specs = [*current.functions, *(beside.deployment.functions if beside is not None else ())]
+        return [spec.key for spec in specs]
+
+    def _stopped_row(self, current: Deployment) -> Params | None:
+        """Return the version that was to follow the current one and could not run, if nothing has come of it since."""
+        ended = self._server.functions.rollouts.get(current.app)
+        if ended is None or ended.state != FAILED or ended.version < current.version:
+            return None
+        return {"version": ended.version, "kind": ended.kind, "why": ended.why, "at": ended.changed}
+
+    def _app_row(self, app: str, version: int, run_id: str, created: float | None, keys: list[str]) -> Params:
+        state, specs = self._server.plane.state, self._server.functions.specs
+        pools = [state.pools[key] for key in keys if key in state.pools]
+        served_as = self._server.functions.name_of_served(app, run_id) if run_id else ""
+        return {
+            "app": app,
+            "version": version,
+            "run_id": run_id,
+            "created": created,
+            "current": not run_id,
+            "served_as": served_as,
+            "urls": self._urls(served_as or app, [specs[key] for key in keys]) if served_as or not run_id else {},
+            "functions": sorted({specs[key].name for key in keys}),
+            "queued": sum(len(pool.queue) + pool.backoff for pool in pools),
+            "running": sum(pool.running for pool in pools),
+            "workers": sum(len(pool.workers) for pool in pools),
+            "trouble": {x.spec.name: told for x in pools if (told := trouble(x, self._server.now()))},
+        }
+
+    async def do_shadow(self, session: Session, params: Params) -> Params:
+        beside = self._beside(params)
+        if beside.rollout.kind != SHADOW:
+            raise InvalidRequest(
+                f"Version {beside.version} of {beside.rollout.app} is a canary: it answers its calls, and nothing is "
+                "compared. `stoker deploy FILE.py --shadow` makes a shadow."
+            )
+        return {
+            **_beside_row(beside),
+            "current": self._current_of(beside.rollout.app),
+            **self._server.shadows.report(beside),
+        }
+
+    def _check_schedulable(self, specs: list[FunctionSpec]) -> None:
+        state = self._server.plane.state
+        for spec in specs:
+            error = unschedulable(state, Pool(spec.key, spec), count=1)
+            if error is not None:
+                raise Unschedulable(error.message)
+
+    async def _in_writer(self, work: Callable[[], T]) -> T:
+        """Run a store's write in the writer's thread, after all that was put in before."""
+        return await self._server.writer.result_of(work)
+
+
+def _same(deployed: Sequence[FunctionSpec], wanted: Sequence[FunctionSpec]) -> bool:
+    """Tell whether these are the functions that are deployed already, from wherever they are deployed again."""
+
+    def plain(specs: Sequence[FunctionSpec]) -> list[FunctionSpec]:
+        return sorted((replace(spec, version=0, run_id="") for spec in specs), key=lambda spec: spec.name)
+
+    return plain(deployed) == plain(wanted)
+
+
+def _is_tried(beside: Beside, wanted: Rollout, specs: Sequence[FunctionSpec], request: str) -> bool:
+    """Tell whether what is to stand beside the current version does so already, by another request."""
+    made = beside.deployment
+    return wanted.kind == beside.rollout.kind and made.tags.get(REQUEST) != request and _same(made.functions, specs)
+
+
+def _tags(params: Params) -> dict[str, str]:
+    tags: dict[str, str] = get(params, "tags", dict[str, str], {})
+    if taken := OWN_TAGS & tags.keys():
+        raise InvalidOption(f"A deployment's tags cannot be named {', '.join(sorted(taken))}: the server has those.")
+    return tags
+
+
+def _strategy(params: Params) -> str:
+    strategy: str = get(params, "strategy", str, STRATEGIES[0])
+    if strategy not in STRATEGIES:
+        raise InvalidOption(f"strategy={strategy!r} is none. There are: {', '.join(STRATEGIES)}.")
+    return strategy
+
+
+def _rollout(app: str, params: Params) -> Rollout | None:
+    """Return what a new version is to be beside the current one; None if it is to take its place."""
+    kind = get(params, "beside", str, "")
+    if not kind:
+        return None
+    if kind not in {CANARY, SHADOW}:
+        raise InvalidRequest(f"A version is a canary or a shadow beside the current one, not a {kind!r:.40}.")
+    return Rollout(app, 0, kind, _parts(get(params, "percent", float, 100.0)), ACTIVE, time.time())
+
+
+def _parts(percent: float) -> int:
+    parts = round(percent * PARTS / 100)
+    if not 0 <= percent <= 100 or abs(parts - percent * PARTS / 100) > 1e-6:
+        raise InvalidOption(f"{percent:g} is no share in percent: a number from 0 to 100, with two decimals at most.")
+    return parts
+
+
+def _percent(parts: int) -> float:
+    return parts * 100 / PARTS
+
+
+def _check_rollout(wanted: Rollout | None, current: Deployment | None, strategy: str) -> None:
+    if wanted is None:
+        return
+    if current is None:
+        raise InvalidRequest(
+            f"{wanted.app} is not deployed, so there is nothing for a {wanted.kind} to stand beside. Deploy it once "
+            f"without --{wanted.kind}."
+        )
+    if RECREATE in {strategy, current.tags.get(STRATEGY)}:
+        raise InvalidRequest(
+            f"{wanted.app} is deployed with strategy=recreate: one version runs at a time, so none can stand beside "
+            "another as a canary or a shadow. Deploy it with --strategy rolling once, if there is room for two."
+        )
+
+
+def _version_before(
+    app: str, current: Deployment | None, history: Sequence[Deployment], rollouts: Sequence[Rollout]
+) -> int:
+    if current is None:
+        raise NotFound(
+            f"No version of {app!r} is deployed now. Say which one is to be, by `stoker apps rollback {app} --to "
+            f"VERSION`; `stoker apps history {app}` lists them."
+        )
+    never = {one.version for one in rollouts if one.state != PROMOTED}
+    found = version_before(current.version, (made.version for made in history if made.version not in never))
+    if found is None:
+        raise NotFound(f"{app} has no earlier version to go back to. See `stoker apps history {app}`.")
+    return found
+
+
+def _beside_row(beside: Beside) -> Params:
+    rollout = beside.rollout
+    return {
+        "version": rollout.version,
+        "kind": rollout.kind,
+        "percent": _percent(rollout.parts),
+        "since": rollout.changed,
+    }
+
+
+def _state(rollout: Rollout | None) -> str:
+    if rollout is None or rollout.state in {PROMOTED, REPLACED}:
+        return ""
+    return rollout.kind if rollout.state == ACTIVE else rollout.state
+
+
+def _ending(rollout: Rollout) -> str:
+    why = f" ({rollout.why})" if rollout.why else ""
+    said = {PROMOTED: "was promoted", ABORTED: "was aborted", FAILED: "could not run", REPLACED: "was replaced"}
+    return said.get(rollout.state, rollout.state) + why

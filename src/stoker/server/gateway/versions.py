@@ -1,0 +1,88 @@
+"""Which version of an app answers a request, while a canary stands beside the current one.
+
+X-Stoker-Version: 4          in a request: this version, if it answers now; in an answer: the one that has
+X-Stoker-Sticky: user-17     requests with the same text go to the same version; so does a cookie stoker-sticky
+Idempotency-Key: order-7     likewise, so that what is sent again is the same call
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING
+
+from stoker.core.trials import CANARY
+from stoker.server.gateway.problems import Problem
+from stoker.server.gateway.routing import Route, endpoints_of
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+STICKY_MAX_CHARACTERS = 255
+COOKIE = "stoker-sticky"
+HEADER = b"x-stoker-version"
+
+
+def chosen(server: Server, route: Route, headers: dict[bytes, bytes]) -> Route:
+    """Return the endpoint that answers a request which is about to become a call: that of one version or the other.
+
+    Raises:
+        Problem: a header names a version that does not answer.
+    """
+    spec, functions = route.spec, server.functions
+    wanted = _wanted(headers)
+    beside = functions.beside.get(spec.app) if not spec.run_id else None
+    if wanted and (spec.run_id or wanted not in _answering(server, route)):
+        there = ", ".join(str(version) for version in _answering(server, route)) or "none: it is being served"
+        raise Problem(404, "NotFound", f"Version {wanted} of {route.label} does not answer now. Versions: {there}.")
+    if beside is None:
+        return route
+    key = server.traffic.pool_of_request(route.key, app=spec.app, sticky=_sticky(headers), version=wanted)
+    other = functions.specs.get(key)
+    if key == route.key or other is None:
+        return route
+    found = endpoints_of(other, key).get(route.method)
+    if found is None or found.web.app != route.web.app:
+        return route  # an endpoint that it has no more, or that has become a web app, is answered as before
+    return replace(found, is_by_host=route.is_by_host)
+
+
+def version_of(route: Route) -> list[tuple[bytes, bytes]]:
+    """Return the header that says which version answers; none of what is served from a file."""
+    return [(HEADER, b"%d" % route.spec.version)] if route.spec.version else []
+
+
+def _answering(server: Server, route: Route) -> list[int]:
+    app, functions = route.spec.app, server.functions
+    current, beside = functions.current.get(app), functions.beside.get(app)
+    there = [current.version] if current is not None and any(s.key == route.key for s in current.functions) else []
+    if beside is not None and beside.rollout.kind == CANARY and beside.find(route.spec.name) is not None:
+        there.append(beside.version)
+    return there
+
+
+def _wanted(headers: dict[bytes, bytes]) -> int:
+    given = headers.get(HEADER, b"").decode("latin-1").strip()
+    if not given:
+        return 0
+    number = given.removeprefix("v")
+    if not (number.isascii() and number.isdigit() and 0 < len(number) < 10 and int(number)):
+        raise Problem(400, "BadRequest", f"X-Stoker-Version: {given!r:.40} is no version, as 3.")
+    return int(number)
+
+
+def _sticky(headers: dict[bytes, bytes]) -> str:
+    given = headers.get(b"x-stoker-sticky", b"").decode("latin-1").strip()
+    if len(given) > STICKY_MAX_CHARACTERS:
+        raise Problem(400, "BadRequest", f"X-Stoker-Sticky has {STICKY_MAX_CHARACTERS} characters at most.")
+    if given:
+        return f"sticky {given}"
+    if COOKIE.encode() in headers.get(b"cookie", b""):
+        try:
+            cookies = SimpleCookie(headers[b"cookie"].decode("latin-1"))
+        except CookieError:
+            return ""
+        if COOKIE in cookies and cookies[COOKIE].value:
+            return f"sticky {cookies[COOKIE].value[:STICKY_MAX_CHARACTERS]}"
+    key = headers.get(b"idempotency-key", b"").decode("latin-1")
+    return f"key {key}" if key else ""

@@ -1,0 +1,308 @@
+"""Versions beside the current one, as clients and workers meet them: who is sent what, and what survives a restart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from stoker.core.trials import BARREN_MAX
+from stoker.engine import base as engine_base
+from stoker.errors import InvalidOption, InvalidRequest, NotFound
+from stoker.protocol import messages as m
+from stoker.store.memory import MemoryBacking, MemoryStore
+from stoker.types import MethodSpec, ParameterSpec
+from tests.waiting import wait_until
+
+from .harness import Peer, Running, ScriptedWorker, spec
+
+
+def functions(*names: str, **options: Any) -> list[dict[str, Any]]:
+    return [asdict(spec(name, run_id="", max_workers=1, **options)) for name in names or ("f",)]
+
+
+def two_versions(client: Peer, percent: float = 10.0, *, kind: str = "canary") -> str:
+    """Deploy a version, and one beside it; return what a client is given by the function's name."""
+    client.ask("deploy", app="app", functions=functions())
+    told = client.ask("deploy", app="app", functions=functions(cpu=0.5), beside=kind, percent=percent)
+    assert told["beside"]["kind"] == kind and told["version"] == 2
+    key: str = client.ask("lookup", app="app", name="f")["key"]
+    return key
+
+
+def version_of(running: Running, call_id: str) -> int:
+    return running.on_loop(lambda: running.server.plane.state.calls[call_id].pool.spec.version)
+
+
+def versions_of(running: Running, ids: list[str]) -> Counter[int]:
+    calls = running.server.plane.state.calls
+    wait_until(lambda: all(call_id in calls for call_id in ids), message="they are taken in")
+    return Counter(version_of(running, call_id) for call_id in ids)
+
+
+def worker_of(running: Running, version: int) -> ScriptedWorker:
+    """Connect as the newest worker of a version."""
+
+    def found() -> str:
+        mine = [name for name, one in running.engine.specs.items() if one.function.version == version]
+        return mine[-1] if mine else ""
+
+    return running.worker(wait_until(found, message=f"a worker of version {version} was ordered"))
+
+
+def end_worker(running: Running, version: int, *, but: set[str]) -> str:
+    """Have the next worker of a version end as it starts; return its name."""
+
+    def found() -> str:
+        orders = running.engine.specs.items()
+        return next((name for name, one in orders if one.function.version == version and name not in but), "")
+
+    worker = wait_until(found, message="a worker of the canary was ordered")
+    event = engine_base.WorkerDown(worker, cause="exit", detail="exit status 3", calls=[""], texts=["no weights"])
+    running.on_loop(lambda: running.server.engine_event(event))
+    return worker
+
+
+def test_calls_by_name_are_divided_exactly_be_they_single_or_a_map(running: Running, client: Peer) -> None:
+    key = two_versions(client)
+    single = [f"c-1.{n}" for n in range(100)]
+    for call_id in single:
+        client.submit(key, [call_id])
+    assert versions_of(running, single) == {1: 90, 2: 10}
+    mapped = [f"c-1.m{n}" for n in range(1000)]
+    client.submit(key, mapped, kind="map")
+    assert versions_of(running, mapped) == {1: 900, 2: 100}
+    client.ask("share", app="app", percent=50)
+    more = [f"c-1.n{n}" for n in range(100)]
+    client.submit(key, more, kind="map")
+    assert versions_of(running, more) in ({1: 50, 2: 50}, {1: 49, 2: 51}, {1: 51, 2: 49})
+    history = client.ask("history", app="app")
+    assert [(row["version"], row["state"], row["percent"]) for row in history] == [
+        (2, "canary", 50.0),
+        (1, "current", 50.0),
+    ]
+    assert all(row["by"] for row in history)
+
+
+def test_calls_sent_again_stay_where_they_are(running: Running, client: Peer) -> None:
+    key = two_versions(client, 50)
+    ids = [f"c-1.{n}" for n in range(20)]
+    client.submit(key, ids, kind="map")
+    before = versions_of(running, ids)
+    client.submit(key, ids, kind="map")
+    client.submit(key, ["c-1.more"])
+    versions_of(running, ["c-1.more"])
+    assert versions_of(running, ids) == before == {1: 10, 2: 10}
+
+
+def test_a_version_calls_its_own_functions(running: Running, client: Peer) -> None:
+    key = two_versions(client, 50)
+    client.submit(key, ["c-1.a", "c-1.b"], kind="map")
+    by_version = {version_of(running, x): x for x in ("c-1.a", "c-1.b") if versions_of(running, [x])}
+    for version, parent in by_version.items():
+        ids = [f"c-1.{version}{n}" for n in range(10)]
+        client.submit(key, ids, parent=parent, kind="map")
+        assert versions_of(running, ids) == {version: 10}
+
+
+def test_a_promoted_version_answers_all_and_the_one_before_finishes(running: Running, client: Peer) -> None:
+    key = two_versions(client)
+    client.submit(key, ["c-1.1", "c-1.2"], kind="map")
+    assert versions_of(running, ["c-1.1", "c-1.2"]) == {1: 1, 2: 1}
+    assert client.ask("promote", app="app") == {"version": 2, "was": "canary"}
+    client.submit(key, ["c-1.3"])
+    assert versions_of(running, ["c-1.3"]) == {2: 1}
+    assert [(r["version"], r["state"]) for r in client.ask("history", app="app")] == [(2, "current"), (1, "")]
+    old, new = worker_of(running, 1), worker_of(running, 2)
+    old.finish(old.leased(1))
+    new.finish(new.leased(1))
+    new.finish(new.leased(1))
+    assert {client.result_of(f"c-1.{n}")[0] for n in (1, 2, 3)} == {0}
+    with pytest.raises(
+        NotFound, match=r"No version of app stands beside version 2. The last one, version 2, was promo"
+    ):
+        client.ask("promote", app="app")
+    assert client.ask("rollback", app="app")["same_as"] == 1
+
+
+def test_an_aborted_version_gets_no_more_calls(running: Running, client: Peer) -> None:
+    two_versions(client)
+    other = client.ask("deploy", app="app", functions=functions("f", "g"), beside="canary", percent=100)
+    assert other["version"] == 3
+    (g,) = [client.ask("lookup", app="app", name="g")["key"]]  # which only the canary has
+    client.submit(g, ["c-1.1"])
+    assert versions_of(running, ["c-1.1"]) == {3: 1}
+    assert client.ask("abort", app="app") == {"version": 3, "was": "canary", "current": 1}
+    key = client.ask("lookup", app="app", name="f")["key"]
+    client.submit(key, ["c-1.2"])
+    assert versions_of(running, ["c-1.2"]) == {1: 1}
+    with pytest.raises(NotFound, match="has no function 'g'"):
+        client.ask("lookup", app="app", name="g")
+    states = [(row["version"], row["state"], row["why"]) for row in client.ask("history", app="app")]
+    assert states[0][:2] == (3, "aborted") and states[0][2].startswith("by ")
+    assert states[1:] == [(2, "", "version 3 was deployed"), (1, "current", "")]
+    client.ask("deploy", app="app", functions=functions(cpu=0.75))
+    assert client.ask("rollback", app="app")["same_as"] == 1, "not a version that never answered by itself"
+
+
+def test_the_same_functions_again_are_the_same_canary_with_another_share(running: Running, client: Peer) -> None:
+    two_versions(client)
+    told = client.ask("deploy", app="app", functions=functions(cpu=0.5), beside="canary", percent=30)
+    assert (told["version"], told["unchanged"], told["beside"]["percent"]) == (2, True, 30.0)
+    told = client.ask("deploy", app="app", functions=functions(), beside="canary", percent=30)
+    assert (told["version"], told["unchanged"], "beside" in told) == (1, True, False)
+
+
+def test_what_cannot_stand_beside_is_refused_with_the_reason(client: Peer) -> None:
+    with pytest.raises(InvalidRequest, match="not deployed, so there is nothing for a canary to stand beside"):
+        client.ask("deploy", app="app", functions=functions(), beside="canary", percent=10)
+    client.ask("deploy", app="app", functions=functions(), strategy="recreate")
+    with pytest.raises(InvalidRequest, match="one version runs at a time"):
+        client.ask("deploy", app="app", functions=functions(cpu=0.5), beside="shadow")
+    for percent in (-1, 100.5, 0.001):
+        with pytest.raises(InvalidOption, match="no share in percent"):
+            client.ask("deploy", app="app", functions=functions(cpu=0.5), beside="canary", percent=percent)
+    with pytest.raises(InvalidRequest, match="a canary or a shadow"):
+        client.ask("deploy", app="app", functions=functions(), beside="blue")
+    with pytest.raises(InvalidOption, match="There are: rolling, recreate"):
+        client.ask("deploy", app="app", functions=functions(), strategy="slow")
+    with pytest.raises(InvalidOption, match="cannot be named by"):
+        client.ask("deploy", app="app", functions=functions(), tags={"by": "me"})
+    for verb in ("promote", "abort", "shadow"):
+        with pytest.raises(NotFound, match="No version of app stands beside version 1"):
+            client.ask(verb, app="app")
+        with pytest.raises(NotFound, match="No app 'other' is deployed"):
+            client.ask(verb, app="other")
+
+
+def test_a_canary_that_cannot_run_is_stopped_and_costs_no_call(running: Running, client: Peer) -> None:
+    key = two_versions(client, 50)
+    ids = [f"c-1.{n}" for n in range(10)]
+    client.submit(key, ids, kind="map")
+    assert versions_of(running, ids) == {1: 5, 2: 5}
+    seen: set[str] = set()
+    for _ in range(BARREN_MAX):
+        seen.add(end_worker(running, 2, but=seen))
+    wait_until(lambda: client.ask("history", app="app")[0]["state"] == "failed", message="it is stopped")
+    assert versions_of(running, ids) == {1: 10}
+    (row,) = client.ask("apps")
+    assert row["beside"] is None and row["stopped"]["version"] == 2
+    assert "f: 3 workers in a row" in row["stopped"]["why"] and "no weights" in row["stopped"]["why"]
+    stable = worker_of(running, 1)
+    for _ in ids:
+        stable.finish(stable.leased(1))
+    assert {client.result_of(call_id)[0] for call_id in ids} == {0}
+
+
+def test_a_canary_survives_a_restart(start: Callable[..., Running]) -> None:
+    backing = MemoryBacking()
+    client = start(store=MemoryStore(backing)).client()
+    two_versions(client, 25)
+    running = start(store=MemoryStore(backing))
+    client = running.client()
+    key = client.ask("lookup", app="app", name="f")["key"]
+    ids = [f"c-1.{n}" for n in range(100)]
+    client.submit(key, ids, kind="map")
+    assert versions_of(running, ids) == {1: 75, 2: 25}
+    client.ask("promote", app="app")
+    client = start(store=MemoryStore(backing)).client()
+    assert [(r["version"], r["state"]) for r in client.ask("history", app="app")] == [(2, "current"), (1, "")]
+    client.submit(key, ["c-1.x"])  # by a handle from before
+    assert client.ask("lookup", app="app", name="f")["spec"]["version"] == 2
+
+
+def test_an_instance_of_a_class_is_divided_where_the_new_class_takes_its_parameters(
+    running: Running, client: Peer
+) -> None:
+    declared = {"size": ParameterSpec("str", default="small")}
+
+    def a_class(**changes: Any) -> list[dict[str, Any]]:
+        made = replace(spec("C", run_id="", max_workers=1), kind="class", methods={"m": MethodSpec()})
+        return [asdict(replace(made, declared=declared, parameters={"size": "small"}, **changes))]
+
+    client.ask("deploy", app="app", functions=a_class())
+    client.ask("deploy", app="app", functions=a_class(is_async=True), beside="canary", percent=50)
+    found = client.ask("lookup", app="app", name="C")["spec"]
+    large = {**found, "parameters": {"size": "large"}}
+    key = client.ask("register", app="app", run_id="", functions=[large])["keys"]["C"]
+    ids = [f"c-1.{n}" for n in range(10)]
+    client.submit(key, ids, kind="map")
+    assert versions_of(running, ids) == {1: 5, 2: 5}
+    specs = running.on_loop(lambda: {running.server.plane.state.calls[x].pool.spec.parameters["size"] for x in ids})
+    assert specs == {"large"}
+    client.ask("abort", app="app")
+    client.submit(key, ["c-1.x"])
+    assert versions_of(running, ["c-1.x"]) == {1: 1}
+
+
+def test_what_was_made_with_other_options_stays_in_its_version(running: Running, client: Peer) -> None:
+    two_versions(client, 50)
+    found = client.ask("lookup", app="app", name="f")["spec"]
+    varied = {**found, "options": {**found["options"], "timeout": 5.0}}
+    key = client.ask("register", app="app", run_id="", functions=[varied])["keys"]["f"]
+    ids = [f"c-1.{n}" for n in range(10)]
+    client.submit(key, ids, kind="map")
+    assert versions_of(running, ids) == {1: 10}
+
+
+def test_recreate_holds_over_a_restart(start: Callable[..., Running]) -> None:
+    backing = MemoryBacking()
+    client = start(store=MemoryStore(backing)).client()
+    client.ask("deploy", app="app", functions=functions(), strategy="recreate", tags={"team": "a"})
+    client.ask("deploy", app="app", functions=functions(cpu=0.5), strategy="recreate")
+    running = start(store=MemoryStore(backing))
+    rows = running.client().ask("history", app="app")
+    assert [row["strategy"] for row in rows] == ["recreate", "recreate"] and rows[1]["tags"] == {"team": "a"}
+    pools = running.on_loop(lambda: [p.is_alone for p in running.server.plane.state.pools.values()])
+    assert pools == [True]
+    assert running.client("c-2").ask("rollback", app="app")["version"] == 3
+    assert running.client("c-3").ask("history", app="app")[0]["strategy"] == "recreate"
+
+
+def test_a_shadow_sees_what_the_current_version_answers(running: Running, client: Peer) -> None:
+    key = two_versions(client, 100, kind="shadow")
+    client.submit(key, ["c-1.1"])
+    real, shadow = worker_of(running, 1), worker_of(running, 2)
+    lease, parts = shadow.lease()
+    assert (lease.ids, parts) == (["c-1.1.shadow"], [b"in c-1.1"])
+    rows = {row["id"]: row for row in client.ask("calls")}
+    assert (rows["c-1.1.shadow"]["shadow"], rows["c-1.1.shadow"]["version"]) == (True, 2)
+    assert (rows["c-1.1"]["shadow"], rows["c-1.1"]["version"]) == (False, 1)
+    real.finish(real.leased(1), b"value")
+    assert client.result_of("c-1.1") == (0, b"value"), "whatever becomes of the shadow"
+    shadow.finish({"c-1.1.shadow": 1}, b"value")
+    wait_until(lambda: client.ask("shadow", app="app")["equal"] == 1, message="they are compared")
+    client.submit(key, ["c-1.2"])
+    shadow.finish(shadow.leased(1), b"other")
+    real.finish(real.leased(1), b"value")
+    wait_until(lambda: client.ask("shadow", app="app")["different"] == 1, message="they differ")
+    client.submit(key, ["c-1.3"])
+    error = {"type_name": "builtins.ValueError", "message": "bad"}
+    shadow.finish(shadow.leased(1), b"pickled", outcomes=[1], errors={"0": error})
+    real.finish(real.leased(1), b"value")
+    wait_until(lambda: client.ask("shadow", app="app")["failed_in_shadow"] == 1, message="only the shadow fails")
+    report = client.ask("shadow", app="app")
+    assert (report["compared"], report["equal"], report["different"], report["open"]) == (3, 1, 1, 0)
+    assert report["seconds"]["current"]["p50"] is not None and report["seconds"]["shadow"]["p99"] is not None
+    assert [(one["call_id"], one["current"], one["shadow"]) for one in report["examples"]] == [
+        ("c-1.2", "value: value", "value: other"),
+        ("c-1.3", "value: value", "ValueError: bad"),
+    ]
+    assert [client.result_of(call_id)[0] for call_id in ("c-1.2", "c-1.3")] == [0, 0]
+    assert client.nothing(m.Results), "the client is told nothing of the shadow's"
+
+
+def test_a_shadow_is_left_out_where_calls_wait_and_ends_with_its_version(running: Running, client: Peer) -> None:
+    key = two_versions(client, 100, kind="shadow")
+    client.submit(key, [f"c-1.{n}" for n in range(20)], kind="map")
+    client.submit(key, ["c-1.s"], kind="stream")
+    wait_until(lambda: client.ask("shadow", app="app")["shed"].get("streams") == 1, message="streams are left out")
+    assert client.ask("shadow", app="app")["shed"]["load"] >= 1
+    client.ask("promote", app="app")
+    mirrored = [row for row in client.ask("calls") if row["shadow"] and row["state"] in {"queued", "running"}]
+    assert not mirrored
+    with pytest.raises(NotFound, match="was promoted"):
+        client.ask("shadow", app="app")

@@ -141,6 +141,8 @@ class WebSpec:
     ``methods`` are HTTP methods. ``openapi`` is, as JSON, what its page says of it: an operation and the schemas that
     it names, each under ``components``; empty where nothing could be said.
 
+    ``resume``: for so many seconds a stream whose client has gone waits for it to come again; 0 for not at all.
+
     ``app`` is ``asgi`` · ``wsgi`` · ``server`` where the function does not answer requests but makes what does, at all
     paths below its own. A ``server`` listens at ``port`` of its worker, 0 for one that it is told.
     """
@@ -152,6 +154,7 @@ class WebSpec:
     openapi: str = ""
     app: str = ""
     port: int = 0
+    resume: float = 0.0
 
 
 @dataclass(frozen=True)

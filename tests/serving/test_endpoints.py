@@ -100,10 +100,11 @@ def test_generators_stream_as_events_or_as_lines(served: Serving) -> None:
     with served.client() as client:
         events = client.get("/shop/count?to=3")
         assert events.headers["content-type"] == "text/event-stream"
+        call = events.headers["x-stoker-call-id"]
         assert events.text.split("\n\n") == [
-            'id: 0\ndata: {"i":0}',
-            'id: 1\ndata: {"i":1}',
-            'id: 2\ndata: {"i":2}',
+            f'id: {call}:0\ndata: {{"i":0}}',
+            f'id: {call}:1\ndata: {{"i":1}}',
+            f'id: {call}:2\ndata: {{"i":2}}',
             "event: done\ndata: null",
             "",
         ]
@@ -126,7 +127,7 @@ def test_a_stream_that_fails_says_so_at_its_end(served: Serving) -> None:
 def test_items_come_as_they_are_yielded(served: Serving) -> None:
     with served.client() as client, client.stream("GET", "/shop/count?to=1000&pause=0.5") as answer:
         lines = answer.iter_lines()
-        assert next(lines) == "id: 0" and next(lines) == 'data: {"i":0}'
+        assert next(lines) == f"id: {answer.headers['x-stoker-call-id']}:0" and next(lines) == 'data: {"i":0}'
 
 
 def test_cors_for_those_that_are_named(served: Serving) -> None:

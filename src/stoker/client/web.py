@@ -6,9 +6,11 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from stoker.errors import InvalidOption
+from stoker.quantities import parse_duration
 from stoker.types import WebSpec
 from stoker.web.interface import Interface
 from stoker.web.openapi import describe
@@ -19,6 +21,7 @@ MARK = "__stoker_web__"  # on a function: the `Endpoint` or `WebApp` that it was
 TASKS_AT_ONCE = 100
 THREADS_AT_ONCE = 16
 PORT_MAX = 65535
+RESUME_MAX_SECONDS = 3600.0
 HTTP_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
 
@@ -37,6 +40,7 @@ class Endpoint:
     requires_token: bool
     cors: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    resume: float = 0.0
 
     def to_spec(
         self,
@@ -52,6 +56,10 @@ class Endpoint:
         Raises:
             InvalidOption: the function takes what no request could give.
         """
+        if self.resume and not streams:
+            raise InvalidOption(
+                f"{label}: endpoint(resume=…) is for streams, which a generator makes; this function yields nothing."
+            )
         interface = Interface(function, [self.method], label=label, is_method=is_method, is_batched=is_batched)
         return WebSpec(
             methods=[self.method],
@@ -59,6 +67,7 @@ class Endpoint:
             cors=list(self.cors),
             headers=dict(self.headers),
             openapi=describe(function, interface, method=self.method, streams=streams),
+            resume=self.resume,
         )
 
 
@@ -68,6 +77,7 @@ def endpoint(
     requires_token: bool = True,
     cors: Sequence[str] | str = (),
     headers: Mapping[str, str] | None = None,
+    resume: str | float | timedelta | None = None,
 ) -> EndpointDecorator:
     """Have a function called over HTTP, at ``/<app>/<function>`` of the server that it is deployed to.
 
@@ -82,6 +92,9 @@ def endpoint(
         requires_token: False lets anybody call it who reaches the server.
         cors: origins (``"https://example.org"``, or ``"*"``) whose pages may call it.
         headers: that each of its answers has besides.
+        resume: for a generator, how long its stream waits for a client that has gone to come again with
+            ``Last-Event-ID``, and go on at the next item: a duration up to an hour. Without it a client that hangs up
+            ends the call.
 
     Raises:
         InvalidOption: one of them is malformed.
@@ -92,7 +105,12 @@ def endpoint(
     for name, value in (headers or {}).items():
         if not _HEADER.fullmatch(str(name)) or not isinstance(value, str) or re.search(r"[\r\n\0]", value):
             raise InvalidOption(f"endpoint(headers=…): {name!r}: {value!r} is no header of HTTP.")
-    made = Endpoint(method.upper(), bool(requires_token), origins, dict(headers or {}))
+    waits = 0.0 if resume is None else parse_duration(resume, option="endpoint(resume)")
+    if waits > RESUME_MAX_SECONDS:
+        raise InvalidOption(
+            f"endpoint(resume={resume!r}): a stream holds its place in a worker while it waits, an hour at most."
+        )
+    made = Endpoint(method.upper(), bool(requires_token), origins, dict(headers or {}), waits)
 
     return _marking(made, "endpoint")
 

@@ -44,7 +44,8 @@ class Endpoints:
         if target.is_exchange:
             return target, (came,), {}
         headers = Headers(came.headers)
-        attempt.encode = StreamEncoder(headers.get("accept", "")) if target.is_generator else answer_of
+        accept = headers.get("accept", "")
+        attempt.encode = StreamEncoder(accept, call_id=attempt.id) if target.is_generator else answer_of
         request = Request(came.method, came.path, came.query, headers, came.body, client=came.client)
         try:
             return target, (), self._interface(came.target, target).read(request)

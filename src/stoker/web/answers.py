@@ -69,15 +69,19 @@ def _encoded(status: int, media_type: str, body: Buffer) -> bytes:
 
 
 class StreamEncoder:
-    """Encodes what a generator yields, one payload each: server-sent events with ids, or lines of JSON."""
+    """Encodes what a generator yields, one payload each: server-sent events, or lines of JSON.
 
-    def __init__(self, accept: str) -> None:
+    An event's id is the call's and its number in it, so that a client which comes again says where it was.
+    """
+
+    def __init__(self, accept: str, *, call_id: str) -> None:
         self._in_lines = LINES in accept
+        self._call_id = call_id.encode()
         self._count = 0
 
     def __call__(self, item: Any) -> bytes:
         text = to_json(item)
-        piece = text + b"\n" if self._in_lines else b"id: %d\ndata: %s\n\n" % (self._count, text)
+        piece = text + b"\n" if self._in_lines else b"id: %s:%d\ndata: %s\n\n" % (self._call_id, self._count, text)
         self._count += 1
         if self._count > 1:
             return piece

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from stoker.core.calls import Payload, Segment
+from stoker.core.calls import Payload
 from stoker.errors import InvalidOption
 from stoker.protocol.web_calls import WebAnswer, WebRequest, encode_request
 from stoker.quantities import parse_duration
@@ -32,13 +32,12 @@ from stoker.server.gateway.problems import Pairs, Problem, problem_of, whole_ans
 from stoker.server.gateway.replies import (
     Failed,
     body_of,
-    encoded_pairs,
     send_answer,
     send_bytes,
-    send_head,
-    send_piece,
 )
+from stoker.server.gateway.resuming import Resuming, new_id
 from stoker.server.gateway.routing import Route, Routes, is_host_of_function
+from stoker.server.gateway.streams import send_stream
 from stoker.server.gateway.token_door import TokenDoor
 from stoker.server.gateway.tracked import Tracked
 from stoker.server.gateway.tunnels import Tunnel
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
     from stoker.server.server import Server
 
 JSON = b"application/json"
-EVENTS = "text/event-stream"
 INLINE_BYTES = 256 << 10  # of a request's body: a bigger one is written to a segment as it comes
 IN_MEMORY_BYTES = 64 << 20  # of a body: a bigger one goes to the disk, and costs no memory that is not given back
 UNSIZED_BYTES = 16 << 20  # of a body that does not say how much will come
@@ -80,6 +78,7 @@ class Gateway:
         self._door = TokenDoor(server)
         self.exposition: Exposition | None = None  # once there is a door, whose connections are among the numbers
         self._exchanges = Exchanges(server, self._calls)
+        self._resuming = Resuming(self._calls)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         headers = dict(reversed(scope["headers"]))  # the first of each name
@@ -155,6 +154,10 @@ class Gateway:
             client=scope["client"][0] if scope["client"] else "",
             target=route.method,
         )
+        connection = scope["stoker.connection"]
+        if route.web.resume and (last := headers.get(b"last-event-id", b"")):
+            await self._resuming.resume(last, route, connection, send, extra, holder=holder)
+            return
         deadline = _deadline(headers)
         later = await self._later.wanted(route, headers, holder)
         payload = await self._payload(scope, headers, request, receive)
@@ -170,12 +173,15 @@ class Gateway:
             kind=route.kind,
             method=route.method,
             trace=send.traceparent,
+            named=new_id() if route.web.resume else "",
         )
         extra.append((b"x-stoker-call-id", call.id.encode()))
-        connection = scope["stoker.connection"]
+        if route.web.resume:
+            await self._resuming.answer(call, route, connection, send, extra, holder=holder)
+            return
         connection.on_lost = lambda: self._calls.cancel(call)
         try:
-            await (self._stream(call, send, extra) if route.streams else self._single(call, send, extra))
+            await (send_stream(self._calls, call, send, extra) if route.streams else self._single(call, send, extra))
         finally:
             connection.on_lost = None
             self._calls.cancel(call)  # of one that is over nothing is left to cancel
@@ -440,44 +446,6 @@ class Gateway:
             self._server.discard([result.payload])
             raise Failed(problem_of(result.outcome, result.error), call.id)
         return await self._calls.answer_in(call.id, result.payload)
-
-    async def _stream(self, call: WebCall, send: Any, extra: Pairs) -> None:
-        await call.wait()
-        if not call.items:
-            result = call.result
-            assert result is not None
-            if result.outcome is not Outcome.VALUE:
-                raise Failed(problem_of(result.outcome, result.error), call.id)
-            if isinstance(result.payload, Segment) or len(result.payload):
-                answer = await self._calls.answer_in(
-                    call.id, result.payload
-                )  # it was refused before the generator began
-                await send_answer(send, answer, extra)
-                return
-            first = WebAnswer(200, [("content-type", EVENTS)])
-        else:
-            first = await self._calls.answer_in(call.id, self._calls.take_item(call))
-        in_events = ("content-type", EVENTS) in first.headers
-        await send_head(send, first.status, [*encoded_pairs(first.headers), *extra])
-        await send_piece(send, first.body)
-        while True:
-            while call.items:
-                data = await self._calls.bytes_of(self._calls.take_item(call))
-                await send_piece(send, data or b"")
-            if call.result is not None:
-                break
-            await call.wait()
-        await self._end_stream(call, send, in_events=in_events)
-
-    async def _end_stream(self, call: WebCall, send: Any, *, in_events: bool) -> None:
-        result = call.result
-        assert result is not None
-        last = b"event: done\ndata: null\n\n" if in_events else b""
-        if result.outcome is not Outcome.VALUE:
-            body = problem_of(result.outcome, result.error).body(call_id=call.id)
-            last = b"event: error\ndata: %s\n\n" % body if in_events else body + b"\n"
-        self._server.discard([result.payload])
-        await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _page(self, app: str, page: str, send: Any) -> None:
         routes = self._routes.of_app(app)

@@ -128,16 +128,18 @@ class WebCalls:
         deadline: float | None,
         kind: str = "call",
         detached_as: str = "",
+        named: str = "",
         method: str = "",
         trace: str = "",
     ) -> WebCall:
         """Make a call; ``deadline`` is in seconds from now, ``kind`` as in `Submitted`. A refusal is its result.
 
-        ``method`` is that of a class. ``detached_as``: its id, if it is to go on by itself and its result to be kept.
+        ``method`` is that of a class. ``named``: its id, if it is to have one that was made for it.
+        ``detached_as``: the same, if it is to go on by itself and its result to be kept.
         """
         server = self._server
         session = self._session(holder)
-        call = WebCall(detached_as or f"{self._prefix}.{next(self._numbers):08x}", key, session)
+        call = WebCall(detached_as or named or f"{self._prefix}.{next(self._numbers):08x}", key, session)
         session.open[call.id] = call
         refusal = crash_loops.refusal(server.plane.state, key, now=server.now()) if not detached_as else None
         if refusal is not None:
@@ -196,6 +198,11 @@ class WebCalls:
             self._server.decide(e.StreamRead(call.id, call.read + STREAM_WINDOW_ITEMS))
             self._flush_soon()
         return item
+
+    def discard_result(self, call: WebCall) -> None:
+        """Let go of how a call has ended, once that is told."""
+        if call.result is not None:
+            self._server.discard([call.result.payload])
 
     async def bytes_of(self, payload: Payload, *, is_kept: bool = False) -> bytes | memoryview | None:
         """Return a payload's bytes, and let go of it unless it is the store's; None where its file is gone."""

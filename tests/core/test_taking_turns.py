@@ -61,8 +61,8 @@ def test_late_calls_of_the_old_version_have_the_new_one_step_aside() -> None:
     world.submit(["b"], key=new)
     world.connect_all()
     old = version(world, 1, alone=False)
-    world.submit(["late"], key=old)
-    world.step(e.FunctionRetired(old))
+    world.asked.append("late")
+    world.step(e.Submitted("c1", old, ["late"], [b"late"]), e.FunctionRetired(old))
     assert set(keys(world)) == {new}
     (worker,) = world.workers.values()
     assert worker.draining
@@ -97,3 +97,36 @@ def test_without_it_both_run_side_by_side() -> None:
     world.submit(["b"], key=new)
     assert keys(world) == [old, new]
     world.settle_everything()
+
+
+def test_a_warm_minimum_waits_too_and_what_has_other_options_does_not_count() -> None:
+    world = World(cpus=4)
+    old = version(world, 1, min_workers=1)
+    varied = version(world, 1, timeout=5.0)
+    world.submit(["a"], key=varied)
+    assert sorted(keys(world)) == sorted([old, varied])
+    world.step(e.FunctionRetired(old))
+    new = version(world, 2, min_workers=1)
+    world.connect_all()
+    world.sleep(1.0)
+    assert new not in keys(world)
+    (worker,) = [w for w in world.workers.values() if w.key == old]
+    assert worker.draining
+    world.kill(worker.id, cause="exit")
+    world.sleep(1.0)
+    assert new in keys(world)
+    world.submit(["b"], key=varied)
+    world.settle_everything()
+    assert set(world.results) == {"a", "b"}
+
+
+def test_a_warm_minimum_starts_when_nothing_else_is_left_to_wake_anybody() -> None:
+    world = World(cpus=4)
+    old = version(world, 1, min_workers=1)
+    (worker,) = world.workers
+    world.connect_all()
+    world.step(e.FunctionRetired(old))
+    new = version(world, 2, min_workers=1)
+    assert keys(world) == [old]
+    world.kill(worker, cause="exit")
+    assert keys(world) == [new]

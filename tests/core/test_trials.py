@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.calls import Result
@@ -178,3 +181,44 @@ def test_a_shadow_takes_no_place_from_anybody() -> None:
     world.submit(["b"], key=stable)
     assert world.finish_first()
     assert world.results["b"][0][1].outcome is Outcome.VALUE
+
+
+STEPS = st.lists(st.sampled_from(["call", "trial", "spawn", "shadow", "up", "done", "fail", "kill", "refuse", "wait"]))
+
+
+@given(steps=STEPS, data=st.data())
+def test_whatever_happens_to_a_canary_each_call_ends_once(steps: list[str], data: st.DataObject) -> None:
+    world = World(cpus=2)
+    stable, canary, shadow = version(world, 1), version(world, 2, CANARY), version(world, 3, SHADOW)
+    for number, step in enumerate(steps):
+        on_trial = [w.id for w in world.workers.values() if w.key != stable]
+        if step in {"call", "trial", "spawn", "shadow"}:
+            key = {"call": stable, "shadow": shadow}.get(step, canary if not failed_of(world, canary) else stable)
+            client = "shadow" if step == "shadow" else "c1"
+            world.submit([f"{step}{number}"], key=key, client=client, detached=step == "spawn")
+        elif step == "up":
+            world.connect_all()
+        elif step in {"done", "fail"}:
+            error = ErrorInfo("builtins.ValueError", "no", mro=["builtins.ValueError"])
+            world.finish_first(Result(Outcome.ERROR, b"", error, 0.01) if step == "fail" else None)
+        elif step == "wait":
+            world.sleep(1.0)
+        elif on_trial:
+            worker = data.draw(st.sampled_from(on_trial))
+            if step == "kill":
+                world.kill(worker)
+            elif not world.workers[worker].connected:
+                del world.workers[worker]
+                world.step(e.WorkerRefused(worker, ErrorInfo("ImageBuildError", "no such package")))
+        left = world.plane.state.pools.get(canary)
+        if left is not None and left.failed_trial and not left.retired:
+            replace_by(world, canary, stable)
+    world.step(e.CancelAsked([call for call in world.plane.state.calls if call.startswith("shadow")]))
+    world.settle_everything()
+    assert set(world.results) == set(world.asked)
+    for pool in world.plane.state.pools.values():
+        assert (len(pool.queue), pool.backoff, pool.accepting, pool.clients) == (0, 0, 0, {})
+
+
+def failed_of(world: World, key: str) -> bool:
+    return any(command.key == key for command in failed(world))

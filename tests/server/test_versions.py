@@ -309,3 +309,30 @@ def test_a_shadow_is_left_out_where_calls_wait_and_ends_with_its_version(running
     assert not mirrored
     with pytest.raises(NotFound, match="was promoted"):
         client.ask("shadow", app="app")
+
+
+def test_a_shadow_that_cannot_run_is_stopped_and_its_calls_are_nobodys(running: Running, client: Peer) -> None:
+    key = two_versions(client, 100, kind="shadow")
+    client.submit(key, ["c-1.1"])
+    seen: set[str] = set()
+    for _ in range(BARREN_MAX):
+        seen.add(end_worker(running, 2, but=seen))
+    wait_until(lambda: client.ask("history", app="app")[0]["state"] == "failed", message="it is stopped")
+    assert running.on_loop(lambda: [*running.server.plane.state.calls]) == ["c-1.1"]
+    stable = worker_of(running, 1)
+    stable.finish(stable.leased(1))
+    assert client.result_of("c-1.1")[0] == 0
+    (row,) = client.ask("apps")
+    assert row["stopped"]["kind"] == "shadow"
+
+
+def test_a_version_with_a_warm_minimum_takes_turns_as_well(running: Running, client: Peer) -> None:
+    for cpu in (1.0, 0.5):
+        client.ask("deploy", app="app", functions=functions(min_workers=1, cpu=cpu), strategy="recreate")
+        wait_until(lambda: running.engine.specs, message="a worker was ordered")
+    assert {one.function.version for one in running.engine.specs.values()} == {1}
+    (old,) = running.engine.specs
+    running.on_loop(
+        lambda: running.server.engine_event(engine_base.WorkerDown(old, cause="stopped", detail="", calls=[], texts=[]))
+    )
+    worker_of(running, 2)

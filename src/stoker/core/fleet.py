@@ -408,7 +408,7 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
             )
             _fail_queue(st, pool, ErrorInfo("StartupError", message, mro=["StartupError"]))
     for other in st.pools.values():
-        if len(other.queue) or other is pool:
+        if len(other.queue) or other is pool or other.is_alone:  # that may have waited for this one's end
             st.touch(other)
 
 

@@ -2,7 +2,8 @@
 
 An older version goes first, as it gets no new calls: what it has accepted it runs to the end, and then ends. Meanwhile
 the calls of the newer one wait in its queue. Calls of the older one that come late (a server was restarted) have the
-newer one's workers end after what they run, and start again afterwards.
+newer one's workers end after what they run, and start again afterwards. What somebody has made of an older version by
+other options is a pool of its own, which may get calls for ever: it counts for nothing here.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ def must_wait(st: State, pool: Pool) -> str:
     for other in st.pools.values():
         if other.spec.app != pool.spec.app or other.spec.run_id or other.spec.version == pool.spec.version:
             continue
-        if pool.is_alone and other.spec.version < pool.spec.version and (other.workers or other.waiting_calls):
+        is_older = other.retired and other.spec.version < pool.spec.version
+        if pool.is_alone and is_older and (other.workers or other.waiting_calls):
             return f"for version {other.spec.version} of {other.spec.app} to end (strategy=recreate)"
-        if other.is_alone and other.spec.version > pool.spec.version and other.workers and pool.waiting_calls:
+        is_newer = other.is_alone and other.spec.version > pool.spec.version
+        if pool.retired and is_newer and other.workers and pool.waiting_calls:
             _let_end(st, other, pool)
             return f"for version {other.spec.version} of {other.spec.app} to let it go first (strategy=recreate)"
     return ""

@@ -225,10 +225,11 @@ class DeploymentVerbs:
                 return
             rollout = replace(beside.rollout, state=FAILED, changed=time.time(), why=f"{spec.name}: {why}")
             log.warning("version %d of %s, a %s, was stopped: %s", spec.version, spec.app, rollout.kind, rollout.why)
-            for its in server.functions.step_down(rollout):
+            keys = server.functions.step_down(rollout)
+            server.shadows.look()
+            for its in keys if rollout.kind == CANARY else ():
                 by = server.functions.newest(its)
                 server.decide(e.PoolReplaced(its, "" if by == its else by))
-            server.shadows.look()
             server.flush()
             await self._in_writer(lambda: server.store.put_rollout(server.epoch, rollout))
 

@@ -159,16 +159,18 @@ class Functions:
         old = {spec.key: spec.name for spec in before.functions} if before else {}
         old.update((key, self.specs[key].name) for key in self._instances_of(deployment.app, ""))
         self.current[deployment.app] = replace(deployment, current=True)
-        keys = {self._declare(spec) for spec in deployment.functions}
+        keys = {spec.key for spec in deployment.functions}
         for key in keys:
             self.outdated.pop(key, None)
-        for key in self._instances_of(deployment.app, "") if beside is not None else ():
-            self._declare(self.specs[key])  # of a version that stood beside, and does no more
         for key, name in old.items():
             if key not in keys:
                 self.outdated[key] = (deployment.app, name)
                 self._drop_variant(deployment.app, key)
                 self._retire(key)
+        for spec in deployment.functions:  # only now: with strategy=recreate it waits for those before it
+            self._declare(spec)
+        for key in self._instances_of(deployment.app, "") if beside is not None else ():
+            self._declare(self.specs[key])  # of a version that stood beside, and does no more
 
     def stand_beside(self, rollout: Rollout, deployment: Deployment) -> None:
         """Have a version stand beside the current one, in place of another that did, or with another share."""
@@ -238,10 +240,9 @@ class Functions:
         spec = self.ensure(key) if rollout is not None and rollout.state == FAILED and name else None
         return self.newest(key) if rollout is not None and spec and spec.version == rollout.version else key
 
-    def retire_outdated(self) -> None:
-        """Let pools of earlier versions drain that are there because of what an earlier term has left."""
-        for key in [key for key in self.outdated if key in self.specs]:
-            self._retire(key)
+    def outdated_pools(self) -> list[e.Event]:
+        """Return the events that let pools of earlier versions drain: they are there for what an earlier term left."""
+        return [e.FunctionRetired(key) for key in self.outdated if key in self.specs]
 
     def undeployed(self, app: str) -> None:
         self.generation += 1

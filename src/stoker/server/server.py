@@ -492,7 +492,7 @@ class Server:
             capacity = Capacity(running.grant.cpus, running.grant.memory)
             workers.append((running.worker, running.function, capacity))
         if workers:
-            self.loop.call_soon(self.functions.retire_outdated)  # once the core knows of them
+            self.loop.call_soon(lambda: self.decide(*self.functions.outdated_pools()))  # once the core knows of them
         node = event.node
         if self.engine.growth is not Growth.NEVER:
             log.info("node %s is here, with %d workers", self.hosts.named(node.node), len(workers))

@@ -191,8 +191,10 @@ class Shadows:
     def look(self) -> None:
         """Let go of what was mirrored to versions that are shadows no more."""
         shadows = {app for app, beside in self._server.functions.beside.items() if beside.rollout.kind == SHADOW}
-        for real in [real for real, pair in self._pairs.items() if pair.app not in shadows]:
-            self._drop(real, "")
+        over = [real for real, pair in self._pairs.items() if pair.app not in shadows]
+        for real in over:
+            del self._pairs[real]
+        self._server.decide(e.CancelAsked([real + MIRRORED for real in over], "its version is no shadow any more"))
         for app in self._comparisons.keys() - shadows:
             del self._comparisons[app]
 

@@ -157,7 +157,9 @@ class LaterCalls:
             found = await call_details(self._server, call_id)
         except NotFound:
             raise _unknown(call_id) from None
-        told = {name: found[name] for name in ("function", "state", "created", "started", "seconds", "attempts")}
+        told = {
+            name: found[name] for name in ("function", "state", "created", "started", "seconds", "attempts", "version")
+        }
         callback = await self._server.callbacks.of_call(call_id)
         shown = ("url", "state", "attempts", "at", "said")
         return {

@@ -11,10 +11,11 @@ import pytest
 from stoker.server.gateway.connections import (
     BODY_SECONDS,
     HEAD_SECONDS,
-    READ_SECONDS,
+    KEEP_ALIVE_SECONDS,
     Connection,
     Connections,
 )
+from stoker.server.gateway.unread import READ_SECONDS
 
 
 class Transport(asyncio.Transport):
@@ -107,3 +108,84 @@ async def test_an_answer_goes_on_being_read(connection: Connection) -> None:
     assert not transport_of(connection).ended
     connection.check(100.1 + READ_SECONDS)
     assert transport_of(connection).ended == "aborted"
+
+
+async def test_a_closed_connection_has_its_time_to_be_read_out(connection: Connection) -> None:
+    connection.data_received(b"nonsense\r\n\r\n")
+    assert transport_of(connection).ended == "closed"
+    connection.check(101.0)
+    connection.check(101.0 + READ_SECONDS)
+    assert transport_of(connection).ended == "closed"
+    connection.check(101.1 + READ_SECONDS)
+    assert transport_of(connection).ended == "aborted"
+
+
+async def test_a_body_that_is_not_read_is_not_its_clients_fault(connection: Connection) -> None:
+    """The worker may be starting, for minutes."""
+    connection.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 100_000)
+    connection.check(200.0 + BODY_SECONDS)
+    assert not transport_of(connection).ended
+    connection.flow.resume_reading()
+    connection.check(200.0 + 2 * BODY_SECONDS)
+    assert not transport_of(connection).ended
+    connection.check(200.1 + 2 * BODY_SECONDS)
+    assert transport_of(connection).ended == "aborted"
+
+
+@pytest.fixture
+async def early() -> AsyncIterator[Connection]:
+    """Have a connection whose request was answered before all of its body had come."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    made = Connections(app).make()  # type: ignore[arg-type] # it is asked for requests only
+    made._now = lambda: 100.0
+    made._since = 100.0
+    made.connection_made(Transport())
+    made.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
+    await asyncio.gather(*made.tasks)
+    assert b" 401 " in transport_of(made).written
+    yield made
+    await asyncio.gather(*made.tasks)
+
+
+async def test_an_early_answer_does_not_end_what_is_asked_of_a_client(early: Connection) -> None:
+    early.check(100.1 + BODY_SECONDS)
+    assert transport_of(early).ended == "aborted"
+
+
+async def test_headers_after_an_early_answer_have_their_bounds(early: Connection) -> None:
+    early.data_received(b"defghij")
+    early.data_received(b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 1000)
+    for _ in range(10):
+        early.data_received(b"X: a\r\n" * 1000)
+    assert transport_of(early).ended and b" 431 " in transport_of(early).written
+
+
+async def test_an_early_answer_leaves_no_connection_open_for_ever(early: Connection) -> None:
+    early.data_received(b"defghij")
+    early.check(100.0 + KEEP_ALIVE_SECONDS)
+    assert not transport_of(early).ended
+    early.check(100.1 + KEEP_ALIVE_SECONDS)
+    assert transport_of(early).ended
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET http://a HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ],
+)
+async def test_what_is_no_request_is_refused(connection: Connection, data: bytes) -> None:
+    connection.data_received(data)
+    assert transport_of(connection).ended and b" 400 " in transport_of(connection).written
+
+
+async def test_a_connection_that_is_being_answered_is_not_handed_over(connection: Connection) -> None:
+    connection.data_received(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    connection.data_received(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+    assert transport_of(connection).ended and b" 400 " in transport_of(connection).written

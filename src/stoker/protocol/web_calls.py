@@ -98,6 +98,8 @@ def decode_answer(payload: Buffer) -> WebAnswer:
         raise ProtocolError("The header of an answer over HTTP is malformed.") from None
 
 
+SOCKET_MESSAGE_BYTES = 16 << 20  # of a WebSocket, each way
+REASON_BYTES = 123  # of a closing frame, as of RFC 6455
 _TEXT, _BYTES, _CLOSE = b"t", b"b", b"c"
 _CLOSING = struct.Struct(">cH")
 
@@ -115,7 +117,8 @@ class SocketMessage:
 def encode_message(message: SocketMessage) -> bytes:
     """Return a message as a piece: its kind in one byte, and what it says."""
     if message.code:
-        return _CLOSING.pack(_CLOSE, message.code) + message.reason.encode()[:123]
+        reason = message.reason.encode()[:REASON_BYTES].decode("utf-8", "ignore")  # no half of a character
+        return _CLOSING.pack(_CLOSE, message.code) + reason.encode()
     return _TEXT + message.text.encode() if message.text is not None else b"".join((_BYTES, message.data or b""))
 
 

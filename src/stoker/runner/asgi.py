@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
-from stoker.errors import InvalidRequest
+from stoker.errors import InvalidRequest, StokerError
 from stoker.protocol.web_calls import (
+    SOCKET_MESSAGE_BYTES,
     SocketMessage,
     WebAnswer,
     WebRequest,
@@ -26,6 +27,8 @@ from stoker.runner.exchanges import PIECE_BYTES, ClientGone, TaskExchange
 from stoker.web.answers import is_header
 
 _VERSIONS = {"version": "3.0", "spec_version": "2.4"}
+RETURN_SECONDS = 0.005  # in which an app usually returns that has answered: its answer goes out with that
+_NO_CODES = frozenset({1004, 1005, 1006, 1015})  # of a WebSocket's end: they are never sent (RFC 6455, section 7.4)
 
 
 class AsgiApp:
@@ -67,6 +70,8 @@ class AsgiApp:
                 raise
             # Its answer stands: frameworks send the page of an error and then raise it, for whoever runs them to log.
             traceback.print_exc(file=sys.stderr)
+        finally:
+            session.stop()
         return session.finish(self._label)
 
 
@@ -115,7 +120,12 @@ class _Session:
         self._exchange = exchange
         self._head: WebAnswer | None = None
         self._final = b""
+        self._later: asyncio.TimerHandle | None = None
         self.is_complete = False
+
+    def stop(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
 
     def finish(self, label: str) -> bytes:
         """Return the call's value, once the app has returned.
@@ -141,7 +151,14 @@ class _Session:
         else:
             await self._exchange.send(body, head)
         self.is_complete = is_last
+        if is_last:
+            self._later = asyncio.get_running_loop().call_later(RETURN_SECONDS, self._end)
         return is_last
+
+    def _end(self) -> None:
+        """Send the end of an answer whose app goes on: it does something in the background."""
+        last, self._final = self._final, b""
+        self._exchange.end(last)
 
 
 class Request(_Session):
@@ -152,13 +169,13 @@ class Request(_Session):
         self._body: bytes | None = None if exchange.request.has_more else bytes(exchange.request.body)
         self._is_read = False
         self._has_started = False
-        self._end = asyncio.Event()
+        self._end_of_client = asyncio.Event()  # of what it waits for, or of itself
 
     async def receive(self) -> dict[str, Any]:
         if self._is_read:
             # A client that hangs up cancels the call, and this with it: what is left to say is that the answer is out.
             if not self.is_complete:
-                await self._end.wait()
+                await self._end_of_client.wait()
             return {"type": "http.disconnect"}
         if self._body is not None:
             self._is_read = True
@@ -167,6 +184,7 @@ class Request(_Session):
             piece = await self._exchange.receive()
         except ClientGone:
             self._is_read = True
+            self._end_of_client.set()
             return {"type": "http.disconnect"}
         self._is_read = piece is None
         return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
@@ -178,7 +196,7 @@ class Request(_Session):
             await self._begin(message)
         elif kind == "http.response.body" and self._has_started and not self.is_complete:
             if await self._continue(message):
-                self._end.set()
+                self._end_of_client.set()
         else:
             raise RuntimeError(f"An ASGI app cannot send {kind!r} at this point of its answer.")
 
@@ -191,6 +209,7 @@ class Socket(_Session):
         self._is_connected = False
         self._state = "new"  # → open → closed; or → denied
         self._over: dict[str, Any] | None = None
+        self._closed_by: SocketMessage | None = None  # what the app itself has closed it with
 
     async def receive(self) -> dict[str, Any]:
         if not self._is_connected:
@@ -199,9 +218,10 @@ class Socket(_Session):
         if self._over is None:
             try:
                 piece = await self._exchange.receive()
-            except ClientGone:
+            except (ClientGone, StokerError):
                 piece = None
             said = decode_message(piece) if piece is not None else SocketMessage(code=1006)
+            said = self._closed_by or said
             if said.text is not None:
                 return {"type": "websocket.receive", "text": said.text}
             if said.data is not None:
@@ -215,7 +235,7 @@ class Socket(_Session):
         if kind == "websocket.accept" and self._state == "new":
             headers = _pairs(message.get("headers", ()))
             if message.get("subprotocol"):
-                headers.append(("sec-websocket-protocol", str(message["subprotocol"])))
+                headers += _pairs([(b"sec-websocket-protocol", str(message["subprotocol"]).encode("latin-1"))])
             self._state = "open"
             await self._exchange.send(b"", WebAnswer(101, headers))
         elif kind == "websocket.send" and self._state == "open":
@@ -237,12 +257,22 @@ class Socket(_Session):
         if self._state == "new":
             self._final = encode_answer(WebAnswer(403, [("content-type", "text/plain")], b""))
         else:
-            await self._say(SocketMessage(code=message.get("code") or 1000, reason=message.get("reason") or ""))
+            code, reason = message.get("code") or 1000, message.get("reason") or ""
+            if code in _NO_CODES or not (1000 <= code <= 1014 or 3000 <= code <= 4999):
+                raise ValueError(f"a WebSocket is closed with 1000 to 1014, or 3000 to 4999, not {code!r}")
+            self._closed_by = SocketMessage(code=code, reason=reason)
+            await self._say(self._closed_by)
+            self._exchange.hear_no_more()
         self._state = "closed"
         self.is_complete = True
 
     async def _say(self, message: SocketMessage) -> None:
-        await self._exchange.send_whole(encode_message(message))
+        piece = encode_message(message)
+        if len(piece) > SOCKET_MESSAGE_BYTES:
+            raise ValueError(
+                f"a WebSocket's message has {SOCKET_MESSAGE_BYTES >> 20} MiB at most, not {len(piece)} bytes"
+            )
+        await self._exchange.send_whole(piece)
 
     def finish(self, label: str) -> bytes:
         if self._state == "open":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stoker.runner.outbox import Outbox, Stream
 
 PIECE_BYTES = 128 << 10  # of an answer: it travels in the frame, and many of them are on their way
+WINDOW_BYTES = 2 << 20  # of an answer that its reader has not had: kept here and in the server, for each slow reader
 
 
 class Hosting(Protocol):
@@ -27,7 +28,7 @@ class Hosting(Protocol):
 
 
 class ClientGone(Exception):
-    """The client has hung up before all of its request had come."""
+    """The client has hung up before all of its request had come, or its call was ended otherwise."""
 
 
 class _Exchange:
@@ -49,7 +50,7 @@ class _Exchange:
     @property
     def stream(self) -> Stream:
         if self._stream is None:
-            self._stream = self._host.outbox.open_stream(self.attempt)
+            self._stream = self._host.outbox.open_stream(self.attempt, window_bytes=WINDOW_BYTES)
         return self._stream
 
     def close(self) -> None:
@@ -68,8 +69,8 @@ class _Exchange:
             raise ClientGone
         if self._incoming.end is InputEnd.LOST:
             raise StokerError(
-                "The worker that this request came to first is gone, with what it had read of the request's body. Send "
-                "the request again."
+                "What is left of this request cannot be had: an earlier attempt at it has read some of its body and is "
+                "gone, or its connection was cut. Send the request again."
             )
 
 
@@ -118,6 +119,17 @@ class TaskExchange(_Exchange):
         for piece in pieces_of(head, body):
             await self.send_whole(piece)
 
+    def end(self, last: bytes = b"") -> None:
+        """Say that the answer is complete, though the app has not returned. ``last`` is what is left of it."""
+        if last:
+            self._put(last)
+        self._put(b"")
+
+    def hear_no_more(self) -> None:
+        """Have whoever waits in `receive` told that nothing more comes."""
+        if self._incoming is not None:
+            self._incoming.put([], InputEnd.COMPLETE)
+
     async def send_whole(self, piece: bytes) -> None:
         """Send a piece as it is: a message of a WebSocket, say."""
         self._put(piece)
@@ -139,10 +151,11 @@ class ThreadExchange(_Exchange):
         if incoming is None:
             return None
         while True:
+            self._check_interrupt()  # what has come is not all: an end would be taken for the body's
             piece = incoming.take()
             if piece is not None:
                 return piece
-            if incoming.end is not InputEnd.OPEN or self.attempt.interrupt is not None:
+            if incoming.end is not InputEnd.OPEN:
                 self._ended()
                 return None
             incoming.ask()
@@ -158,5 +171,9 @@ class ThreadExchange(_Exchange):
                 self._waits.leave_user_code()
                 self._waits.wait_for_room(self.stream)
                 self._waits.enter_user_code(self.attempt)
-            if self.attempt.interrupt is not None:
-                raise ClientGone
+            self._check_interrupt()
+
+    def _check_interrupt(self) -> None:
+        if self.attempt.interrupt is not None:
+            self.attempt.raised = True  # so that this is what is said of the attempt, not what comes of it in the app
+            raise ClientGone

@@ -107,14 +107,21 @@ class Unacknowledged(NamedTuple):
 
 class SentItems(NamedTuple):
     end: int  # one past its last item
+    bytes: int
     frame: EncodedFrame
 
 
 class Stream:
-    """The items of one attempt: those pending, and those sent that the reader may not have had."""
+    """The items of one attempt: those pending, and those sent that the reader may not have had.
 
-    def __init__(self, attempt: Attempt) -> None:
+    ``window_bytes``: how many of the latter there may be, beside what its credit says; the last item may go beyond.
+    """
+
+    def __init__(self, attempt: Attempt, window_bytes: float = float("inf")) -> None:
         self.attempt = attempt
+        self.window_bytes = window_bytes
+        self.sent_bytes = 0  # counted by who sends, under its lock
+        self.had_bytes = 0  # counted by who reads what credit there is
         self.window = attempt.credit
         self.upto = attempt.credit
         self.next = 0
@@ -126,14 +133,16 @@ class Stream:
 
     @property
     def has_room(self) -> bool:
-        return self.next < self.upto
+        return self.next < self.upto and self.sent_bytes - self.had_bytes < self.window_bytes
 
     def credit(self, upto: int) -> list[EncodedFrame]:
         """Take more credit; return what the reader has had, going by its window: it need not be sent again."""
         self.upto = max(self.upto, upto)
         done = []
         while self.sent and self.sent[0].end <= self.upto - self.window:
-            done.append(self.sent.popleft().frame)
+            had = self.sent.popleft()
+            self.had_bytes += had.bytes
+            done.append(had.frame)
         return done
 
 
@@ -265,8 +274,8 @@ class Outbox:
 
     # -- items
 
-    def open_stream(self, attempt: Attempt) -> Stream:
-        stream = self._streams[attempt.key] = Stream(attempt)
+    def open_stream(self, attempt: Attempt, *, window_bytes: float = float("inf")) -> Stream:
+        stream = self._streams[attempt.key] = Stream(attempt, window_bytes)
         return stream
 
     def credit(self, call_id: str, upto: int) -> list[Stream]:
@@ -301,7 +310,8 @@ class Outbox:
                 segments=columns.segments,
             )
             frame = EncodedFrame.of(message, columns.parts)
-            stream.sent.append(SentItems(first + len(columns.sizes), frame))
+            stream.sent.append(SentItems(first + len(columns.sizes), columns.bytes, frame))
+            stream.sent_bytes += columns.bytes
             stream.sent_at = time.monotonic()
             self._send(frame)
 

@@ -10,10 +10,12 @@ import contextlib
 import inspect
 import io
 import os
+import re
 import socket
 from collections.abc import Callable
-from http.client import HTTPMessage, parse_headers
+from http.client import HTTPException, HTTPMessage, parse_headers
 from typing import Any
+from urllib.parse import quote
 
 from stoker.errors import StartupError, StokerError
 from stoker.protocol.web_calls import WebAnswer, WebRequest, encode_answer
@@ -27,6 +29,12 @@ HEAD_BYTES = 64 << 10
 HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 )
+OURS = frozenset({"content-length", "expect", "forwarded"})  # said anew, or not at all; as what begins with…
+FORWARDED = "x-forwarded-"
+_SAFE = "".join(map(chr, range(0x21, 0x7F)))  # in a request's target, as it came
+_DIGITS = re.compile(r"[0-9]{1,15}")
+_CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,12}")
+SWITCHING = 101
 PORT_VARIABLE = "PORT"  # as servers are told it elsewhere
 
 
@@ -108,11 +116,8 @@ def _head_of(request: WebRequest) -> bytes:
     """Return a request's line and headers as the server is told them."""
     is_upgrade = request.kind == "upgrade"
     target = (request.path or "/") + (f"?{request.query}" if request.query else "")
-    headers = [
-        (n, v)
-        for n, v in request.headers
-        if n not in HOP_BY_HOP and not n.startswith("x-forwarded-") and not (n == "content-length" and not is_upgrade)
-    ]
+    target = quote(target.encode("latin-1", "replace"), safe=_SAFE)
+    headers = [pair for pair in request.headers if _is_passed_on(pair[0])]
     host = next((value for name, value in request.headers if name == "host"), "")
     headers += [
         ("x-forwarded-for", request.client),
@@ -128,6 +133,11 @@ def _head_of(request: WebRequest) -> bytes:
         headers += _framing_of(request)
     lines = [f"{request.method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
     return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+
+
+def _is_passed_on(name: str) -> bool:
+    plain = name.replace("_", "-")  # many a server takes the one for the other
+    return plain not in HOP_BY_HOP and plain not in OURS and not plain.startswith(FORWARDED)
 
 
 def _framing_of(request: WebRequest) -> list[tuple[str, str]]:
@@ -153,11 +163,23 @@ async def _relay(exchange: TaskExchange, reader: asyncio.StreamReader, writer: a
         while (piece := await body.read()) is not None:
             await exchange.send(piece)
         return b""
-    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
-        raise StokerError(f"The server's answer is no HTTP that could be read: {error}.") from None
+    except _NO_ANSWER as error:
+        raise _unread(error, sending) from None
     finally:
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
+
+
+_NO_ANSWER = (asyncio.IncompleteReadError, asyncio.LimitOverrunError, HTTPException, ValueError, OSError)
+
+
+def _unread(error: Exception, sending: asyncio.Task[None] | None = None) -> Exception:
+    """Return why there is no answer: what ended the request's body has cut the connection, too."""
+    if sending is not None and sending.done() and not sending.cancelled():
+        cause = sending.exception()
+        if isinstance(cause, (ClientGone, StokerError)):
+            return cause
+    return StokerError(f"The server's answer is no HTTP that could be read: {type(error).__name__}: {error}.")
 
 
 async def _send_body(exchange: TaskExchange, writer: asyncio.StreamWriter) -> None:
@@ -174,20 +196,37 @@ async def _send_body(exchange: TaskExchange, writer: asyncio.StreamWriter) -> No
             writer.write(b"0\r\n\r\n")
     except (ClientGone, StokerError):
         writer.transport.abort()  # it must not take for whole what has come
+        raise
     except OSError:
         pass  # it has answered without reading all of it
 
 
 async def _tunnel(exchange: TaskExchange, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-    """Pass bytes on both ways until either side has ended."""
+    """Pass bytes on both ways until the server has ended; what it answers that does not switch is passed on alone.
+
+    Else a client would have a connection on which it could ask for anything, in requests that nobody has looked at.
+    """
 
     async def up() -> None:
-        with contextlib.suppress(ClientGone, OSError):
+        try:
             while (piece := await exchange.receive()) is not None:
                 writer.write(piece)
                 await writer.drain()
-        writer.close()
+            writer.write_eof()
+        except (ClientGone, StokerError):
+            writer.transport.abort()
+        except OSError:
+            pass
 
+    try:
+        head = await _read_head(reader)
+        while head.status < 200 and head.status != SWITCHING:
+            head = await _read_head(reader)
+        if head.status != SWITCHING:
+            return await _refusal(exchange, reader, head)
+    except _NO_ANSWER as error:
+        raise _unread(error) from None
+    await exchange.send_whole(head.raw)
     sending = asyncio.create_task(up(), name="tunnel")
     try:
         while data := await reader.read(PIECE_BYTES):
@@ -200,11 +239,21 @@ async def _tunnel(exchange: TaskExchange, reader: asyncio.StreamReader, writer: 
     return b""
 
 
-class _Head:
-    """A response's status and headers."""
+async def _refusal(exchange: TaskExchange, reader: asyncio.StreamReader, head: _Head) -> bytes:
+    lines = [f"HTTP/1.1 {head.status} ", *(f"{name}: {value}" for name, value in head.answer_headers())]
+    await exchange.send_whole("\r\n".join([*lines, "connection: close", "", ""]).encode("latin-1", "replace"))
+    body = _Body(reader, head, exchange.request.method)
+    while (piece := await body.read()) is not None:
+        await exchange.send_whole(piece)
+    return b""
 
-    def __init__(self, status: int, headers: HTTPMessage) -> None:
+
+class _Head:
+    """A response's status and headers; ``raw`` is how they came."""
+
+    def __init__(self, status: int, headers: HTTPMessage, raw: bytes) -> None:
         self.status = status
+        self.raw = raw
         self._headers = headers
 
     def get(self, name: str) -> str:
@@ -219,9 +268,9 @@ async def _read_head(reader: asyncio.StreamReader) -> _Head:
     raw = await reader.readuntil(b"\r\n\r\n")
     line, _, rest = raw.partition(b"\r\n")
     parts = line.decode("latin-1").split(" ", 2)
-    if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not parts[1].isdigit():
+    if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not re.fullmatch("[1-5][0-9][0-9]", parts[1]):
         raise ValueError(f"it begins with {line[:80]!r}")
-    return _Head(int(parts[1]), parse_headers(io.BytesIO(rest)))
+    return _Head(int(parts[1]), parse_headers(io.BytesIO(rest)), raw)
 
 
 class _Body:
@@ -235,7 +284,7 @@ class _Body:
             self._left: int | None = 0
             self._is_chunked = False
         else:
-            self._left = int(length) if length and not self._is_chunked else None
+            self._left = _size(length) if length and not self._is_chunked else None
         self._in_chunk = 0
 
     def is_over(self, size: int) -> bool:
@@ -259,7 +308,10 @@ class _Body:
     async def _read_chunk(self) -> bytes | None:
         if not self._in_chunk:
             line = await self._reader.readuntil(b"\n")
-            self._in_chunk = int(line.split(b";", 1)[0].strip(), 16)
+            size = line.split(b";", 1)[0].strip()
+            if not _CHUNK_SIZE.fullmatch(size):
+                raise ValueError(f"a chunk of it begins with {size[:40]!r}")
+            self._in_chunk = int(size, 16)
             if not self._in_chunk:
                 while (await self._reader.readuntil(b"\n")).strip():
                     pass  # trailers, which nobody is told
@@ -269,5 +321,13 @@ class _Body:
             raise asyncio.IncompleteReadError(b"", self._in_chunk)
         self._in_chunk -= len(data)
         if not self._in_chunk:
-            await self._reader.readexactly(2)
+            end = await self._reader.readexactly(2)
+            if end != b"\r\n":
+                raise ValueError(f"a chunk of it ends with {end!r}")
         return data
+
+
+def _size(length: str) -> int:
+    if not _DIGITS.fullmatch(length):
+        raise ValueError(f"its Content-Length is {length!r:.40}")
+    return int(length)

@@ -61,6 +61,8 @@ class _Answer:
         if exc_info is None and self._has_head:
             raise AssertionError("start_response() was called twice")
         code = int(status.split(" ", 1)[0])
+        if not 200 <= code <= 599:
+            raise ValueError(f"an answer's status is from 200 to 599, not {status!r:.40}")
         pairs = [(name.lower(), value) for name, value in headers]
         for name, value in pairs:
             if not is_header(name, value):

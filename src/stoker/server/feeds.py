@@ -74,12 +74,12 @@ class Feeds:
         self._open.pop(call_id, None)
 
     def asked(self, worker: str, message: AskInputs, link: Link) -> None:
-        """Take what a worker says of a call that it runs; of others it is told nothing."""
+        """Take what a worker says of a call that it runs; of others' calls it is told nothing."""
         call = self._server.plane.state.calls.get(message.id)
-        if call is None or call.worker is None or call.worker.id != worker or call.attempt != message.attempt:
+        if call is not None and (call.worker is None or call.worker.id != worker or call.attempt != message.attempt):
             return
-        feed = self._open.get(message.id)
-        if feed is None:
+        feed = self._open.get(message.id) if call is not None else None
+        if feed is None:  # it is over, or was an earlier server's: the app is not to wait for more
             link.send(Inputs(message.id, message.attempt, end=int(InputEnd.LOST)), [])
         else:
             feed.asked(message, link)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 from stoker.protocol.encoded import Buffer
@@ -17,6 +18,8 @@ LINES = "application/x-ndjson"
 THE_SERVERS = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "upgrade", "trailer"}
 )  # they say where it ends
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 
 
 def answer_of(value: Any) -> bytes:
@@ -60,8 +63,8 @@ def _of_response(response: Response) -> bytes:
 
 
 def is_header(name: str, value: str) -> bool:
-    token = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
-    return token and not any(character in value for character in "\r\n\0")
+    """Tell whether a header may go out so (RFC 9110, section 5)."""
+    return _NAME.fullmatch(name) is not None and _VALUE.fullmatch(value) is not None
 
 
 def _encoded(status: int, media_type: str, body: Buffer) -> bytes:

@@ -18,8 +18,11 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from stoker.protocol.web_calls import SOCKET_MESSAGE_BYTES
 from stoker.server.gateway.problems import error_body, whole_answer
+from stoker.server.gateway.sockets import Socket
 from stoker.server.gateway.tunnels import Tunnel
+from stoker.server.gateway.unread import Unread
 
 if TYPE_CHECKING:
     from stoker.server.gateway.gateway import Gateway
@@ -27,9 +30,7 @@ if TYPE_CHECKING:
 HEAD_BYTES = 32 << 10
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 30.0  # without a byte of a body that is not complete
-READ_SECONDS = 60.0  # without a byte of an answer being taken
 KEEP_ALIVE_SECONDS = 75
-SOCKET_MESSAGE_BYTES = 16 << 20  # of a WebSocket
 PONG_SECONDS = 60.0  # for a client of one to answer a ping, which is sent it every 20 s
 CONNECTIONS_MAX = 20_000
 SWEEP_SECONDS = 1.0
@@ -84,7 +85,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = False
         self._since = self._now()  # when the last byte of a body came, or the first one of a head
-        self._stuck_since = 0.0  # since when the client reads nothing
+        self._unread = Unread()
         self._is_half_closed = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -105,8 +106,8 @@ class Connection(HttpToolsProtocol):
         """
         if self._last is None or self._last.response_complete or self._in_head or self._awaits_body():
             return False
-        if self._last.scope["http_version"] != "1.1":
-            return False  # it knows of no answers that come before the answer
+        if self._last.scope["http_version"] != "1.1" or self.transport.get_extra_info("sslcontext") is not None:
+            return False  # it knows of no answers that come before the answer, or cannot be half closed
         self._last.keep_alive = False
         self._is_half_closed = True
         self._probe()
@@ -141,7 +142,7 @@ class Connection(HttpToolsProtocol):
         return self._last is None or not self._last.more_body
 
     def _awaits_body(self) -> bool:
-        return self._last is not None and self._last.more_body and not self._last.response_complete
+        return self._last is not None and self._last.more_body
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -152,17 +153,24 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > HEAD_BYTES:
             raise httptools.HttpParserError("too many headers")
+        if sum(name == b"host" for name, _ in self.headers) > 1:
+            raise httptools.HttpParserError("two hosts")  # one was looked at here, another would be by who answers
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:  # else it is to be upgraded
             self.cycle.transport = Corked(self.transport, self.loop)  # type: ignore[assignment]
 
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self._last is not None:
+            self._last.more_body = False  # also of one that was answered before all of it had come
+
     def pause_writing(self) -> None:
-        self._stuck_since = self._now()
+        self._unread.is_full(self._now())
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        self._stuck_since = 0.0
+        self._unread.has_room()
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
@@ -174,10 +182,6 @@ class Connection(HttpToolsProtocol):
             self.transport.write(whole_answer(status, error_body(kind, message)))
             self.transport.close()
 
-    @property
-    def asks_for_body(self) -> bool:
-        return bool(self.scope["method"] != "HEAD")
-
     def cut(self) -> None:
         """End the connection in the middle of an answer, so that nobody takes what has come for all of it."""
         if self._last is not None:
@@ -185,7 +189,14 @@ class Connection(HttpToolsProtocol):
         self.transport.abort()
 
     def handle_websocket_upgrade(self) -> None:
-        url = httptools.parse_url(self.url)
+        try:
+            url = httptools.parse_url(self.url)
+        except httptools.HttpParserError:
+            url = None
+        is_free = self._last is None or self._last.response_complete  # else answers would be written into each other
+        if url is None or not url.path or not url.path.isascii() or not is_free:
+            self.send_400_response("")
+            return
         raw_path = url.path
         self.scope["path"] = unquote(raw_path.decode("ascii"))
         self.scope["raw_path"] = raw_path
@@ -207,14 +218,21 @@ class Connection(HttpToolsProtocol):
         """Disconnect a client that is too slow."""
         if self._is_half_closed:
             self._probe()
+        if self.flow.read_paused:
+            self._since = now  # it may be saying more, which is not read: who answers has no room for it
         if self._in_head and now - self._since > HEAD_SECONDS:
             self._refuse(408, "BadRequest", f"A request's headers have {HEAD_SECONDS:.0f} s to come.")
         elif self._awaits_body() and now - self._since > BODY_SECONDS:
             self.transport.abort()
         elif self._last is None and now - self._since > HEAD_SECONDS:
             self.transport.close()  # it has connected and said nothing
-        elif self._stuck_since and now - self._stuck_since > READ_SECONDS:
-            self.transport.abort()
+        elif self._is_idle() and now - self._since > KEEP_ALIVE_SECONDS:
+            self.transport.close()
+        self._unread.check(self.transport, now)
+
+    def _is_idle(self) -> bool:
+        """Tell whether nothing is asked, and uvicorn has no timer for that: what comes late of a body has ended it."""
+        return self._last is not None and self._last.response_complete and self.timeout_keep_alive_task is None
 
 
 class Connections:
@@ -226,7 +244,7 @@ class Connections:
             gateway,
             loop="none",
             http=Connection,
-            ws="websockets-sansio",
+            ws=Socket,
             ws_max_size=SOCKET_MESSAGE_BYTES,
             ws_ping_timeout=PONG_SECONDS,
             lifespan="off",
@@ -262,7 +280,7 @@ class Connections:
             now = loop.time()
             self._lags.append(max(0.0, now - due))
             for connection in list(self._state.connections):
-                if isinstance(connection, Connection):
+                if isinstance(connection, (Connection, Socket, Tunnel)):
                     connection.check(now)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +24,21 @@ from stoker.server.feeds import CallFeed
 from stoker.server.gateway.problems import Pairs, Problem, problem_of
 from stoker.server.gateway.replies import PIECE_BYTES, Failed, encoded_pairs, send_head, send_piece
 from stoker.server.gateway.routing import Route
+from stoker.server.gateway.sockets import when_lost
 from stoker.server.gateway.web_calls import WebCall, WebCalls
 from stoker.types import InputEnd, Outcome
 
 if TYPE_CHECKING:
+    from stoker.server.gateway.tunnels import Tunnel
     from stoker.server.server import Server
 
 WHOLE_BYTES = 256 << 10  # of a body that says its length: waited for, and sent whole
-CLOSING_SECONDS = 10.0  # for an app to return after its WebSocket was closed
+CLOSING_SECONDS = 10.0  # for an app to return after the client of its WebSocket or tunnel has gone
+NO_BODY = frozenset({204, 304})
+LENGTH_DIGITS = 15
 NOT_PASSED_ON = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 CUT = 500  # as which an answer counts that breaks off
+SWITCHING = 101
 GOING_AWAY, SERVER_ERROR, NORMAL = 1001, 1011, 1000
 
 Scope = dict[str, Any]
@@ -128,9 +133,9 @@ class Exchanges:
         try:
             if has_more:
                 async with self._fed(call, receive, body):
-                    await self._pass_on(call, connection, send, extra)
+                    await self._pass_on(call, scope, send, extra)
             else:
-                await self._pass_on(call, connection, send, extra)
+                await self._pass_on(call, scope, send, extra)
         finally:
             connection.on_lost = None
             self._calls.cancel(call)
@@ -148,33 +153,36 @@ class Exchanges:
             passing.cancel()
             await asyncio.gather(passing, return_exceptions=True)
 
-    async def _pass_on(self, call: WebCall, connection: Any, send: Any, extra: Pairs) -> None:
+    async def _pass_on(self, call: WebCall, scope: Scope, send: Any, extra: Pairs) -> None:
         first, is_whole = await self._first_of(call)
         pairs = [pair for pair in encoded_pairs(first.headers) if pair[0] not in NOT_PASSED_ON]
-        left = _length_of(pairs)
-        if is_whole and left is None and first.status not in {204, 304}:
-            pairs.append((b"content-length", b"%d" % len(first.body)))
+        left = _length_of(pairs, call.id)
+        others = [pair for pair in pairs if pair[0] != b"content-length"]
+        has_body = scope["method"] != "HEAD" and first.status not in NO_BODY
+        if is_whole and left is None and (has_body or first.body):
             left = len(first.body)
-        has_body = connection.asks_for_body and first.status not in {204, 304}
-        await send_head(send, first.status, [*pairs, *extra])
-        if is_whole and left == len(first.body) and has_body:
+        length = [(b"content-length", b"%d" % left)] if left is not None and first.status not in NO_BODY else []
+        await send_head(send, first.status, [*others, *length, *extra])
+        if is_whole and has_body and left == len(first.body):
             await send({"type": "http.response.body", "body": bytes(first.body), "more_body": False})
             return
+        is_complete = False
         async for piece in self._pieces(call, first):
+            if not piece:
+                is_complete = True  # its app may go on, in the background
+                break
             if left is not None and has_body:
                 left -= len(piece)
                 if left < 0:
-                    connection.cut()  # the app has said more than it had announced
-                    send.status = CUT
-                    return
+                    break
             if has_body:
                 await send_piece(send, piece)
-        result = call.result
-        assert result is not None
-        if result.outcome is not Outcome.VALUE or (left and has_body):
-            connection.cut()  # so that nobody takes what has come for all
+        is_well = is_complete or (call.result is not None and call.result.outcome is Outcome.VALUE)
+        if not is_well or (left and has_body):
+            scope["stoker.connection"].cut()  # so that nobody takes what has come for all, or for no more than was said
             send.status = CUT
             return
+        self._calls.let_go(call)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _first_of(self, call: WebCall) -> tuple[WebAnswer, bool]:
@@ -194,7 +202,7 @@ class Exchanges:
         return await self._calls.answer_in(call.id, result.payload), True
 
     async def _pieces(self, call: WebCall, first: WebAnswer) -> AsyncIterator[bytes]:
-        """Yield what the call says, until it has ended; the first is here already."""
+        """Yield what the call says, until it has ended; the first is here already. An empty piece ends the answer."""
         for at in range(0, len(first.body), PIECE_BYTES):
             yield bytes(first.body[at : at + PIECE_BYTES])
         async for piece in self._rest(call):
@@ -203,7 +211,11 @@ class Exchanges:
     async def _rest(self, call: WebCall) -> AsyncIterator[bytes]:
         while True:
             while call.items:
-                yield bytes(await self._calls.bytes_of(self._calls.take_item(call)) or b"")
+                piece = await self._calls.bytes_of(self._calls.take_item(call))
+                if piece is None:
+                    self._calls.cancel(call)  # part of it is lost: nobody can have the whole
+                    return
+                yield bytes(piece)
             if call.result is not None:
                 return
             await call.wait()
@@ -218,12 +230,13 @@ class Exchanges:
         """
         call = self._submit(asked, request_of(asked, scope, kind="websocket"))
         feed = self._server.feeds.open(call.id)
-        hearing = asyncio.create_task(self._hear(call, feed, receive), name=f"websocket of {call.id}")
+        hearing = asyncio.create_task(self._hear(feed, receive), name=f"websocket of {call.id}")
+        when_lost(scope, lambda: self._cancel_soon(call))
         try:
-            first, is_denied = await self._first_of(call)
+            first, _ = await self._first_of(call)
             pairs = encoded_pairs(first.headers)
-            if is_denied:
-                await _deny(send, WebAnswer(first.status, first.headers, bytes(first.body)), extra)
+            if first.status != SWITCHING:
+                await self._deny(call, first, send, extra)
                 return
             chosen = [value.decode("latin-1") for name, value in pairs if name == b"sec-websocket-protocol"]
             others = [pair for pair in pairs if pair[0] != b"sec-websocket-protocol"]
@@ -236,17 +249,40 @@ class Exchanges:
             await asyncio.gather(hearing, return_exceptions=True)
             self._calls.cancel(call)
 
+    def _cancel_soon(self, call: WebCall) -> None:
+        """Give an app some time to see that its client has gone, and to return."""
+        if call.result is None:
+            self._server.loop.call_later(CLOSING_SECONDS, self._calls.cancel, call)
+
+    async def _deny(self, call: WebCall, first: WebAnswer, send: Any, extra: Pairs) -> None:
+        headers = [*encoded_pairs(first.headers), *extra]
+        await send({"type": "websocket.http.response.start", "status": first.status, "headers": headers})
+        async for piece in self._pieces(call, first):
+            if not piece:
+                break
+            await send({"type": "websocket.http.response.body", "body": piece, "more_body": True})
+        self._calls.let_go(call)
+        await send({"type": "websocket.http.response.body", "body": b""})
+
     async def _speak(self, call: WebCall, send: Any) -> None:
+        """Pass on what the app says until it closes the WebSocket, after which it may go on, or ends.
+
+        What it says to a client that has gone is dropped: it will be told so, or sees it for itself.
+        """
         async for piece in self._rest(call):
             said = decode_message(piece)
             if said.code:
-                await send({"type": "websocket.close", "code": said.code, "reason": said.reason})
-                return
-            await send({"type": "websocket.send", "text": said.text, "bytes": said.data})
+                self._calls.let_go(call)
+            with suppress(OSError):
+                if said.code:
+                    await send({"type": "websocket.close", "code": said.code, "reason": said.reason})
+                    return
+                await send({"type": "websocket.send", "text": said.text, "bytes": said.data})
         is_well = call.result is not None and call.result.outcome is Outcome.VALUE
-        await send({"type": "websocket.close", "code": NORMAL if is_well else SERVER_ERROR})
+        with suppress(OSError):
+            await send({"type": "websocket.close", "code": NORMAL if is_well else SERVER_ERROR})
 
-    async def _hear(self, call: WebCall, feed: CallFeed, receive: Any) -> None:
+    async def _hear(self, feed: CallFeed, receive: Any) -> None:
         while True:
             await feed.wait_for_room()
             message = await receive()
@@ -254,15 +290,13 @@ class Exchanges:
                 code, reason = message.get("code") or GOING_AWAY, message.get("reason") or ""
                 feed.add(encode_message(SocketMessage(code=code, reason=reason)))
                 feed.end(InputEnd.COMPLETE)
-                break
+                return
             if message["type"] == "websocket.receive":
                 feed.add(encode_message(SocketMessage(text=message.get("text"), data=message.get("bytes"))))
-        await asyncio.sleep(CLOSING_SECONDS)
-        self._calls.cancel(call)
 
     # Other upgrades
 
-    async def tunnel(self, asked: Asked, scope: Scope, tunnel: Any) -> None:
+    async def tunnel(self, asked: Asked, scope: Scope, tunnel: Tunnel) -> None:
         """Pass bytes on both ways between a client and a server of a function's own, from the head of its answer on.
 
         Raises:
@@ -271,6 +305,7 @@ class Exchanges:
         call = self._submit(asked, request_of(asked, scope, kind="upgrade"))
         feed = self._server.feeds.open(call.id)
         hearing = asyncio.create_task(_hear_bytes(feed, tunnel), name=f"tunnel of {call.id}")
+        tunnel.when_lost(lambda: self._cancel_soon(call))
         try:
             await call.wait()
             result = call.result
@@ -317,7 +352,7 @@ async def _pass_body(feed: CallFeed, receive: Any) -> None:
             return
 
 
-async def _hear_bytes(feed: CallFeed, tunnel: Any) -> None:
+async def _hear_bytes(feed: CallFeed, tunnel: Tunnel) -> None:
     while True:
         await feed.wait_for_room()
         data = await tunnel.read()
@@ -327,12 +362,17 @@ async def _hear_bytes(feed: CallFeed, tunnel: Any) -> None:
         feed.add(data)
 
 
-async def _deny(send: Any, answer: WebAnswer, extra: Pairs) -> None:
-    headers = [*encoded_pairs(answer.headers), *extra]
-    await send({"type": "websocket.http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": answer.body})
+def _length_of(pairs: Pairs, call_id: str) -> int | None:
+    """Return what an answer says of its length; None where it does not.
 
-
-def _length_of(pairs: Pairs) -> int | None:
-    value = next((value for name, value in pairs if name == b"content-length"), b"")
-    return int(value) if value.isdigit() else None
+    Raises:
+        Failed: it says nothing that could be believed.
+    """
+    found = {value.strip() for name, value in pairs if name == b"content-length"}
+    if not found:
+        return None
+    value = found.pop()
+    if found or not value.isdigit() or len(value) > LENGTH_DIGITS:
+        said = "The app's answer has a Content-Length that is none, or two of them."
+        raise Failed(Problem(500, "StokerError", said), call_id)
+    return int(value)

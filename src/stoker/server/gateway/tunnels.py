@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
+from stoker.server.gateway.unread import Unread
+
 WAITING_BYTES = 256 << 10  # that have come and were not read: past it nothing more is taken from the client
+
+
+# A client that is gone without a word, or that has only said that it will say no more, is seen by asking it.
+_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
 class Tunnel(asyncio.Protocol):
@@ -21,7 +29,15 @@ class Tunnel(asyncio.Protocol):
         self._news = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
+        self._unread = Unread()
+        self._is_lost = False
+        self._on_lost: Callable[[], None] | None = None
         connections.add(self)
+        found = transport.get_extra_info("socket")
+        if found is not None:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEP_ALIVE:
+                found.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -33,23 +49,38 @@ class Tunnel(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._is_over = True
         self._news.set()
-        return True  # what is still being answered may go out
+        return self.transport.get_extra_info("sslcontext") is None  # what is still being answered may go out
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self._is_over = True
         self._news.set()
         self._writable.set()
+        self._is_lost = True
+        if self._on_lost is not None:
+            self._on_lost()
 
     def pause_writing(self) -> None:
+        self._unread.is_full(asyncio.get_running_loop().time())
         self._writable.clear()
 
     def resume_writing(self) -> None:
+        self._unread.has_room()
         self._writable.set()
+
+    def check(self, now: float) -> None:
+        """Disconnect a client that reads nothing."""
+        self._unread.check(self.transport, now)
 
     def shutdown(self) -> None:
         """End it, since the server stops."""
         self.transport.close()
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Have something done once the client has gone, which is more than that it says no more; at once if it has."""
+        self._on_lost = call
+        if self._is_lost:
+            call()
 
     async def read(self) -> bytes:
         """Return what has come next; nothing once the client has ended."""

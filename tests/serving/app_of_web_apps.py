@@ -18,12 +18,14 @@ def make_site(greeting: str) -> Any:
     import hashlib
 
     from starlette.applications import Starlette
+    from starlette.background import BackgroundTask
     from starlette.requests import Request
     from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
     from starlette.routing import Route, WebSocketRoute
     from starlette.websockets import WebSocket, WebSocketDisconnect
 
     gone: list[int] = []
+    released = asyncio.Event()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, str]]:
@@ -98,6 +100,45 @@ def make_site(greeting: str) -> Any:
         answer.raw_headers.append((b"x-bad", b"1\r\nx-worse: 2"))
         return answer
 
+    async def later(request: Request) -> Response:
+        async def in_the_background() -> None:
+            await released.wait()
+            gone.append(0)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"at "
+            yield b"once"
+
+        task = BackgroundTask(in_the_background)
+        if request.query_params.get("streams"):
+            return StreamingResponse(pieces(), background=task)
+        return PlainTextResponse("at once", background=task)
+
+    async def release(_: Request) -> Response:
+        released.set()
+        return PlainTextResponse("")
+
+    async def unread(_: Request) -> Response:
+        return PlainTextResponse("too much", status_code=413)
+
+    async def unchanged(request: Request) -> Response:
+        answer = Response(status_code=int(request.query_params.get("status", "304")))
+        answer.raw_headers = [(b"content-length", request.query_params["length"].encode())]
+        return answer
+
+    async def denies(socket: WebSocket) -> None:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"not "
+            yield b"you"
+
+        await socket.send_denial_response(StreamingResponse(pieces(), status_code=418))
+
+    async def closes(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close(4003)
+        await asyncio.sleep(0.2)
+        gone.append(4003)
+
     async def chat(socket: WebSocket) -> None:
         await socket.accept(subprotocol="shout" if "shout" in socket.scope["subprotocols"] else None)
         try:
@@ -138,6 +179,12 @@ def make_site(greeting: str) -> Any:
             Route("/cookies", cookies),
             Route("/splits", splits),
             Route("/left", left),
+            Route("/later", later),
+            Route("/release", release),
+            Route("/unread", unread, methods=["POST"]),
+            Route("/unchanged", unchanged),
+            WebSocketRoute("/denies", denies),
+            WebSocketRoute("/closes", closes),
             WebSocketRoute("/chat", chat),
             WebSocketRoute("/refuses", refuses),
         ],

@@ -139,7 +139,57 @@ def test_a_server_of_its_own_answers(served: Serving) -> None:
         assert client.get("/webapps/server/big?size=0").content == b""
 
 
+def test_an_answer_does_not_wait_for_what_its_app_does_in_the_background(served: Serving) -> None:
+    with served.client() as client:
+        for path in ("/webapps/site/later", "/webapps/site/later?streams=1"):
+            assert client.get(path).text == "at once"
+        assert 0 not in client.get("/webapps/site/left").json()
+        client.get("/webapps/site/release")
+        wait_until(lambda: client.get("/webapps/site/left").json().count(0) == 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_connection_goes_on_after_answers_without_a_body(served: Serving, kind: str) -> None:
+    path = f"/webapps/{kind}"
+    ask = f"host: localhost\r\nauthorization: Bearer {served.token}\r\n"
+    with socket.create_connection(("127.0.0.1", served.port)) as sock:
+        sock.settimeout(60)
+        lines = [
+            f"GET {path}/big?size=3 HTTP/1.1\r\n{ask}",
+            f"HEAD {path}/big?size=5 HTTP/1.1\r\n{ask}",
+            f"GET {path}/unchanged?length=7 HTTP/1.1\r\n{ask}",
+            f"GET {path}/big?size=2 HTTP/1.1\r\nconnection: close\r\n{ask}",
+        ]
+        sock.sendall("".join(f"{line}\r\n" for line in lines).encode())
+        said = b"".join(iter(lambda: sock.recv(65536), b""))
+    statuses = re.findall(rb"HTTP/1\.1 (\d+)", said)
+    bodies = [part.rpartition(b"\r\n\r\n")[2] for part in said.split(b"HTTP/1.1 ")[1:]]
+    assert (statuses, bodies) == ([b"200", b"200", b"304", b"200"], [b"xxx", b"", b"", b"xx"])
+
+
+def test_an_answer_of_no_length_that_could_be_is_none(served: Serving) -> None:
+    with served.client() as client:
+        answer = client.get("/webapps/site/unchanged?status=200&length=-1")
+        assert answer.status_code == 500 and "Content-Length" in answer.json()["error"]["message"]
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get("/webapps/site/unchanged?status=200&length=5")  # of which nothing comes
+
+
 # -- bodies
+
+
+@pytest.mark.parametrize("kind", ["site", "server"])
+def test_an_app_may_answer_before_it_has_read_all_of_it(served: Serving, kind: str) -> None:
+    with socket.create_connection(("127.0.0.1", served.port)) as sock, sock.makefile("rb") as file:
+        sock.settimeout(60)
+        ask = f"host: localhost\r\nauthorization: Bearer {served.token}\r\n"
+        sock.sendall(f"POST /webapps/{kind}/unread HTTP/1.1\r\n{ask}content-length: 1000000\r\n\r\n".encode())
+        assert b" 413 " in file.readline()
+        while file.readline().strip():
+            pass
+        assert file.read(8) == b"too much"
+        sock.sendall(b"x" * 1_000_000 + f"GET /webapps/{kind}/big?size=5 HTTP/1.1\r\n{ask}\r\n".encode())
+        assert b" 200 " in file.readline()
 
 
 @pytest.mark.parametrize("kind", ["site", "classic", "server"])
@@ -300,11 +350,22 @@ def test_an_app_is_told_that_its_websocket_was_closed(served: Serving) -> None:
         wait_until(lambda: 4002 in client.get("/webapps/site/left").json())
 
 
+def test_an_app_may_go_on_after_it_has_closed_its_websocket(served: Serving) -> None:
+    with served.client() as client, talk(served, "/webapps/site/closes") as chat:
+        with pytest.raises(ConnectionClosed):
+            chat.recv()
+        wait_until(lambda: 4003 in client.get("/webapps/site/left").json())
+
+
 def test_websockets_that_are_refused_and_that_fail(served: Serving) -> None:
     for path, status in (("/webapps/site/refuses", 403), ("/webapps/classic/", 426), ("/webapps/nothing/", 404)):
         with pytest.raises(InvalidStatus) as refused:
             talk(served, path)
         assert refused.value.response.status_code == status, path
+    for kind in KINDS:
+        with pytest.raises(InvalidStatus) as refused:
+            talk(served, f"/webapps/{kind}/denies")
+        assert (refused.value.response.status_code, refused.value.response.body) == (418, b"not you")
     with pytest.raises(InvalidStatus) as refused, connect(f"{served.url.replace('http', 'ws', 1)}/webapps/site/chat"):
         pass
     assert refused.value.response.status_code == 401

@@ -104,7 +104,7 @@ class Connection(HttpToolsProtocol):
 
         It may as well be gone altogether, which shows when something is sent to it: see `check`.
         """
-        if self._last is None or self._last.response_complete or self._in_head or self._awaits_body():
+        if self._last is None or self._last.response_complete or self._in_head or self.awaits_body:
             return False
         if self._last.scope["http_version"] != "1.1" or self.transport.get_extra_info("sslcontext") is not None:
             return False  # it knows of no answers that come before the answer, or cannot be half closed
@@ -141,7 +141,9 @@ class Connection(HttpToolsProtocol):
     def _is_before_body(self) -> bool:
         return self._last is None or not self._last.more_body
 
-    def _awaits_body(self) -> bool:
+    @property
+    def awaits_body(self) -> bool:
+        """Tell whether more is to come of the request that came last."""
         return self._last is not None and self._last.more_body
 
     def on_message_begin(self) -> None:
@@ -222,7 +224,7 @@ class Connection(HttpToolsProtocol):
             self._since = now  # it may be saying more, which is not read: who answers has no room for it
         if self._in_head and now - self._since > HEAD_SECONDS:
             self._refuse(408, "BadRequest", f"A request's headers have {HEAD_SECONDS:.0f} s to come.")
-        elif self._awaits_body() and now - self._since > BODY_SECONDS:
+        elif self.awaits_body and now - self._since > BODY_SECONDS:
             self.transport.abort()
         elif self._last is None and now - self._since > HEAD_SECONDS:
             self.transport.close()  # it has connected and said nothing

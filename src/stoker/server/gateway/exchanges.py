@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from stoker.server.server import Server
 
 WHOLE_BYTES = 256 << 10  # of a body that says its length: waited for, and sent whole
+BEGIN_SECONDS = 0.05  # for another one to begin to come: its app may have something to say before
 CLOSING_SECONDS = 10.0  # for an app to return after the client of its WebSocket or tunnel has gone
 NO_BODY = frozenset({204, 304})
 LENGTH_DIGITS = 15
@@ -125,7 +126,7 @@ class Exchanges:
             Problem: its body ends too early.
             Failed: the call did, before an answer began.
         """
-        body, has_more = await _first_of_body(scope["headers"], receive)
+        body, has_more = await _first_of_body(scope, receive)
         call = self._submit(asked, request_of(asked, scope, body=b"" if has_more else body, has_more=has_more))
         extra = [*extra, (b"x-stoker-call-id", call.id.encode())]
         connection = scope["stoker.connection"]
@@ -320,23 +321,29 @@ class Exchanges:
             self._calls.cancel(call)
 
 
-async def _first_of_body(headers: Pairs, receive: Any) -> tuple[bytes, bool]:
+async def _first_of_body(scope: Scope, receive: Any) -> tuple[bytes, bool]:
     """Return a request's body, or what is here of one that is long or of unknown length, and whether more is to come.
 
     Raises:
         Problem: it ends too early.
     """
+    is_long = scope["stoker.connection"].awaits_body and not _is_short(scope["headers"])
     pieces: list[bytes] = []
     while True:
-        message = await receive()
+        try:
+            message = await (asyncio.wait_for(receive(), BEGIN_SECONDS) if is_long else receive())
+        except asyncio.TimeoutError:
+            return b"", True
         if message["type"] == "http.disconnect":
             raise Problem(400, "BadRequest", "The request's body ended before it was complete.", closes=True)
         pieces.append(message["body"])
-        if not message["more_body"]:
-            return b"".join(pieces), False
-        length = _length_of(headers)
-        if length is None or length > WHOLE_BYTES:
-            return b"".join(pieces), True
+        if is_long or not message["more_body"]:
+            return b"".join(pieces), bool(message["more_body"])
+
+
+def _is_short(headers: Pairs) -> bool:
+    length = next((value for name, value in headers if name == b"content-length"), None)
+    return length is not None and int(length) <= WHOLE_BYTES
 
 
 async def _pass_body(feed: CallFeed, receive: Any) -> None:

@@ -26,6 +26,7 @@ ROWS = (
     "ray_scale",
     "ray_shared",
     "serve_echo",
+    "serve_fastapi",
     "serve_batched",
     "serve_cold",
     "serve_first_token",

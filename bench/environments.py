@@ -16,7 +16,8 @@ ENVIRONMENTS = ROOT / "bench" / ".envs"
 REQUIREMENTS = {
     "ray": ["ray", "numpy"],
     "torch": ["torch==2.13.0", "numpy", "-e", "."],
-    "uvicorn": ["uvicorn[standard]", "starlette", "fastapi", "numpy"],
+    "uvicorn": ["uvicorn[standard]", "starlette", "numpy"],
+    "fastapi": ["uvicorn[standard]", "fastapi", "numpy", "-e", "."],
     "ray_serve": ["ray[serve]", "numpy"],
     "bentoml": ["bentoml", "numpy"],
     "litserve": ["litserve", "numpy"],

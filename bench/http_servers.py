@@ -20,13 +20,14 @@ from bench.environments import ROOT, python_of
 
 START_SECONDS = 60.0
 END_SECONDS = 30.0
-ENVIRONMENTS = {"stoker_torch": "torch"}  # of the others by the side's own name
+ENVIRONMENTS = {"stoker_torch": "torch", "stoker_fastapi": "fastapi"}  # of the others by the side's own name
 NAMES = {
     "stoker": "Stoker",
     "uvicorn": "uvicorn with Starlette",
     "ray_serve": "Ray Serve",
     "bentoml": "BentoML",
     "litserve": "LitServe",
+    "fastapi": "FastAPI under uvicorn",
 }
 
 

@@ -1,4 +1,4 @@
-"""Starlette or FastAPI under uvicorn, one process: ``python -m bench.served.on_uvicorn WHAT PORT``."""
+"""Starlette under uvicorn, one process: ``python -m bench.served.on_uvicorn WHAT PORT``."""
 
 from __future__ import annotations
 
@@ -33,23 +33,27 @@ def starlette() -> Any:
     return Starlette(routes=[Route("/echo", answer, methods=["POST"]), Route("/slow", answer_slowly, methods=["POST"])])
 
 
-def main() -> None:
-    what, port = sys.argv[1], int(sys.argv[2])
-    if what == "fastapi":
-        from bench.served.with_fastapi import site
-
-        app = site()
-    else:
-        app = starlette()
+def serve(app: Any, port: int, *, limit_concurrency: int | None = None) -> None:
+    """Serve until told to end."""
     threading.Thread(target=_end_when_told, daemon=True).start()
-    # 80 of 5 ms are what the deadline leaves room for
-    bound = 81 if what == "slow" else None
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False, limit_concurrency=bound)
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        access_log=False,
+        limit_concurrency=limit_concurrency,
+    )
 
 
 def _end_when_told() -> None:
     until_told()
     os._exit(0)
+
+
+def main() -> None:
+    # 80 of 5 ms are what the deadline leaves room for
+    serve(starlette(), int(sys.argv[2]), limit_concurrency=81 if sys.argv[1] == "slow" else None)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ class WebCalls:
         self._server = server
         self._prefix = f"h{server.epoch}{secrets.token_hex(4)}"
         self._numbers = itertools.count(1)
-        self._is_flush_due = False
+        self._events: list[e.Event] = []
 
     def submit(
         self,
@@ -148,7 +148,7 @@ class WebCalls:
             call.result = Result(Outcome.ERROR, error=refusal)
             return call
         seconds = deadline if deadline is not None else spec.options.deadline
-        server.decide(
+        self._decide_soon(
             e.Submitted(
                 client=session.name,
                 function=key,
@@ -162,9 +162,10 @@ class WebCalls:
                 trace=trace,
             )
         )
+        if detached_as or server.functions.beside:
+            self._decide()  # who asks with the same key next is to find it, and a shadow what was taken in
         if server.functions.beside:
             server.shadows.mirror(key, [call.id], [payload], kind=kind, method=method)
-        self._flush_soon()
         return call
 
     def _session(self, holder: str) -> WebSession:
@@ -182,21 +183,19 @@ class WebCalls:
     def cancel(self, call: WebCall) -> None:
         """Nobody waits for a call any more."""
         if call.session.open.pop(call.id, None) is not None:
-            self._server.decide(e.CancelAsked([call.id], reason="its client has hung up"))
+            self._decide_soon(e.CancelAsked([call.id], reason="its client has hung up"))
         if call.result is None:
             call.result = Result(Outcome.CANCELLED)  # what waits for it here must not wait for ever
             call.tell()
         self._server.discard([*call.items])
         call.items.clear()
-        self._flush_soon()
 
     def take_item(self, call: WebCall) -> Payload:
         """Return the next item of a stream, and let its generator go on."""
         item = call.items.popleft()
         call.read += 1
         if call.id in call.session.open:
-            self._server.decide(e.StreamRead(call.id, call.read + STREAM_WINDOW_ITEMS))
-            self._flush_soon()
+            self._decide_soon(e.StreamRead(call.id, call.read + STREAM_WINDOW_ITEMS))
         return item
 
     def discard_result(self, call: WebCall) -> None:
@@ -238,12 +237,17 @@ class WebCalls:
             pass
         raise Failed(Problem(500, "StokerError", "The answer of the call was lost on its way. Ask again."), call_id)
 
-    def _flush_soon(self) -> None:
-        """Write what was sent once this turn of the loop is over: with what other requests have sent in it."""
-        if not self._is_flush_due:
-            self._is_flush_due = True
-            self._server.loop.call_soon(self._flush)
+    def _decide_soon(self, event: e.Event) -> None:
+        """Feed an event to the core once this turn of the loop is over.
 
-    def _flush(self) -> None:
-        self._is_flush_due = False
-        self._server.flush()
+        What requests have asked for in it is decided together, in its order, and a worker is sent it as one message.
+        """
+        self._events.append(event)
+        if len(self._events) == 1:
+            self._server.loop.call_soon(self._decide)
+
+    def _decide(self) -> None:
+        events, self._events = self._events, []
+        if events:
+            self._server.decide(*events)
+            self._server.flush()

@@ -7,7 +7,7 @@ import importlib
 import sys
 import traceback
 
-from bench import documentation, report
+from bench import documentation, overload_plot, report
 
 ROWS = (
     "round_trip",
@@ -53,6 +53,7 @@ def main() -> int:
             report.write(row, module.TITLE, lines, described)
     if arguments.write_docs:
         documentation.write(ROWS)
+        overload_plot.write()
     if failed:
         print(f"\nDid not run: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

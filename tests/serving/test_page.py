@@ -1,16 +1,20 @@
-"""`docs/serving.md`, as somebody who reads it does it."""
+"""`docs/serving.md` and `docs/overload.md`, as somebody who reads them does it."""
 
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.serving.running import serving
+from tests.serving.running import Serving, serving
+from tests.waiting import wait_until
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "serving.md").read_text()
+DOCS = Path(__file__).parent.parent.parent / "docs"
+PAGE = (DOCS / "serving.md").read_text()
+OVERLOAD = (DOCS / "overload.md").read_text()
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -26,7 +30,12 @@ def test_the_page_from_top_to_bottom() -> None:
         assert asked is not None and answered is not None
         with served.client() as client:
             name, _, value = asked[3].partition(": ")
-            assert client.post(asked[1], content=asked[2], headers={name: value}).text == answered[1]
+
+            def ask() -> httpx.Response:
+                return client.post(asked[1], content=asked[2], headers={name: value})
+
+            wait_until(lambda: ask().status_code != 504, timeout=60, message="its worker is there, within its deadline")
+            assert ask().text == answered[1]
             assert '"path":"$.x"' in client.post("/shop/move", json={"x": "far"}).text
         with httpx.Client(base_url=served.url) as client:
             assert client.get("/shop/count?to=2").text.count("data: ") == 3
@@ -35,3 +44,21 @@ def test_the_page_from_top_to_bottom() -> None:
             made = served.stoker(*line.split()).strip()
             answer = httpx.post(f"{served.url}/shop/move", json={"x": 1}, headers={"authorization": f"Bearer {made}"})
             assert answer.status_code == 200, (line, answer.text)
+        overloaded(served)
+
+
+def overloaded(served: Serving) -> None:
+    """More requests than one worker answers by the deadline: some are answered, the others refused, and told when."""
+    (source,) = re.findall(r"```python\n(.*?)```", OVERLOAD, flags=re.S)
+    served.deploy(source, "gate")
+    with httpx.Client(base_url=served.url, timeout=60) as client, ThreadPoolExecutor(8) as pool:
+
+        def ask(_: int = 0) -> httpx.Response:
+            return client.get("/gate/work?seconds=0.4")
+
+        wait_until(lambda: ask().status_code == 200, timeout=60, message="its worker is there")
+        answers = list(pool.map(ask, range(8)))
+    assert {answer.status_code for answer in answers} <= {200, 503, 504}
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert refused and all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    assert {answer.json()["error"]["type"] for answer in refused} == {"Overloaded"}

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from stoker.core.calls import Payload
+from stoker.core.calls import Payload, Result
 from stoker.errors import InvalidOption
 from stoker.protocol.web_calls import WebAnswer, WebRequest, encode_request
 from stoker.quantities import parse_duration
@@ -37,6 +37,7 @@ from stoker.server.gateway.replies import (
 )
 from stoker.server.gateway.resuming import Resuming, new_id
 from stoker.server.gateway.routing import Route, Routes, is_host_of_function
+from stoker.server.gateway.shedding import Refused, Shedding
 from stoker.server.gateway.streams import send_stream
 from stoker.server.gateway.token_door import TokenDoor
 from stoker.server.gateway.tracked import Tracked
@@ -79,14 +80,27 @@ class Gateway:
         self.exposition: Exposition | None = None  # once there is a door, whose connections are among the numbers
         self._exchanges = Exchanges(server, self._calls)
         self._resuming = Resuming(self._calls)
+        self._shedding = Shedding()
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         headers = dict(reversed(scope["headers"]))  # the first of each name
-        tracked = Tracked(scope, headers, send, now=time.monotonic())  # the loop's own clock ticks in milliseconds
+        now = time.monotonic()  # the loop's own clock ticks in milliseconds
+        if (refused := self._shedding.find(self._shedding.key(scope, headers), now=now)) is not None:
+            await self._refuse_again(refused, send, began=now)
+            return
+        tracked = Tracked(scope, headers, send, now=now)
         try:
             await self._answered(scope, headers, receive, tracked)
         finally:
             self._count(tracked)
+
+    async def _refuse_again(self, refused: Refused, send: Any, *, began: float) -> None:
+        problem = refused.problem
+        told = [*problem.headers.items(), *((name.lower(), value) for name, value in refused.route.web.headers.items())]
+        pairs = [(name.encode(), value.encode()) for name, value in told]
+        await send_bytes(send, problem.status, JSON, problem.body(), pairs)
+        self._server.tally.shed(refused.route.key)
+        self._server.tally.answered(refused.labels, problem.status, time.monotonic() - began)
 
     def _count(self, tracked: Tracked) -> None:
         self._server.tally.answered(tracked.labels, tracked.outcome, time.monotonic() - tracked.began)
@@ -184,7 +198,17 @@ class Gateway:
             await (send_stream(self._calls, call, send, extra) if route.streams else self._single(call, send, extra))
         finally:
             connection.on_lost = None
+            if call.result is not None and call.result.error is not None and not self._server.functions.beside:
+                self._learn(call.result, route, scope, headers, deadline)
             self._calls.cancel(call)  # of one that is over nothing is left to cancel
+
+    def _learn(
+        self, result: Result, route: Route, scope: Scope, headers: dict[bytes, bytes], deadline: float | None
+    ) -> None:
+        seconds = deadline if deadline is not None else route.spec.options.deadline
+        labels = Labels(route.spec.app, route.spec.name, route.method)
+        key, now = self._shedding.key(scope, headers), time.monotonic()
+        self._shedding.learn(key, result, deadline=seconds, labels=labels, route=route, now=now)
 
     # The server's own pages
 

@@ -168,6 +168,12 @@ class Tally:
         numbers = self._of_labels(UNKNOWN) if pool is None else self._numbers(pool, "")
         numbers.refusals[reason] += len(command.ids)
 
+    def shed(self, key: str) -> None:
+        """Count a request that was refused before it became a call, as those before it were."""
+        pool = self._server.plane.state.pools.get(key)
+        if pool is not None:
+            self._numbers(pool, "").refusals["deadline"] += 1
+
     def _numbers(self, pool: Pool, method: str) -> CallNumbers:
         if len(self._of_pool) >= POOLS_MAX:
             self._of_pool.clear()

@@ -31,6 +31,7 @@ ROWS = (
     "serve_cold",
     "serve_first_token",
     "serve_idle",
+    "serve_redeploy",
     "serve_overload",
 )
 

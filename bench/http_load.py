@@ -40,14 +40,18 @@ def closed_loop(served: Served, *, connections: int, seconds: float) -> Figures:
     Raises:
         RuntimeError: some were not answered with success.
     """
-    if shutil.which("wrk"):
-        figures = _with_wrk(served, connections, seconds)
-    else:
-        given = {"do": "closed", "port": served.port, "path": served.path, "body": served.body}
-        figures = own_client({**given, "connections": connections, "seconds": seconds})
+    figures = load(served, connections=connections, seconds=seconds)
     if figures["failed"] or not figures["rate"]:
         raise RuntimeError(f"{served.url}: {figures}")
     return {name: figures[name] for name in ("rate", "p50", "p99")}
+
+
+def load(served: Served, *, connections: int, seconds: float) -> Figures:
+    """As `closed_loop`, with how many were not answered with success."""
+    if shutil.which("wrk"):
+        return _with_wrk(served, connections, seconds)
+    given = {"do": "closed", "port": served.port, "path": served.path, "body": served.body}
+    return own_client({**given, "connections": connections, "seconds": seconds})
 
 
 def in_turns(servers: list[Served], *, connections: int, seconds: float, rounds: int) -> list[Figures]:

@@ -14,6 +14,13 @@ from stoker.core.placement import Capacity
 from stoker.types import ErrorInfo, FunctionSpec, GangSeat, Growth
 
 
+class WarmUp(NamedTuple):
+    """A function is about to get calls: it is to have a worker by then. ``until``: how long that is kept for them."""
+
+    key: str
+    until: float
+
+
 class FunctionDeclared(NamedTuple):
     """A function may be called from now on, or what it is besides has changed. ``key`` is its pool's.
 
@@ -315,6 +322,7 @@ class Tick(NamedTuple):
 
 Event = (
     FunctionDeclared
+    | WarmUp
     | FunctionRetired
     | PoolReplaced
     | Submitted

@@ -23,6 +23,7 @@ from stoker.core import (
     settling,
     stopping,
     trials,
+    warming,
 )
 from stoker.core import commands as c
 from stoker.core import events as e
@@ -35,6 +36,7 @@ SWEEP_SECONDS = 0.5  # idle workers and overdue attempts are looked for this oft
 
 _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
     e.FunctionDeclared: intake.declare,
+    e.WarmUp: warming.warm_up,
     e.FunctionRetired: intake.retire,
     e.PoolReplaced: trials.hand_over,
     e.Submitted: intake.submit,

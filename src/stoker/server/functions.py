@@ -76,7 +76,7 @@ class Functions:
             is_there = deployment.current or (beside is not None and beside.version == deployment.version)
             for spec in deployment.functions:
                 if is_there:
-                    self._declare(spec)
+                    self.declare(spec)
                 else:
                     self.outdated[spec.key] = (spec.app, spec.name)
 
@@ -84,7 +84,7 @@ class Functions:
         """Return a spec by its pool's key, from what an earlier term of this server knew if need be."""
         spec = self.specs.get(key)
         if spec is None and (spec := self.store.function(key)) is not None:
-            self._declare(spec)
+            self.declare(spec)
         return spec
 
     def register(self, specs: Sequence[FunctionSpec], *, app: str, run_id: str, served: bool = False) -> dict[str, str]:
@@ -95,7 +95,7 @@ class Functions:
         names = self.runs.setdefault((app, run_id), {})
         keys = {}
         for spec in specs:
-            key = keys[spec.name] = self._declare(spec)
+            key = keys[spec.name] = self.declare(spec)
             # The first one of a name is the function; others are the same code with other options.
             if names.setdefault(spec.name, key) != key:
                 self.variants.setdefault((app, run_id), set()).add(key)
@@ -168,9 +168,9 @@ class Functions:
                 self._drop_variant(deployment.app, key)
                 self._retire(key)
         for spec in deployment.functions:  # only now: with strategy=recreate it waits for those before it
-            self._declare(spec)
+            self.declare(spec)
         for key in self._instances_of(deployment.app, "") if beside is not None else ():
-            self._declare(self.specs[key])  # of a version that stood beside, and does no more
+            self.declare(self.specs[key])  # of a version that stood beside, and does no more
 
     def stand_beside(self, rollout: Rollout, deployment: Deployment) -> None:
         """Have a version stand beside the current one, in place of another that did, or with another share."""
@@ -184,7 +184,7 @@ class Functions:
             if before is not None:
                 self._step_down(before)
         for spec in deployment.functions:
-            self._declare(spec)
+            self.declare(spec)
         self._declare_current(rollout.app)
 
     def step_down(self, rollout: Rollout) -> list[str]:
@@ -210,9 +210,9 @@ class Functions:
         """Have the core know whether the calls of an app's current version are divided."""
         current = self.current.get(app)
         for spec in current.functions if current is not None else ():
-            self._declare(spec)
+            self.declare(spec)
         for key in self._instances_of(app, "") if current is not None else ():
-            self._declare(self.specs[key])
+            self.declare(self.specs[key])
 
     def counterpart(self, key: str, beside: Beside) -> str:
         """Return the pool of the version beside that does what this one of the current version does; empty for none.
@@ -335,7 +335,7 @@ class Functions:
         # What only the version beside has is that one's: nothing else could answer.
         for spec in [*deployment.functions, *(beside.deployment.functions if beside is not None else ())]:
             if spec.name == name:
-                self._declare(spec)
+                self.declare(spec)
                 return spec
         names = _listed({spec.name for spec in deployment.functions})
         raise NotFound(f"App {app!r} (version {deployment.version}) has no function {name!r}. It has: {names}.")
@@ -386,7 +386,8 @@ class Functions:
                 self.replaced.pop(key, None)
                 self.outdated.pop(key, None)
 
-    def _declare(self, spec: FunctionSpec) -> str:
+    def declare(self, spec: FunctionSpec) -> str:
+        """Have the core know a function, and return its pool's key."""
         key = spec.key
         self.specs[key] = spec
         if not spec.is_template:

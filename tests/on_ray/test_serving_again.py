@@ -12,11 +12,16 @@ import pytest
 
 from tests.on_ray.again import again
 from tests.on_ray.running import OnRay
-from tests.serving import test_endpoints
+from tests.serving import test_endpoints, test_web_apps
 from tests.serving.conftest import APP
 from tests.serving.running import Serving
 
 globals().update(again(test_endpoints, without={}))
+
+# Of web apps what goes over the network bit by bit; the rest is the worker's own affair.
+test_a_long_body_is_passed_on_bit_by_bit = test_web_apps.test_a_long_body_is_passed_on_bit_by_bit
+test_an_answer_begins_before_the_request_has_ended = test_web_apps.test_an_answer_begins_before_the_request_has_ended
+test_a_websocket_goes_both_ways = test_web_apps.test_a_websocket_goes_both_ways
 
 pytestmark = pytest.mark.timeout(120)
 CLASS = """
@@ -59,8 +64,9 @@ def served(two_nodes: OnRay, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     found = Serving(found.url, token, env, found.root)
     found.deploy(APP, "endpoints")
     found.deploy(CLASS, "classes")
+    found.deploy(test_web_apps.APP, "app_of_web_apps")
     yield found
-    for app in ("shop", "classes"):
+    for app in ("shop", "classes", "webapps"):
         found.stoker("apps", "stop", app)
 
 

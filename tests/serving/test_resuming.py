@@ -133,6 +133,12 @@ def test_what_does_not_fit_any_more_is_said_to_be_gone(flow: Serving, tmp_path: 
         assert gone.status_code == 410 and "too much has come since" in gone.json()["error"]["message"]
 
 
+def test_its_page_says_so(flow: Serving) -> None:
+    told = httpx.get(f"{flow.url}/flow/openapi.json").json()["paths"]["/flow/count"]["get"]
+    assert "410" in told["responses"] and "429" in told["responses"]
+    assert "Last-Event-ID" in {one["name"] for one in told["parameters"]}
+
+
 def test_whose_stream_it_is(flow: Serving, tmp_path: Path) -> None:
     path = f"/flow/count?to=5&root={tmp_path}"
     other = flow.stoker("tokens", "create", "other").strip()

@@ -46,7 +46,7 @@ def connect(
     )
     session = Session(wanted.endpoint())
     try:
-        version = session.request("status", timeout=TIMEOUT_SECONDS)["version"]
+        version = session.request("version", timeout=TIMEOUT_SECONDS)["version"]
     finally:
         session.close()
     path = save_connection(wanted)

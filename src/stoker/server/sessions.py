@@ -248,13 +248,15 @@ class ClientPeer:
         self, spec: FunctionSpec | None, ids: list[str], loads: list[Payload]
     ) -> tuple[list[str], list[Payload]]:
         """Return the calls that the program's token allows; the others are refused."""
-        again = self._says_again_until > self._server.now()
-        count, error = token_limits.refusal(self._server, self._session, spec, ids, again=again)
-        if count < len(ids):
-            self._session.send(m.RefusedCalls(ids[count:], error))
-            self._server.tally.refused(TellRefused(self._session.name, ids[count:], error, spec.key if spec else ""))
-            self._server.discard(loads[count:])
-        return ids[:count], loads[:count]
+        refused, error = token_limits.refusal(self._server, self._session, spec, ids)
+        if not refused:
+            return ids, loads
+        self._session.send(m.RefusedCalls(list(refused), error))
+        self._server.tally.refused(TellRefused(self._session.name, list(refused), error, spec.key if spec else ""))
+        out = {*refused}
+        kept = [i for i, call_id in enumerate(ids) if call_id not in out]
+        self._server.discard([load for call_id, load in zip(ids, loads, strict=True) if call_id in out])
+        return [ids[i] for i in kept], [loads[i] for i in kept]
 
     def _ack(self, message: m.Ack, body: memoryview) -> None:
         self.acknowledged(message.seq)

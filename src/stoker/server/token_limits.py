@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stoker.server.server import Server
     from stoker.server.sessions import Session
 
-CALLERS_MAY = frozenset({"lookup", "call", "cancel", "flush", "leave"})
+CALLERS_MAY = frozenset({"version", "lookup", "call", "cancel", "flush", "leave"})
 """What a program may ask for whose token is for calling only."""
 
 EXPIRY_SWEEP_SECONDS = 2.0  # for connections whose token has expired; what they ask for is refused at once
@@ -40,34 +40,37 @@ def check_verb(token: ClientToken, verb: str) -> None:
     """
     if token.is_limited and verb not in CALLERS_MAY:
         raise PermissionDenied(
-            f"The token {token.name!r} is for calling {token.scope} only: it does not allow {verb!r}. Who deploys, "
-            "runs apps of their own, uses with_options() or parameters of classes, or looks at the server needs a "
-            "token that is not limited to an app."
+            f"The token {token.name!r} is for calling {token.scope} only: it does not allow this ({verb!r}). Who "
+            "deploys, runs apps of their own, uses with_options() or parameters of classes, or looks at the server, "
+            "needs a token that is not limited to an app."
         )
 
 
 def refusal(
-    server: Server, session: Session, spec: FunctionSpec | None, ids: Sequence[str], *, again: bool
-) -> tuple[int, ErrorInfo]:
-    """Return how many of these calls the program's token allows, and why the rest is refused.
+    server: Server, session: Session, spec: FunctionSpec | None, ids: Sequence[str]
+) -> tuple[Sequence[str], ErrorInfo]:
+    """Return which of these calls the program's token does not allow, and why.
 
-    ``again``: it has just reconnected, and says what it had open; that was counted before.
+    What the server has of it already is not counted again, when a program that has reconnected says it.
     """
     nothing = ErrorInfo("", "")
     token = token_of(server, session)
     if token is None:
-        return len(ids), nothing
+        return [], nothing
     try:
         if spec is not None:
             token.check_call(spec.app, spec.name)
     except PermissionDenied as error:
-        return 0, ErrorInfo("PermissionDenied", str(error))
+        return ids, ErrorInfo("PermissionDenied", str(error))
     bucket = server.client_tokens.bucket(token, server.now())
-    if bucket is None or again or not bucket.take(server.now(), len(ids)):
-        return len(ids), nothing
+    if bucket is None:
+        return [], nothing
+    fresh = [call_id for call_id in ids if call_id not in server.plane.state.calls]
+    if not bucket.take(server.now(), len(fresh)):
+        return [], nothing
     count = bucket.remaining(server.now())
     bucket.take(server.now(), count)
-    return count, too_often(token, bucket.take(server.now()))
+    return fresh[count:], too_often(token, bucket.take(server.now()))
 
 
 def too_often(token: ClientToken, wait: float) -> ErrorInfo:

@@ -139,6 +139,10 @@ class Verbs(DeploymentVerbs):
 
     # What there is
 
+    async def do_version(self, session: Session, params: Params) -> Params:
+        """Answer what anybody may know who was let in: that the server is there."""
+        return {"version": __version__}
+
     async def do_status(self, session: Session, params: Params) -> Params:
         server, state = self._server, self._server.plane.state
         return {

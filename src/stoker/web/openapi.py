@@ -259,7 +259,7 @@ def _event(item: Schema) -> Schema:
         "type": "object",
         "required": ["data"],
         "properties": {
-            "id": {"type": "string", "description": "the number of the item"},
+            "id": {"type": "string", "description": "the call, and the number of the item in it"},
             "event": {"enum": ["message", "done", "error"], "description": kinds},
             "data": data,
         },

@@ -11,6 +11,18 @@ from typing import Any
 from stoker.server.gateway.routing import Route
 
 BEARER = {"type": "http", "scheme": "bearer", "description": "a token of `stoker tokens create`"}
+OF_TOKENS = {
+    "401": {"description": "The token is missing, not known, or expired."},
+    "403": {"description": "The token is for something else."},
+    "429": {"description": "The token may not call so often; `Retry-After` says when to try again."},
+}
+LAST_EVENT = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "the id of the last event of a stream that was cut: it goes on after it",
+}
 
 
 def openapi(app: str, routes: Sequence[Route]) -> dict[str, Any]:
@@ -31,7 +43,10 @@ def openapi(app: str, routes: Sequence[Route]) -> dict[str, Any]:
         operation["tags"] = [app]
         if route.web.requires_token:
             operation["security"] = [{"token": []}]
-            operation["responses"]["401"] = {"description": "The token is missing or not known."}
+            operation["responses"] |= OF_TOKENS
+        if route.web.resume:
+            operation["responses"]["410"] = {"description": "The stream is not kept, or no longer."}
+            operation["parameters"] = [*operation.get("parameters", []), LAST_EVENT]
         for method in route.web.methods:
             paths.setdefault(f"/{app}/{route.path}", {})[method.lower()] = operation
     return {

@@ -17,10 +17,10 @@ LIMITS = Limits(cancel_grace=10.0, stop_grace=10.0, timeout_grace=5.0)
 class Beside:
     """One worker that runs ``deaf`` and two others at once."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, *, kind: str = "call", **options: object) -> None:
         self.world = world = World(cpus=1.0, limits=LIMITS)
         self.key = world.declare(spec("f", **{"concurrency": 3, "lost_retries": 1, **options}))
-        world.submit(["deaf", "x", "y"], key=self.key)
+        world.submit(["deaf", "x", "y"], key=self.key, kind=kind)
         (self.worker,) = world.workers
         world.connect(self.worker)
         assert list(world.workers[self.worker].leases) == ["deaf", "x", "y"]
@@ -51,6 +51,22 @@ def test_what_runs_beside_a_deaf_attempt_gets_its_grace_and_is_run_again_uncount
     assert beside.call("y") == (CallState.QUEUED, 0)
     world.settle_everything()
     assert world.results["y"][0][1].outcome is Outcome.VALUE
+
+
+def test_a_request_whose_client_has_hung_up_has_its_timeout_for_others_run_beside_it() -> None:
+    beside = Beside(kind="exchange", timeout=100.0)
+    world = beside.world
+    world.step(e.CancelAsked(["deaf"]))
+    world.sleep(50.0)
+    world.finish(beside.worker, "x")
+    world.finish(beside.worker, "y")
+    world.submit(["later"], key=beside.key, kind="exchange")
+    assert "later" in world.workers[beside.worker].leases
+    world.finish(beside.worker, "later")
+    world.sleep(54.0)
+    assert not beside.stops()
+    world.sleep(2.0)
+    assert beside.stops()
 
 
 def test_it_is_killed_as_soon_as_nothing_else_runs_there() -> None:

@@ -20,9 +20,10 @@ from stoker.protocol.web_calls import (
     encode_message,
 )
 from stoker.runner.asgi import AsgiApp
-from stoker.runner.attempts import Attempt
+from stoker.runner.attempts import Attempt, Desk
 from stoker.runner.exchanges import ClientGone, TaskExchange, ThreadExchange, pieces_of
 from stoker.runner.interrupts import Interrupt
+from stoker.runner.outbox import Outbox
 from stoker.runner.web_server import WebServer
 from stoker.runner.wsgi import WsgiApp
 
@@ -354,3 +355,22 @@ async def test_a_client_that_says_no_more_still_hears_what_is_said() -> None:
         await upstream.ask(exchange)
     assert upstream.asked.endswith(b"\r\n\r\nall that I say")
     assert b"".join(exchange.sent) == switched
+
+
+# -- how far an answer is ahead of who reads it
+
+
+def test_an_answer_waits_for_its_reader_by_bytes_too() -> None:
+    """64 messages of a WebSocket may be a gigabyte."""
+    outbox = Outbox(Desk(), "w")
+    attempt = Attempt("c.1", 1, memoryview(b""), None, 64)
+    stream = outbox.open_stream(attempt, window_bytes=100)
+    outbox.add_item(stream, b"x" * 99, 0.0)
+    outbox.flush_items(stream)
+    found = [stream.has_room]
+    outbox.add_item(stream, b"x" * 1000, 0.0)
+    outbox.flush_items(stream)
+    for upto in (64, 65, 66):  # by as many were read
+        outbox.credit("c.1", upto)
+        found.append(stream.has_room)
+    assert found == [True, False, False, True]

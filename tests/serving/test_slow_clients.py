@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from stoker.server.gateway.connections import (
     BODY_SECONDS,
@@ -15,6 +17,8 @@ from stoker.server.gateway.connections import (
     Connection,
     Connections,
 )
+from stoker.server.gateway.sockets import Socket
+from stoker.server.gateway.tunnels import Tunnel
 from stoker.server.gateway.unread import READ_SECONDS
 
 
@@ -189,3 +193,32 @@ async def test_a_connection_that_is_being_answered_is_not_handed_over(connection
     connection.data_received(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     connection.data_received(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
     assert transport_of(connection).ended and b" 400 " in transport_of(connection).written
+
+
+async def test_a_websocket_and_a_tunnel_go_on_being_read() -> None:
+    """Else their closing would wait for its turn for ever, and with it what their app has said so far."""
+    loop = asyncio.get_running_loop()
+    config = Config(lambda: None, ws=Socket, lifespan="off", interface="asgi3", log_config=None)
+    for made in (Socket(config, ServerState(), {}), None):
+        transport = Transport()
+        if made is not None:
+            made.connection_made(transport)
+        reader = made or Tunnel(transport, set())
+        reader.pause_writing()
+        found = []
+        for seconds in (READ_SECONDS - 1, READ_SECONDS + 1):
+            reader.check(loop.time() + seconds)
+            found.append(transport.ended)
+        assert found == ["", "aborted"]
+
+
+async def test_a_tunnel_whose_client_says_no_more_is_not_yet_lost() -> None:
+    lost: list[str] = []
+    tunnel = Tunnel(Transport(), set())
+    tunnel.when_lost(lambda: lost.append("lost"))
+    tunnel.data_received(b"all")
+    assert tunnel.eof_received()
+    assert (await tunnel.read(), await tunnel.read(), lost) == (b"all", b"", [])
+    tunnel.connection_lost(None)
+    tunnel.when_lost(lambda: lost.append("lost before"))
+    assert lost == ["lost", "lost before"]

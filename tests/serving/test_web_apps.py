@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from stoker.server.gateway.routing import is_host_of_function
 from tests.serving.running import Serving, serving
 from tests.waiting import wait_until
 
@@ -107,6 +108,14 @@ def test_a_function_has_a_host_of_its_own(served: Serving) -> None:
         assert answer.json()["path"] == "/hello/x" and answer.json()["root"] == ""
         assert client.get("/", headers={"host": "nobody--webapps.localhost"}).status_code == 404
         assert client.get("/", headers={"host": "public-site--webapps.example.org"}).status_code == 421
+
+
+@pytest.mark.parametrize(
+    ("host", "is_one"),
+    [(b"site--web.localhost:7410", True), (b"localhost", False), (b"xn--mller-kva.de", False), (b"a.b--c.de", False)],
+)
+def test_which_hosts_are_functions(host: bytes, is_one: bool) -> None:
+    assert is_host_of_function(host) is is_one
 
 
 def test_a_method_makes_an_app_too(served: Serving) -> None:

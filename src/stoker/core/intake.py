@@ -21,7 +21,7 @@ from stoker.core import events as e
 from stoker.core.calls import STREAMS, Call, Payload, Result, stoker_error
 from stoker.core.draining import call_off_builds
 from stoker.core.placement import why_never
-from stoker.core.pools import Pool
+from stoker.core.pools import Pool, Worker
 from stoker.core.state import State
 from stoker.types import CallState, ErrorInfo, Growth, Outcome
 
@@ -304,7 +304,19 @@ def _cancel_running(st: State, worker_id: str, calls: list[Call], *, reason: str
     if force:
         kill_if_deaf()
     else:
-        st.at(st.now + grace, kill_if_deaf)
+        st.at(max(st.now + grace, _left_until(st, worker, calls)), kill_if_deaf)
+
+
+def _left_until(st: State, worker: Worker, calls: list[Call]) -> float:
+    """Return how long requests for web apps may go on unheard: others' run beside them, and theirs may not be cut.
+
+    A client hangs up easily, and nothing interrupts a thread. So such a one has its timeout, like any other.
+    """
+    options = worker.pool.options
+    if options.concurrency <= 1:
+        return 0.0
+    began = [deaf.began(worker, call) for call in calls if call.kind == "exchange"]
+    return max(began, default=0.0) + options.timeout + st.limits.timeout_grace if began else 0.0
 
 
 def client_came(st: State, event: e.ClientCame) -> None:

@@ -20,7 +20,7 @@ HOST_MARK = b"--"
 
 def is_host_of_function(host: bytes) -> bool:
     """Tell whether a host's name, as a request has it, is that of a function."""
-    return HOST_MARK in host.partition(b".")[0]
+    return HOST_MARK in host.partition(b".")[0] and not host.startswith(b"xn--")  # which says that it is not in ASCII
 
 
 def host_label(name: str) -> str:

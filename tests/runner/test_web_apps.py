@@ -23,7 +23,7 @@ from stoker.runner.asgi import AsgiApp
 from stoker.runner.attempts import Attempt, Desk
 from stoker.runner.exchanges import ClientGone, TaskExchange, ThreadExchange, pieces_of
 from stoker.runner.interrupts import Interrupt
-from stoker.runner.outbox import Outbox
+from stoker.runner.outbox import Outbox, Stream
 from stoker.runner.web_server import WebServer
 from stoker.runner.wsgi import WsgiApp
 
@@ -374,3 +374,45 @@ def test_an_answer_waits_for_its_reader_by_bytes_too() -> None:
         outbox.credit("c.1", upto)
         found.append(stream.has_room)
     assert found == [True, False, False, True]
+
+
+async def test_an_app_that_only_sends_ends_when_its_client_has_gone() -> None:
+    """It leaves the event loop at no other place, so it has to there: else nobody would ever tell it."""
+    attempt = Attempt("c.1", 1, memoryview(b""), None, 64)
+    host: Any = Sending()
+    exchange = TaskExchange(host, attempt, WebRequest("GET"))
+
+    async def app(_: Any, __: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+
+    made = AsgiApp(lambda: app, label="apps.site")
+    await made.start()  # where it is no lifespan's app either
+    serving = asyncio.create_task(made.serve(exchange))
+    while host.count < attempt.credit:
+        await asyncio.sleep(0)
+    attempt.interrupt = Interrupt.CANCEL
+    exchange.room.set()
+    await asyncio.sleep(0)
+    attempt.raised = True
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    with pytest.raises(ClientGone):
+        await exchange.send(b"more")
+    assert host.count == attempt.credit
+
+
+class Sending:
+    """A worker's way out that nobody reads."""
+
+    def __init__(self) -> None:
+        self.outbox = Outbox(Desk(), "w")
+        self.sender = self
+        self.incoming: Any = None
+        self.count = 0
+
+    def send(self, stream: Stream, piece: bytes) -> None:
+        self.count += 1
+        self.outbox.add_item(stream, piece, 0.0)

@@ -306,11 +306,16 @@ class Lifespan:
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
-            await self._app(scope, self._to_app.get, self._said.put)
+            await self._app(scope, self._to_app.get, self._hear)
         except BaseException as error:  # noqa: BLE001 - what user code may raise; an app that knows no lifespan does
             await self._said.put({"type": "raised", "error": error})
         else:
             await self._said.put({"type": "returned"})
+
+    async def _hear(self, message: dict[str, Any]) -> None:
+        if not message["type"].startswith("lifespan."):  # an app that takes all for requests might go on for ever
+            raise RuntimeError(f"An ASGI app cannot send {message['type']!r} to its lifespan.")
+        await self._said.put(message)
 
     async def _tell(self, what: str) -> None:
         await self._to_app.put({"type": f"lifespan.{what}"})

@@ -27,7 +27,7 @@ class Hosting(Protocol):
     incoming: AllIncoming
 
 
-class ClientGone(Exception):
+class ClientGone(OSError):  # as of ASGI 2.4
     """The client has hung up before all of its request had come, or its call was ended otherwise."""
 
 
@@ -131,9 +131,19 @@ class TaskExchange(_Exchange):
             self._incoming.put([], InputEnd.COMPLETE)
 
     async def send_whole(self, piece: bytes) -> None:
-        """Send a piece as it is: a message of a WebSocket, say."""
+        """Send a piece as it is: a message of a WebSocket, say.
+
+        Raises:
+            ClientGone: nobody wants it any more.
+        """
+        attempt = self.attempt
+        if attempt.interrupt is not None:
+            # Its cancellation comes by the event loop: an app that only sends would go on, into all memory there is.
+            while not attempt.raised:
+                await asyncio.sleep(0)
+            raise ClientGone
         self._put(piece)
-        while not self.stream.has_room and self.attempt.interrupt is None:
+        while not self.stream.has_room and attempt.interrupt is None:
             self.room.clear()
             await self.room.wait()
 

@@ -237,6 +237,8 @@ class TasksLoop:
                 while not stream.has_room and attempt.interrupt is None:
                     room.clear()
                     await room.wait()
+                if attempt.interrupt is not None:
+                    await asyncio.sleep(0)  # its cancellation comes by the event loop, which it may never have left
         finally:
             del self._rooms[attempt.key]
             try:

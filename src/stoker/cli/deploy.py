@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +16,8 @@ from stoker.cli.server_requests import persistent_session
 from stoker.cli.usage import WrongUsage
 from stoker.client.app import STRATEGIES, App
 from stoker.errors import InvalidRequest
+
+PATIENCE_SECONDS = 2.0
 
 
 def deploy(
@@ -48,17 +54,20 @@ def deploy(
                 f"{source} defines {len(program.apps)} apps: --name can be given to a single one only."
             )
         _rename(program.apps[0], name)
-    done: list[dict[str, Any]] = [
-        {
-            "app": app.name,
-            "version": app.deploy(canary=canary, shadow=shadow, strategy=strategy),
-            "functions": sorted(app.functions),
-            "unchanged": not app.deployed_anew,
-            "urls": app.urls,
-            "beside": app.beside,
-        }
-        for app in program.apps
-    ]
+    done: list[dict[str, Any]] = []
+    for app in program.apps:
+        with _telling_that_it_waits(app.name):
+            version = app.deploy(canary=canary, shadow=shadow, strategy=strategy)
+        done.append(
+            {
+                "app": app.name,
+                "version": version,
+                "functions": sorted(app.functions),
+                "unchanged": not app.deployed_anew,
+                "urls": app.urls,
+                "beside": app.beside,
+            }
+        )
     if as_json:
         show_json(done)
         return
@@ -66,6 +75,19 @@ def deploy(
         _say(item)
         for function, found in program.functions.items() if len(done) == 1 else []:
             say(f"  {by_name(item['app'], function, found)}")
+
+
+@contextmanager
+def _telling_that_it_waits(app: str) -> Iterator[None]:
+    """Say so where a version does not take over at once."""
+    text = f"deploying {app} … where the last version has workers, the new one starts some before it takes over"
+    telling = threading.Timer(PATIENCE_SECONDS, lambda: print(text, file=sys.stderr))
+    telling.daemon = True
+    telling.start()
+    try:
+        yield
+    finally:
+        telling.cancel()
 
 
 def _check(canary: float | None, shadow: float | None, strategy: str | None) -> None:

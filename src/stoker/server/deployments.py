@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -45,6 +46,7 @@ class DeploymentVerbs:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._changing = asyncio.Lock()
+        self._user = _own_user()
 
     # New versions
 
@@ -150,7 +152,7 @@ class DeploymentVerbs:
         """Return who asks, for people: a user of this machine, or the name of a token."""
         rows = self._server.client_tokens.rows() if session.holder else []
         named = next((str(row["name"]) for row in rows if row["id"] == session.holder), session.holder)
-        return f"token {named}" if named else getpass.getuser()
+        return f"token {named}" if named else self._user
 
     async def do_undeploy(self, session: Session, params: Params) -> None:
         app, server = get(params, "app", str), self._server
@@ -364,6 +366,14 @@ class DeploymentVerbs:
     async def _in_writer(self, work: Callable[[], T]) -> T:
         """Run a store's write in the writer's thread, after all that was put in before."""
         return await self._server.writer.result_of(work)
+
+
+def _own_user() -> str:
+    """Return whose server this is; only programs of that user reach it without a token."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a number that has no name
+        return f"uid {os.getuid()}"
 
 
 def _same(deployed: Sequence[FunctionSpec], wanted: Sequence[FunctionSpec]) -> bool:

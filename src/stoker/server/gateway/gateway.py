@@ -154,6 +154,10 @@ class Gateway:
             return
         method = self._checked_method(route, scope["method"])
         holder = self._door.admit(route, headers, extra)
+        connection, last = scope["stoker.connection"], headers.get(b"last-event-id", b"")
+        if self._resuming.has(last):  # whichever version it is of
+            await self._resuming.resume(last, route, connection, send, extra, holder=holder)
+            return
         route = self._divided(route, holder, headers, extra)
         self._checked_method(route, method)  # another version may take less
         request = WebRequest(
@@ -168,8 +172,7 @@ class Gateway:
             client=scope["client"][0] if scope["client"] else "",
             target=route.method,
         )
-        connection = scope["stoker.connection"]
-        if route.web.resume and (last := headers.get(b"last-event-id", b"")):
+        if route.web.resume and last:
             await self._resuming.resume(last, route, connection, send, extra, holder=holder)
             return
         deadline = _deadline(headers)

@@ -20,6 +20,7 @@ from stoker.server.gateway.problems import Pairs, Problem, error_body
 from stoker.server.gateway.replies import encoded_pairs, send_head, send_piece
 from stoker.server.gateway.routing import Route
 from stoker.server.gateway.streams import end_of, error_in, is_in_events, send_last, send_without_items
+from stoker.server.gateway.versions import version_of
 from stoker.server.gateway.web_calls import WebCall, WebCalls
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class KeptStream:
     def __init__(self, call: WebCall, route: Route, holder: str, head: WebAnswer) -> None:
         self.call = call
         self.path = (route.spec.app, route.path)
+        self.version = version_of(route)
         self.holder = holder
         self.wait = route.web.resume
         self.head = head
@@ -76,6 +78,11 @@ class Resuming:
         self._kept: dict[str, KeptStream] = {}
         self._away: dict[str, KeptStream] = {}  # those that nobody reads: who has gone first stands first
         self._size = 0
+
+    def has(self, last: bytes) -> bool:
+        """Tell whether this is the id of an event of a stream that is kept."""
+        found = _EVENT_ID.fullmatch(last)
+        return found is not None and found[1].decode() in self._kept
 
     async def answer(
         self, call: WebCall, route: Route, connection: Connection, send: Any, extra: Pairs, *, holder: str
@@ -114,11 +121,12 @@ class Resuming:
             )
         kept = self._kept.get(found[1].decode())
         if kept is None or kept.holder != holder or kept.path != (route.spec.app, route.path):
+            wait = route.web.resume if kept is None else kept.wait
             raise Problem(
                 410,
                 "Gone",
                 f"This stream of {route.label} is not kept, or no longer: its client was away for more than "
-                f"{format_duration(route.web.resume)}, or the server was restarted. Ask again without Last-Event-ID.",
+                f"{format_duration(wait)}, or the server was restarted. Ask again without Last-Event-ID.",
             )
         at = int(found[2]) + 1
         if at > kept.end:
@@ -129,7 +137,7 @@ class Resuming:
                 "Gone",
                 f"The events up to {kept.first} of this stream are not kept any more: too much has come since.",
             )
-        extra.append((b"x-stoker-call-id", kept.call.id.encode()))
+        extra += [(b"x-stoker-call-id", kept.call.id.encode()), *kept.version]
         await self._send(kept, at, connection, send, extra)
 
     async def _send(self, kept: KeptStream, at: int, connection: Connection, send: Any, extra: Pairs) -> None:

@@ -183,6 +183,18 @@ def test_a_shadow_takes_no_place_from_anybody() -> None:
     assert world.results["b"][0][1].outcome is Outcome.VALUE
 
 
+def test_a_version_that_is_promoted_as_it_fails_fails_openly_from_then_on() -> None:
+    world = World(cpus=1)
+    canary = version(world, 2, CANARY)
+    world.submit(["a"], key=canary)
+    crash(world, canary, BARREN_MAX)
+    assert failed(world) and not world.workers
+    version(world, 2)
+    world.sleep(2.0)
+    world.settle_everything()
+    assert world.results["a"][0][1].outcome is Outcome.VALUE
+
+
 STEPS = st.lists(st.sampled_from(["call", "trial", "spawn", "shadow", "up", "done", "fail", "kill", "refuse", "wait"]))
 
 

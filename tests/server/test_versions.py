@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -125,7 +126,23 @@ def test_a_promoted_version_answers_all_and_the_one_before_finishes(running: Run
         NotFound, match=r"No version of app stands beside version 2. The last one, version 2, was promo"
     ):
         client.ask("promote", app="app")
+
+
+def test_a_rollback_from_a_promoted_version_is_to_the_one_before(client: Peer) -> None:
+    two_versions(client)
+    client.ask("promote", app="app")
     assert client.ask("rollback", app="app")["same_as"] == 1
+
+
+def test_a_canary_that_fails_as_it_is_aborted_leaves_no_call_behind(running: Running, client: Peer) -> None:
+    key = two_versions(client, 100)
+    client.submit(key, ["c-1.1"])
+    assert versions_of(running, ["c-1.1"]) == {2: 1}
+    pool = running.on_loop(lambda: running.server.plane.state.calls["c-1.1"].pool)
+    client.ask("abort", app="app")
+    telling = running.server.verbs.trial_failed(pool.key, "it died")
+    asyncio.run_coroutine_threadsafe(telling, running.loop).result(10)
+    assert versions_of(running, ["c-1.1"]) == {1: 1}
 
 
 def test_an_aborted_version_gets_no_more_calls(running: Running, client: Peer) -> None:

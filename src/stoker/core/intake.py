@@ -35,6 +35,8 @@ def declare(st: State, event: e.FunctionDeclared) -> None:
         pool = st.pools[event.key] = Pool(event.key, event.spec)
     pool.retired = False
     pool.role, pool.is_alone = event.role, event.is_alone
+    if not pool.role:
+        pool.failed_trial, pool.barren, pool.replaced_by = "", 0, ""  # it is on trial no more: what fails, fails openly
     if event.is_divided and not pool.is_divided:
         channels.reclaim(st, pool)
     pool.is_divided = event.is_divided

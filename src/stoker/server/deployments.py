@@ -247,22 +247,31 @@ class DeploymentVerbs:
         return current.version if current is not None else 0
 
     async def trial_failed(self, key: str, why: str) -> None:
-        """A version beside the current one cannot run: all calls go to the current one, those that wait as well."""
-        server = self._server
-        async with self._changing:
-            spec = server.functions.specs.get(key)
-            beside = server.functions.beside.get(spec.app) if spec is not None else None
-            if spec is None or beside is None or beside.version != spec.version:
-                return
-            rollout = replace(beside.rollout, state=FAILED, changed=time.time(), why=f"{spec.name}: {why}")
-            log.warning("version %d of %s, a %s, was stopped: %s", spec.version, spec.app, rollout.kind, rollout.why)
-            keys = server.functions.step_down(rollout)
-            server.shadows.look()
-            for its in keys if rollout.kind == CANARY else ():
-                by = server.functions.newest(its)
-                server.decide(e.PoolReplaced(its, "" if by == its else by))
-            server.flush()
-            await self._in_writer(lambda: server.store.put_rollout(server.epoch, rollout))
+        """A version beside the current one cannot run: all calls go to the current one, those that wait as well.
+
+        At once, whatever else is being changed; where that has ended the trial meanwhile, only what waits is moved.
+        """
+        server, functions = self._server, self._server.functions
+        spec = functions.specs.get(key)
+        beside = functions.beside.get(spec.app) if spec is not None else None
+        if spec is None or beside is None or beside.version != spec.version:
+            self._hand_over([key])
+            return
+        rollout = replace(beside.rollout, state=FAILED, changed=time.time(), why=f"{spec.name}: {why}")
+        log.warning("version %d of %s, a %s, was stopped: %s", spec.version, spec.app, rollout.kind, rollout.why)
+        keys = functions.step_down(rollout)
+        server.shadows.look()
+        self._hand_over(keys if rollout.kind == CANARY else [])
+        await self._in_writer(lambda: server.store.put_rollout(server.epoch, rollout))
+
+    def _hand_over(self, keys: Sequence[str]) -> None:
+        """Have the current version run what waits in pools of one that is over; one that was promoted keeps its own."""
+        functions = self._server.functions
+        for key in keys:
+            by = functions.newest(key)
+            if key in functions.outdated:
+                self._server.decide(e.PoolReplaced(key, "" if by == key else by))
+        self._server.flush()
 
     # What there is
 
@@ -320,7 +329,7 @@ class DeploymentVerbs:
     def _stopped_row(self, current: Deployment) -> Params | None:
         """Return the version that was to follow the current one and could not run, if nothing has come of it since."""
         ended = self._server.functions.rollouts.get(current.app)
-        if ended is None or ended.state != FAILED or ended.version < current.version:
+        if ended is None or ended.state != FAILED or ended.version <= current.version:
             return None
         return {"version": ended.version, "kind": ended.kind, "why": ended.why, "at": ended.changed}
 

@@ -61,6 +61,8 @@ class LaterCalls:
         Raises:
             Problem: what it says cannot be done.
         """
+        if b"prefer" not in headers and b"x-stoker-callback" not in headers:
+            return None  # as nearly all of them
         later = wants_later(headers.get(b"prefer", b"").decode("latin-1")) and not route.streams
         callback = headers.get(b"x-stoker-callback", b"").decode("latin-1").strip()
         if callback:

@@ -12,6 +12,7 @@ from stoker.server.certificates import Certificate
 from stoker.server.doors import addresses_of, open_listener
 from stoker.server.gateway.connections import Connections
 from stoker.server.gateway.gateway import Gateway
+from stoker.server.gateway.unread import READ_SECONDS
 from stoker.server.metrics.exposition import Exposition
 from stoker.transport.addresses import SCHEME, Address, is_loopback
 
@@ -81,7 +82,10 @@ def open_http(wanted: Address, *, is_chosen: bool) -> socket.socket | None:
         StokerError: it was chosen, and cannot be had.
     """
     try:
-        return open_listener(wanted, option="--http HOST:PORT (STOKER_HTTP)")
+        listener = open_listener(wanted, option="--http HOST:PORT (STOKER_HTTP)")
+        # Else the kernel would cut who reads nothing as soon as a machine of our own that does not answer.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * READ_SECONDS))
+        return listener
     except StokerError as error:
         if is_chosen:
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +10,6 @@ from typing import Any
 from stoker.server.gateway.unread import Unread
 
 WAITING_BYTES = 256 << 10  # that have come and were not read: past it nothing more is taken from the client
-
-
-# A client that is gone without a word, or that has only said that it will say no more, is seen by asking it.
-_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
 class Tunnel(asyncio.Protocol):
@@ -33,11 +28,6 @@ class Tunnel(asyncio.Protocol):
         self._is_lost = False
         self._on_lost: Callable[[], None] | None = None
         connections.add(self)
-        found = transport.get_extra_info("socket")
-        if found is not None:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _KEEP_ALIVE:
-                found.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
         self._pieces.append(data)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, cast
@@ -19,6 +22,7 @@ from stoker.protocol.web_calls import (
     decode_message,
     encode_message,
 )
+from stoker.runner import web_server
 from stoker.runner.asgi import AsgiApp
 from stoker.runner.attempts import Attempt, Desk
 from stoker.runner.exchanges import ClientGone, TaskExchange, ThreadExchange, pieces_of
@@ -325,6 +329,23 @@ async def test_a_server_is_told_nothing_that_its_client_could_have_made_up() -> 
         "x-forwarded-proto: http",
         "x-own: 1",
     ]
+
+
+async def test_a_server_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_server, "STOP_SECONDS", 0.1)
+    monkeypatch.setenv(web_server.PORT_VARIABLE, "")  # which is said to the server, and left as it was
+    deaf = "import signal, socket, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); found = socket.socket()"
+    deaf += "; found.bind(('127.0.0.1', int(sys.argv[1]))); found.listen(); signal.pause()"
+    started: list[subprocess.Popen[bytes]] = []
+
+    def make(port: int) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, "-c", deaf, str(port)], start_new_session=True))
+        return started[0]
+
+    server = WebServer(make, 0, label="apps.server")
+    await server.start()
+    await server.stop()
+    assert started[0].wait(30) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("why", [StokerError("read in part by another"), ClientGone()])

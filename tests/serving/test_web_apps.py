@@ -352,11 +352,13 @@ def test_a_websocket_goes_both_ways(served: Serving, kind: str) -> None:
 
 def test_an_app_is_told_that_its_websocket_was_closed(served: Serving) -> None:
     with served.client() as client:
-        with talk(served, "/webapps/site/chat") as chat:
+        with talk(served, "/webapps/site/chat?ticket=secret") as chat:
             chat.send("hello")
             chat.recv()
             chat.close(4002)
         wait_until(lambda: 4002 in client.get("/webapps/site/left").json())
+    log = Path(served.env["STOKER_HOME"]) / "server" / "server.log"
+    assert "secret" not in log.read_text()
 
 
 def test_an_app_may_go_on_after_it_has_closed_its_websocket(served: Serving) -> None:

@@ -83,6 +83,8 @@ class WebServer:
         self._process.terminate()
         with contextlib.suppress(Exception):
             await asyncio.to_thread(self._process.wait, STOP_SECONDS)
+        if self._process.poll() is None and hasattr(self._process, "kill"):
+            self._process.kill()  # it may have a session of its own, so that it would not end with its worker
 
     async def serve(self, exchange: TaskExchange) -> bytes:
         try:

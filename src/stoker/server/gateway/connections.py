@@ -259,6 +259,8 @@ class Connections:
             interface="asgi3",
         )
         self._config.load()
+        # It would write down each WebSocket, with its query, in which browsers have to send what else is a header.
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         self._state = ServerState()
         self._lags: deque[float] = deque(maxlen=LAGS)
         self.refused: Counter[int] = Counter()  # by status: what was no request, or came too slowly

@@ -8,6 +8,7 @@ it has against overload set so that it fits the deadline: see `bench.served`.
 from __future__ import annotations
 
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -48,8 +49,11 @@ def measure(scale: float) -> list[Line]:
             ours = overloaded(served, seconds=max(2.0, 6 * scale), last=max(5.0, 60 * scale), server=server)
         peers = {}
         for side in PEERS:  # one after another: under such a load each would be in the others' way
-            with serving(side, "slow", {"x": 21}, variables) as served:
-                peers[side] = overloaded(served, seconds=max(2.0, 6 * scale), last=max(2.0, 6 * scale))
+            try:
+                with serving(side, "slow", {"x": 21}, variables) as served:
+                    peers[side] = overloaded(served, seconds=max(2.0, 6 * scale), last=max(2.0, 6 * scale))
+            except RuntimeError as error:  # one that does not stand it is no reason to lose what was measured
+                print(f"{NAMES[side]} is left out: {error}", file=sys.stderr)
     if scale == 1.0:
         _keep({"stoker": ours, **peers})
     last = ours.loads[-1]

@@ -13,9 +13,10 @@ from bench.http_servers import NAMES
 from bench.serve_overload import CURVES, TIMES
 
 PICTURE = ROOT / "docs" / "overload.svg"
-WIDTH, HEIGHT = 720, 400
+WIDTH, HEIGHT = 720, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 690, 44, 340
 TOP_PERCENT = 110.0
+CHARACTER_WIDTH = 8
 COLOURS = {
     "stoker": "#c2410c",
     "uvicorn": "#64748b",
@@ -49,21 +50,22 @@ def _picture(curves: dict[str, Any]) -> Iterator[str]:
         yield f'<text x="{_x(times):.1f}" y="{BOTTOM + 20}" text-anchor="middle">{times:g}x</text>'
     middle = (LEFT + RIGHT) / 2
     yield f'<text x="{middle:.1f}" y="{BOTTOM + 40}" text-anchor="middle">offered, in times of capacity</text>'
-    for i, (side, found) in enumerate(curves.items()):
-        yield from _curve(side, found, i)
+    at = LEFT
+    for side, found in curves.items():
+        yield from _curve(side, found, at)
+        at += 40 + CHARACTER_WIDTH * len(NAMES[side])
     yield "</svg>"
 
 
-def _curve(side: str, found: dict[str, Any], number: int) -> Iterator[str]:
+def _curve(side: str, found: dict[str, Any], at: int) -> Iterator[str]:
     points = [(_x(one["times"]), _y(100 * one["goodput"] / found["capacity"])) for one in found["loads"]]
     width = 3.5 if side == "stoker" else 2
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     yield f'<polyline points="{path}" fill="none" stroke="{COLOURS[side]}" stroke-width="{width}"/>'
     for x, y in points:
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{width + 0.5}" fill="{COLOURS[side]}"/>'
-    at = LEFT + 12 + 128 * number - (20 if number else 0)
     yield f'<rect x="{at}" y="{HEIGHT - 14}" width="14" height="4" fill="{COLOURS[side]}"/>'
-    yield f'<text x="{at + 20}" y="{HEIGHT - 8}">{escape(NAMES[side].replace(" with", ","))}</text>'
+    yield f'<text x="{at + 20}" y="{HEIGHT - 8}">{escape(NAMES[side])}</text>'
 
 
 def _x(times: float) -> float:

@@ -29,7 +29,7 @@ class Label:
 @bentoml.service(traffic={"max_concurrency": 81})  # 80 of 5 ms are what the deadline leaves room for
 class Slow:
     @bentoml.api
-    async def slow(self, x: float) -> dict[str, float]:
+    def slow(self, x: float) -> dict[str, float]:
         return work.slow(x)
 
 

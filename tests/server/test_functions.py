@@ -42,8 +42,9 @@ def test_a_function_that_is_deployed_anew() -> None:
     (first,) = deploy(known, 1, spec("f"))
     (second,) = deploy(known, 2, spec("f", cpu=0.5))
     assert known.newest(first) == second
-    assert e.FunctionRetired(first) in decided
+    assert e.FunctionReplaced(first, second) in decided
     deploy(known, 3, spec("g"))
+    assert e.FunctionRetired(second) in decided
     assert known.newest(first) == first  # there is none of its name any more
     assert deploy(known, 1, spec("f")) == [first]  # a rollback
     assert known.newest(first) == first
@@ -55,7 +56,7 @@ def test_an_instance_of_a_class_that_is_deployed_anew() -> None:
     (first,) = deploy(known, 1, a_class())
     large = configured(known, first, size="large")
     (second,) = deploy(known, 2, a_class(is_async=True))
-    assert {e.FunctionRetired(first), e.FunctionRetired(large)} <= {x for x in decided if type(x) is e.FunctionRetired}
+    assert e.FunctionReplaced(first, second) in decided and e.FunctionRetired(large) in decided
     assert known.newest(first) == second
     now = known.specs[known.newest(large)]
     assert (now.parameters, now.is_async, now.version) == ({"size": "large"}, True, 2)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from stoker.cli.loading import by_name, load, split_target
-from stoker.cli.screen import say, show_json
+from stoker.cli.screen import fail, say, show_json
 from stoker.cli.server_requests import persistent_session
 from stoker.cli.usage import WrongUsage
 from stoker.client.app import STRATEGIES, App
@@ -66,15 +66,29 @@ def deploy(
                 "unchanged": not app.deployed_anew,
                 "urls": app.urls,
                 "beside": app.beside,
+                "not_ready": app.not_ready,
             }
         )
     if as_json:
         show_json(done)
-        return
-    for item in done:
+    for item in done if not as_json else []:
         _say(item)
         for function, found in program.functions.items() if len(done) == 1 else []:
             say(f"  {by_name(item['app'], function, found)}")
+    _check_ready(done)
+
+
+def _check_ready(done: list[dict[str, Any]]) -> None:
+    """End with an error where a version cannot take over: the one before goes on, and nobody else would say so."""
+    for item in done:
+        for name, told in item["not_ready"].items():
+            fail(
+                f"{item['app']}.{name} is not ready in version {item['version']}, and the version before goes on until "
+                f"it is: {told}\n`stoker logs --app {item['app']}` has its output; `stoker apps rollback "
+                f"{item['app']}` calls it off."
+            )
+    if any(item["not_ready"] for item in done):
+        raise typer.Exit(1)
 
 
 @contextmanager

@@ -160,6 +160,7 @@ class App:
         self.current_run: Run | None = None
         self.deployed_anew = False  # the last `deploy` has made a version
         self.urls: dict[str, str] = {}  # where the last `deploy` has put its endpoints, by function
+        self.not_ready: dict[str, str] = {}  # functions of the last `deploy` that do not start yet, and why
         self.beside: dict[str, Any] | None = None  # what the version of the last `deploy` is beside the current one
         self._lock = threading.RLock()
         _defined[self.name] = self
@@ -254,7 +255,9 @@ class App:
     ) -> int:
         """Deploy the app's functions to the persistent server and return the version.
 
-        Where they are what is deployed already, that is the current version, and no new one is made.
+        Where they are what is deployed already, that is the current version, and no new one is made. Where the version
+        before is in use and a start may take long, it goes on until the new one is ready, which is waited for here;
+        ``app.not_ready`` says what does not start, by name: there the version before goes on.
 
         With ``canary`` the new version stands beside the current one and answers so many percent of the calls; with
         ``shadow`` so many percent of the calls are made by it as well, and compared, while the current one answers all.
@@ -278,6 +281,7 @@ class App:
         self.deployed_anew = not answer.get("unchanged", False)
         self.urls = dict(answer.get("urls", {}))
         self.beside = answer.get("beside")
+        self.not_ready = dict(answer.get("waits", {}))
         return int(answer["version"])
 
     def undeploy(self) -> None:

@@ -48,6 +48,13 @@ class PoolReplaced(NamedTuple):
     by: str
 
 
+class FunctionReplaced(NamedTuple):
+    """A newer version is current: the pool drains and goes once a worker of the pool ``by`` that key is ready."""
+
+    key: str
+    by: str
+
+
 class Submitted(NamedTuple):
     """A client wants calls made. ``deadline`` is an absolute time. ``kind``: call · map · stream · exchange, which
     yields what no other attempt could go on with.
@@ -325,6 +332,7 @@ Event = (
     | WarmUp
     | FunctionRetired
     | PoolReplaced
+    | FunctionReplaced
     | Submitted
     | Restored
     | Persisted

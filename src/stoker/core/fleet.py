@@ -8,6 +8,7 @@ from stoker.core import (
     channels,
     crash_loops,
     gangs,
+    handover,
     health,
     recovery,
     recycling,
@@ -56,7 +57,7 @@ def scale(st: State, pool: Pool) -> None:
     wanted = max(desired_workers(demand, options), _kept_warm(st, pool))
     if options.max_workers is not None:
         wanted = min(wanted, options.max_workers - _away(pool))
-    wanted = recycling.renew(st, pool, wanted)
+    wanted = recycling.renew(st, pool, max(wanted, 1) if pool.awaits else wanted)
     if pool.retired and not demand.queued:
         wanted = 0
     if wanted <= have:
@@ -169,6 +170,9 @@ def _wait_for_room(st: State, pool: Pool) -> None:
     if never or not st.nodes or pool.role == trials.SHADOW:
         return  # nothing that ends here would help, or it is not to
     trials.give_way(st, pool)
+    if pool.awaits:
+        handover.finish(st, pool)  # what the version before has is the room that this one needs
+        return
     channels.reclaim_all(st)
     if not _make_room(st, pool) and not any(w.state is not WorkerState.STOPPING for w in pool.workers.values()):
         _steal(st, pool)
@@ -310,6 +314,8 @@ def worker_connected(st: State, event: e.WorkerConnected) -> None:
         pool.refusal = ""
         worker.ready_since = st.now
         crash_loops.started(st, worker)
+        if pool.awaits:
+            handover.finish(st, pool)
     if worker.state in {WorkerState.STARTING, WorkerState.AWAY}:
         worker.state = WorkerState.READY
     worker.is_remote = event.is_remote

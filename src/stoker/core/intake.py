@@ -11,6 +11,7 @@ from stoker.core import (
     fairness,
     gang_attempts,
     gang_recovery,
+    handover,
     leasing,
     recovery,
     settling,
@@ -46,9 +47,7 @@ def declare(st: State, event: e.FunctionDeclared) -> None:
 def retire(st: State, event: e.FunctionRetired) -> None:
     pool = st.pools.get(event.key)
     if pool is not None:
-        pool.retired = True
-        channels.reclaim(st, pool)
-        st.touch(pool)
+        handover.retire(st, pool)
 
 
 def submit(st: State, event: e.Submitted) -> None:

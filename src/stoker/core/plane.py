@@ -14,6 +14,7 @@ from stoker.core import (
     commits,
     fleet,
     gang_attempts,
+    handover,
     health,
     intake,
     leasing,
@@ -39,6 +40,7 @@ _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
     e.WarmUp: warming.warm_up,
     e.FunctionRetired: intake.retire,
     e.PoolReplaced: trials.hand_over,
+    e.FunctionReplaced: handover.replace,
     e.Submitted: intake.submit,
     e.Restored: intake.restore,
     e.Persisted: commits.persisted,
@@ -118,7 +120,16 @@ class CallPlane:
         pause = SWEEP_SECONDS
         for pool in list(st.pools.values()):
             fleet.release_idle(st, pool)
-            if len(pool.queue) or pool.retired or pool.options.min_workers or pool.gangs or _renews(pool):
+            if pool.awaits:
+                handover.look(st, pool)
+            if (
+                len(pool.queue)
+                or pool.retired
+                or pool.options.min_workers
+                or pool.gangs
+                or _renews(pool)
+                or pool.awaits
+            ):
                 st.touch(pool)
             if len(pool.queue):
                 pause = min(pause, fleet.QUEUE_SWEEP_SECONDS)

@@ -224,6 +224,8 @@ class Pool:
     last_steal: float = 0.0
     told_waiting: str = ""  # what its clients were told that it waits for
     retired: bool = False
+    awaits: str = ""  # the pool of the version before, which goes on until this one is ready
+    goes_on_for: str = ""  # the other way about
     schedulable: bool = False  # some node there is could hold a worker; asked again when nodes change
     role: str = ""  # "canary" or "shadow" of a version on trial: see `stoker.core.trials`
     is_divided: bool = False  # its calls are divided between versions: none may go past the server
@@ -280,7 +282,8 @@ class Pool:
         """Tell whether the pool needs no worker that its queue does not ask for."""
         options = self.spec.options
         recycles = options.recycle_after or options.recycle_memory
-        return not (self.retired or options.min_workers or options.buffer_workers or recycles or self.warm_until)
+        more = options.min_workers or options.buffer_workers or recycles or self.warm_until
+        return not (self.retired or self.awaits or more)
 
     def load(self) -> Load:
         return Load(waiting=self.waiting_calls, slots=self.slots, seconds=self.seconds, pace=self.pace.seconds)

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+READY_SECONDS_MAX = 900.0  # for an environment to be built and a model to be loaded; it goes on without us then
+READY_POLL_SECONDS = 0.02
+FAILED_STARTS = 2  # in a row: the first may be a coincidence
+
 REQUEST = "request"  # the tag of a deployment that says which request has made it
 BY = "by"  # who
 OWN_TAGS = frozenset({REQUEST, BY, STRATEGY})
@@ -52,7 +56,26 @@ class DeploymentVerbs:
 
     async def do_deploy(self, session: Session, params: Params) -> Params:
         async with self._changing:
-            return await self._deploy(session, params)
+            told = await self._deploy(session, params)
+        return await self._once_ready(get(params, "app", str), told)
+
+    async def _once_ready(self, app: str, told: Params) -> Params:
+        """Wait until a version that takes over has workers, or until it is seen that it gets none for now.
+
+        What does not start is told: the version before goes on in its place.
+        """
+        until = self._server.now() + READY_SECONDS_MAX
+        while waits := self._waiting(app, told["version"]):
+            failing = any(pool.bad_starts >= FAILED_STARTS for pool in waits)
+            if failing or self._server.now() >= until:
+                now = self._server.now()
+                return {**told, "waits": {x.spec.name: trouble(x, now) or "it is still starting" for x in waits}}
+            await asyncio.sleep(READY_POLL_SECONDS)
+        return told
+
+    def _waiting(self, app: str, version: int) -> list[Pool]:
+        pools = self._server.plane.state.pools.values()
+        return [pool for pool in pools if pool.awaits and pool.spec.app == app and pool.spec.version == version]
 
     async def _deploy(self, session: Session, params: Params) -> Params:
         app, specs = get(params, "app", str), get(params, "functions", list[FunctionSpec])
@@ -191,7 +214,8 @@ class DeploymentVerbs:
                 "tags": {name: text for name, text in wanted.tags.items() if name not in OWN_TAGS},
                 "strategy": RECREATE if one_at_a_time else STRATEGIES[0],
             }
-            return {**await self._deploy(session, given), "same_as": version}
+            told = {**await self._deploy(session, given), "same_as": version}
+        return await self._once_ready(app, told)
 
     # Versions beside the current one
 

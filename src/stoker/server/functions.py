@@ -162,15 +162,22 @@ class Functions:
         keys = {spec.key for spec in deployment.functions}
         for key in keys:
             self.outdated.pop(key, None)
+        replaced: dict[str, str] = {}
         for key, name in old.items():
             if key not in keys:
                 self.outdated[key] = (deployment.app, name)
                 self._drop_variant(deployment.app, key)
-                self._retire(key)
+                by = _successor(before, deployment, key)
+                if by and deployment.tags.get(STRATEGY) != RECREATE:
+                    replaced[key] = by
+                else:
+                    self._retire(key)
         for spec in deployment.functions:  # only now: with strategy=recreate it waits for those before it
             self.declare(spec)
         for key in self._instances_of(deployment.app, "") if beside is not None else ():
             self.declare(self.specs[key])  # of a version that stood beside, and does no more
+        for key, by in replaced.items():
+            self._retire(key, by=by)
 
     def stand_beside(self, rollout: Rollout, deployment: Deployment) -> None:
         """Have a version stand beside the current one, in place of another that did, or with another share."""
@@ -408,11 +415,20 @@ class Functions:
     def _there(self) -> list[Deployment]:
         return [*self.current.values(), *(beside.deployment for beside in self.beside.values())]
 
-    def _retire(self, key: str) -> None:
+    def _retire(self, key: str, *, by: str = "") -> None:
+        """Let a pool go; with ``by``, once that one is ready to take its place."""
         in_use = any(key in keys.values() for keys in self.runs.values())
         deployed = any(spec.key == key for d in self._there() for spec in d.functions)
         if not in_use and not deployed:
-            self.decide(e.FunctionRetired(key))
+            self.decide(e.FunctionReplaced(key, by) if by else e.FunctionRetired(key))
+
+
+def _successor(before: Deployment | None, deployment: Deployment, key: str) -> str:
+    """Return the pool that takes the place of a deployed one; empty for pools that others have made of deployed ones,
+    and for what is deployed no more."""
+    name = next((spec.name for spec in before.functions if spec.key == key), "") if before is not None else ""
+    found = next((spec for spec in deployment.functions if spec.name == name), None)
+    return found.key if found is not None and not found.is_template else ""
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -31,7 +31,7 @@ class Traffic:
         spec = self._server.functions.specs.get(key)
         beside = self._server.functions.beside.get(spec.app) if spec is not None and not spec.run_id else None
         if beside is None:
-            yield key, ids, loads
+            yield self.goes_on(key) or key, ids, loads
             return
         groups: dict[str, tuple[list[str], list[Payload]]] = {}
         for call_id, load in zip(ids, loads, strict=True):
@@ -40,6 +40,11 @@ class Traffic:
             chosen[1].append(load)
         for pool, (some, their) in groups.items():
             yield pool, some, their
+
+    def goes_on(self, key: str) -> str:
+        """Return the pool of the version before, where that goes on until this one's is ready; else nothing."""
+        pool = self._server.plane.state.pools.get(key)
+        return pool.awaits if pool is not None else ""
 
     def _pool_for(self, key: str, beside: Beside, call_id: str, parent: str) -> str:
         state = self._server.plane.state

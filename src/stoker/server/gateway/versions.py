@@ -36,8 +36,11 @@ def chosen(server: Server, route: Route, headers: dict[bytes, bytes]) -> Route:
         there = ", ".join(str(version) for version in _answering(server, route)) or "none: it is being served"
         raise Problem(404, "NotFound", f"Version {wanted} of {route.label} does not answer now. Versions: {there}.")
     if beside is None:
-        return route
-    key = server.traffic.pool_of_request(route.key, app=spec.app, sticky=_sticky(headers), version=wanted)
+        key = server.traffic.goes_on(route.key) if not wanted else ""
+        if not key:
+            return route
+    else:
+        key = server.traffic.pool_of_request(route.key, app=spec.app, sticky=_sticky(headers), version=wanted)
     other = functions.specs.get(key)
     if key == route.key or other is None:
         return route

@@ -106,7 +106,7 @@ def _what_is_there() -> None:
     found = [row["parameters"] for row in rows if row["name"] == "Greeter"]
     assert {"word": "hi", "times": 2} in found
     assert [row["parameters"] for row in rows if row["name"] == "Needy"] == [{"need": "rest"}]
-    assert "named.Greeter" in {row["function"] for row in session.request("calls", {"app": "named"})}
+    assert "named.Greeter.greet" in {row["function"] for row in session.request("calls", {"app": "named"})}
 
 
 class Noted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -121,7 +122,11 @@ def test_a_call_keeps_the_version_it_was_accepted_for(running: Running, client: 
     client.submit(old, ["c-1.1"])
     worker = running.worker()
     worker.leased(1)
-    client.ask("deploy", app="app", functions=deployed("f", cpu=0.5))
+    with ThreadPoolExecutor(1) as pool:
+        deploying = pool.submit(client.ask, "deploy", app="app", functions=deployed("f", cpu=0.5))
+        orders = running.engine.specs
+        running.worker(wait_until(lambda: next((name for name in orders if name != worker.id), "")))
+        deploying.result()  # it takes over once it has a worker
     assert client.ask("lookup", app="app", name="f")["key"] != old
     worker.finish({"c-1.1": 1})
     assert client.result_of("c-1.1") == (0, b"out c-1.1")

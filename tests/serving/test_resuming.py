@@ -160,10 +160,11 @@ def test_whose_stream_it_is(flow: Serving, tmp_path: Path) -> None:
 
 
 def test_it_is_cancelled_when_nobody_comes_in_time(flow: Serving, tmp_path: Path) -> None:
-    path = f"/flow/briefly?to=100&root={tmp_path}"
+    path = f"/flow/briefly?to=1000000&root={tmp_path}"
     with httpx.Client(base_url=flow.url, timeout=60) as client:
         first = read(client, path, upto=2)
-        wait_until((tmp_path / "ended").exists, timeout=30, message="its generator is closed")
+        (tmp_path / "go").touch()  # that nobody reads any more is seen when more is sent
+        wait_until((tmp_path / "ended").exists, timeout=60, message="its generator is closed")
         gone = client.get(path, headers={"last-event-id": first[-1][0]})
         assert gone.status_code == 410 and "500 ms" in gone.json()["error"]["message"]
 

@@ -14,13 +14,6 @@ from stoker.core.placement import Capacity
 from stoker.types import ErrorInfo, FunctionSpec, GangSeat, Growth
 
 
-class WarmUp(NamedTuple):
-    """A function is about to get calls: it is to have a worker by then. ``until``: how long that is kept for them."""
-
-    key: str
-    until: float
-
-
 class FunctionDeclared(NamedTuple):
     """A function may be called from now on, or what it is besides has changed. ``key`` is its pool's.
 
@@ -329,7 +322,6 @@ class Tick(NamedTuple):
 
 Event = (
     FunctionDeclared
-    | WarmUp
     | FunctionRetired
     | PoolReplaced
     | FunctionReplaced

@@ -54,7 +54,7 @@ def scale(st: State, pool: Pool) -> None:
     demand = pool.demand(st.now)
     have = demand.workers + demand.starting
     options = _scaling_options(pool)
-    wanted = max(desired_workers(demand, options), _kept_warm(st, pool))
+    wanted = desired_workers(demand, options)
     if options.max_workers is not None:
         wanted = min(wanted, options.max_workers - _away(pool))
     wanted = recycling.renew(st, pool, max(wanted, 1) if pool.awaits else wanted)
@@ -88,13 +88,6 @@ def _scaling_options(pool: Pool) -> OptionsSpec:
     if pool.options.batch is not None:
         return replace(pool.options, concurrency=pool.per_worker)
     return gangs.in_gangs(pool.options)
-
-
-def _kept_warm(st: State, pool: Pool) -> int:
-    """Return how many workers a pool has for calls that are about to come, whatever its queue says."""
-    if pool.warm_until and st.now >= pool.warm_until:
-        pool.warm_until = 0.0
-    return pool.least if pool.warm_until else 0
 
 
 def _is_full(st: State, pool: Pool) -> bool:
@@ -287,9 +280,7 @@ def _live(pool: Pool) -> int:
 def release_idle(st: State, pool: Pool) -> None:
     """Drain workers that have been idle for their function's ``idle_timeout``, the longest idle first."""
     options = pool.options
-    keep = max(options.min_workers, _kept_warm(st, pool)) + (
-        options.buffer_workers if pool.running or len(pool.queue) else 0
-    )
+    keep = options.min_workers + (options.buffer_workers if pool.running or len(pool.queue) else 0)
     idle = sorted((w for w in pool.workers.values() if w.idle), key=lambda w: w.idle_since)
     spare = _live(pool) - keep
     for worker in idle:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from stoker.core import channels
 from stoker.core import events as e
-from stoker.core.pools import Pool
+from stoker.core.pools import Pool, WorkerState
 from stoker.core.state import State
-from stoker.core.warming import is_warm
 
 
 def replace(st: State, event: e.FunctionReplaced) -> None:
@@ -33,7 +32,12 @@ def replace(st: State, event: e.FunctionReplaced) -> None:
 def _waits(old: Pool, new: Pool) -> bool:
     if new.is_alone or old.options.gang is not None or new.options.gang is not None:
         return False
-    return is_warm(old) and not is_warm(new)
+    return _is_warm(old) and not _is_warm(new)
+
+
+def _is_warm(pool: Pool) -> bool:
+    """Tell whether a worker of it takes calls."""
+    return any(worker.state in {WorkerState.READY, WorkerState.AWAY} for worker in pool.workers.values())
 
 
 def finish(st: State, new: Pool) -> None:

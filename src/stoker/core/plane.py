@@ -24,7 +24,6 @@ from stoker.core import (
     settling,
     stopping,
     trials,
-    warming,
 )
 from stoker.core import commands as c
 from stoker.core import events as e
@@ -37,7 +36,6 @@ SWEEP_SECONDS = 0.5  # idle workers and overdue attempts are looked for this oft
 
 _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
     e.FunctionDeclared: intake.declare,
-    e.WarmUp: warming.warm_up,
     e.FunctionRetired: intake.retire,
     e.PoolReplaced: trials.hand_over,
     e.FunctionReplaced: handover.replace,

@@ -218,7 +218,6 @@ class Pool:
     recycle_from: float = 0.0  # before which none goes for the memory that it holds
     refusal: str = ""  # why the latest start was put off, until one succeeds
     start_after: float = 0.0
-    warm_until: float = 0.0  # a worker is kept for calls that are about to come: see `stoker.core.warming`
     waiting: str = ""  # why nothing of the queue runs, for people
     wanted_since: float = 0.0  # since when it has calls and cannot be given a worker
     last_steal: float = 0.0
@@ -282,7 +281,7 @@ class Pool:
         """Tell whether the pool needs no worker that its queue does not ask for."""
         options = self.spec.options
         recycles = options.recycle_after or options.recycle_memory
-        more = options.min_workers or options.buffer_workers or recycles or self.warm_until
+        more = options.min_workers or options.buffer_workers or recycles
         return not (self.retired or self.awaits or more)
 
     def load(self) -> Load:

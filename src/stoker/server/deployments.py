@@ -16,7 +16,6 @@ from stoker.core.intake import unschedulable
 from stoker.core.pools import Pool
 from stoker.core.traffic import PARTS, version_before
 from stoker.core.trials import CANARY, SHADOW
-from stoker.core.warming import is_warm, is_worth_waiting_for
 from stoker.errors import InvalidOption, InvalidRequest, NotFound, Unschedulable
 from stoker.server.functions import ACTIVE, FAILED, RECREATE, STRATEGY, Beside
 from stoker.server.inspection import trouble
@@ -38,8 +37,6 @@ REQUEST = "request"  # the tag of a deployment that says which request has made 
 BY = "by"  # who
 OWN_TAGS = frozenset({REQUEST, BY, STRATEGY})
 STRATEGIES = ("rolling", RECREATE)
-WARM_SECONDS = 30.0  # for a new version's first workers to start before it takes over
-LOOK_SECONDS = 0.02
 PROMOTED, ABORTED, REPLACED = "promoted", "aborted", "replaced"
 T = TypeVar("T")
 
@@ -94,8 +91,6 @@ class DeploymentVerbs:
             return self._told(beside.deployment, unchanged=True)
         tags = {**_tags(params), REQUEST: request, BY: self._who(session), STRATEGY: strategy}
         made = await self._in_writer(lambda: self._make(app, specs, tags, wanted))
-        if made[0].current and RECREATE not in {strategy, (current or made[0]).tags.get(STRATEGY)}:
-            await self._warm_up(made[0])
         self._take_up(*made)
         return self._told(made[0])
 
@@ -115,30 +110,6 @@ class DeploymentVerbs:
             why = f"version {made.version} was deployed"
             store.put_rollout(epoch, replace(beside.rollout, state=REPLACED, changed=now, why=why))
         return made, replace(wanted, version=made.version) if wanted is not None else None
-
-    async def _warm_up(self, deployment: Deployment) -> None:
-        """Return when the version has a worker for each function whose last version has one, or none can be had soon.
-
-        Until then the last version answers; a worker that cannot start, or has no room beside the others, is not waited
-        for: calls that wait for it say why.
-        """
-        server, functions = self._server, self._server.functions
-        before = functions.current.get(deployment.app)
-        pools = server.plane.state.pools
-        old = {spec.name: pools.get(spec.key) for spec in before.functions} if before is not None else {}
-        keys = []
-        for spec in deployment.functions:
-            pool = old.get(spec.name)
-            if pool is not None and pool.key != spec.key and not spec.is_template and is_warm(pool):
-                keys.append(functions.declare(spec))
-        give_up = server.now() + WARM_SECONDS
-        for key in keys:
-            server.decide(e.WarmUp(key, give_up))
-        server.flush()
-        while server.now() < give_up and any(is_worth_waiting_for(pools[key]) for key in keys if key in pools):
-            await asyncio.sleep(LOOK_SECONDS)
-        for key in keys:
-            server.decide(e.WarmUp(key, 0.0))  # from now on its calls say what it needs
 
     def _take_up(self, deployment: Deployment, rollout: Rollout | None) -> None:
         if deployment.current:

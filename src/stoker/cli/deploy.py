@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from stoker.cli.loading import by_name, load, split_target
-from stoker.cli.screen import fail, say, show_json
+from stoker.cli.screen import fail, say, show_json, warn
 from stoker.cli.server_requests import persistent_session
 from stoker.cli.usage import WrongUsage
 from stoker.client.app import STRATEGIES, App
@@ -65,6 +65,7 @@ def deploy(
                 "functions": sorted(app.functions),
                 "unchanged": not app.deployed_anew,
                 "urls": app.urls,
+                "no_http": app.no_http,
                 "beside": app.beside,
                 "not_ready": app.not_ready,
             }
@@ -123,6 +124,11 @@ def _say(item: dict[str, Any]) -> None:
         say(f"deployed {app}, version {item['version']}{unchanged}")
     for url in item["urls"].values():
         say(f"  {url}")
+    if item["no_http"]:
+        warn(
+            f"the endpoints of {app} are not reached, because the server has no door for HTTP: {item['no_http']}\n"
+            "Start it again with one: `stoker server stop`, then `stoker server start --http 127.0.0.1:7411`."
+        )
     if item["urls"]:
         url = next(iter(item["urls"].values()))
         say(f"  {url.partition('/' + app + '/')[0]}/{app}/docs")

@@ -206,10 +206,19 @@ def escape(text: str) -> str:
 
 def fail(text: str) -> None:
     """Print an error: its first line red."""
+    _complain("error", text, colour=31)
+
+
+def warn(text: str) -> None:
+    """Print a warning, beside what was done all the same: its first line yellow."""
+    _complain("warning", text, colour=33)
+
+
+def _complain(kind: str, text: str, *, colour: int) -> None:
     first, _, rest = text.partition("\n")
-    line = f"error: {first}"
+    line = f"{kind}: {first}"
     if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
-        line = f"\x1b[31m{line}\x1b[0m"
+        line = f"\x1b[{colour}m{line}\x1b[0m"
     print(line, file=sys.stderr)
     if rest:
         print(rest, file=sys.stderr)

@@ -18,7 +18,7 @@ import stoker
 from stoker import paths
 from stoker.cli import settings
 from stoker.cli.readiness import read_readiness
-from stoker.cli.screen import Column, count, field, say, show_facts, show_json, show_rows
+from stoker.cli.screen import Column, count, field, say, show_facts, show_json, show_rows, warn
 from stoker.cli.server_requests import ask, ask_local
 from stoker.cli.usage import WrongUsage
 from stoker.client import session as sessions
@@ -118,6 +118,11 @@ def _tell_started(ready: dict[str, Any], log: str, *, as_json: bool) -> None:
     status = _when_nodes_are_up() if on_ray else ask_local("status")
     doors = tcp_doors(status)
     made = ask_local("token_create", name=FIRST_TOKEN) if doors and not ask_local("tokens") else None
+    if status.get("no_http") and os.environ.get("STOKER_HTTP") != "off":
+        warn(
+            f"there is no HTTP, so endpoints are not reached: {status['no_http']}\nWithout endpoints it serves as "
+            "ever. With another port: `stoker server stop`, then `stoker server start --http 127.0.0.1:7411`."
+        )
     if as_json:
         token = {"token": made["token"]} if made else {}
         show_json(
@@ -281,7 +286,7 @@ def status(as_json: AsJson = False) -> None:
             **_engine_of(found),
             "store": found["store"],
             **_described(tcp_doors(found)),
-            "http": ", ".join(door["address"] for door in http_doors(found)) or "nowhere",
+            "http": ", ".join(door["address"] for door in http_doors(found)) or f"none: {found.get('no_http')}",
             **({"log": str(log_file())} if elsewhere is None else {}),
             "blobs": found["blobs"] or "this machine's disk",
             "apps": str(found["apps"]),

@@ -160,6 +160,7 @@ class App:
         self.current_run: Run | None = None
         self.deployed_anew = False  # the last `deploy` has made a version
         self.urls: dict[str, str] = {}  # where the last `deploy` has put its endpoints, by function
+        self.no_http = ""  # why they are at none, where the server has no door for HTTP
         self.not_ready: dict[str, str] = {}  # functions of the last `deploy` that do not start yet, and why
         self.beside: dict[str, Any] | None = None  # what the version of the last `deploy` is beside the current one
         self._lock = threading.RLock()
@@ -280,6 +281,7 @@ class App:
         answer = session.request("deploy", {**params, "strategy": chosen, **beside})
         self.deployed_anew = not answer.get("unchanged", False)
         self.urls = dict(answer.get("urls", {}))
+        self.no_http = str(answer.get("no_http", ""))
         self.beside = answer.get("beside")
         self.not_ready = dict(answer.get("waits", {}))
         return int(answer["version"])

@@ -127,6 +127,8 @@ class DeploymentVerbs:
             "functions": [spec.name for spec in deployment.functions],
             "urls": self._urls(app, deployment.functions),
         }
+        if self._server.http is None and any(_is_endpoint(spec) for spec in deployment.functions):
+            told["no_http"] = self._server.no_http
         if unchanged:
             told["unchanged"] = True
         if beside is not None and beside.version == deployment.version:
@@ -458,6 +460,10 @@ def _version_before(
     if found is None:
         raise NotFound(f"{app} has no earlier version to go back to. See `stoker apps history {app}`.")
     return found
+
+
+def _is_endpoint(spec: FunctionSpec) -> bool:
+    return spec.web is not None or any(one.web is not None for one in spec.methods.values())
 
 
 def _beside_row(beside: Beside) -> Params:

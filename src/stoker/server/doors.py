@@ -21,7 +21,7 @@ from stoker.server.link import Greeter, Link
 from stoker.server.payloads import PayloadFiles
 from stoker.server.remote_link import RemoteLink
 from stoker.server.tokens import NodeTokens, WorkerTokens
-from stoker.transport.addresses import Address, is_loopback
+from stoker.transport.addresses import SCHEME, Address, is_loopback
 from stoker.transport.tcp import tune
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,9 @@ class TcpDoor:
         self._known.discard(link)
 
 
-def open_listener(wanted: Address, *, option: str = "--listen HOST:PORT (STOKER_LISTEN)") -> socket.socket:
+def open_listener(
+    wanted: Address, *, option: str = "--listen HOST:PORT (STOKER_LISTEN)", scheme: str = SCHEME
+) -> socket.socket:
     """Return a socket that is bound to an address.
 
     Raises:
@@ -170,14 +172,14 @@ def open_listener(wanted: Address, *, option: str = "--listen HOST:PORT (STOKER_
         family, kind, protocol, _, place = found[0]
         listener = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
-        raise _cannot_listen(wanted, error, option) from error
+        raise _cannot_listen(wanted, error, option, scheme) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         tune(listener)
         listener.bind(place)
     except OSError as error:
         listener.close()
-        raise _cannot_listen(wanted, error, option) from error
+        raise _cannot_listen(wanted, error, option, scheme) from error
     return listener
 
 
@@ -201,8 +203,9 @@ def addresses_of(door: Address) -> list[str]:
     return [str(Address(socket.gethostname(), door.port)), str(Address("127.0.0.1", door.port))]
 
 
-def _cannot_listen(wanted: Address, error: OSError, option: str) -> StokerError:
+def _cannot_listen(wanted: Address, error: OSError, option: str, scheme: str) -> StokerError:
+    where = f"{scheme}{str(wanted).removeprefix(SCHEME)}"
     return StokerError(
-        f"The server cannot listen at {wanted}: {error.strerror}. Give another address of this machine, or another "
+        f"The server cannot listen at {where}: {error.strerror}. Give another address of this machine, or another "
         f"port, with {option}."
     )

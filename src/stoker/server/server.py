@@ -102,6 +102,7 @@ class Server:
         self.client_tokens = ClientTokens(self.config.state_dir / "tokens.json")
         self.door: TcpDoor | None = None
         self.http: HttpDoor | None = None
+        self.no_http = "it was started with --http off (STOKER_HTTP=off)"  # why there is none
         self.spans: Spans | None = None  # where traces are asked for
         self.files = PayloadFiles(
             self.config.segments, self.config.spill, pool_bytes=POOL_BYTES, blobs=self.payload_blobs

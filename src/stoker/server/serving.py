@@ -191,18 +191,24 @@ async def open_door(config: ServerConfig, server: Server) -> TcpDoor | None:
 
 
 async def open_gateway(config: ServerConfig, server: Server) -> HttpDoor | None:
-    """Listen for HTTP, where that is asked for.
+    """Listen for HTTP, where that is asked for; where nobody chose the address, and it is taken, do without.
 
     Raises:
         StokerError: the address that was asked for cannot be had.
     """
     if config.http is None:
         return None
+    server.no_http = ""
     from stoker.server.doors import certificate_for
     from stoker.server.gateway.http_door import HttpDoor, open_http  # with uvicorn; most servers of programs need none
 
-    listener = open_http(config.http, is_chosen=config.http_is_chosen)
-    if listener is None:
+    try:
+        listener = open_http(config.http)
+    except StokerError as error:
+        if config.http_is_chosen:
+            raise
+        server.no_http = str(error)
+        log.warning("no HTTP: %s", error)
         return None
     try:
         door = HttpDoor(server, listener, certificate_for(config, listener))

@@ -153,6 +153,7 @@ class Verbs(DeploymentVerbs):
             "uptime": time.time() - server.started,
             "socket": str(server.config.socket),
             "doors": self._doors(),
+            "no_http": server.no_http if server.http is None else "",
             "state_dir": str(server.config.state_dir),
             "engine": server.engine.name,
             "ray_address": server.config.ray_address if server.engine.name == "ray" else "",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from typing import TYPE_CHECKING, Any
 
-from stoker.errors import StokerError
 from stoker.server.certificates import Certificate
 from stoker.server.doors import addresses_of, open_listener
 from stoker.server.gateway.connections import Connections
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 BACKLOG = 2048
 CLOSING_SECONDS = 5.0  # for requests that are being answered when the server stops
-log = logging.getLogger(__name__)
 
 
 class HttpDoor:
@@ -75,19 +72,13 @@ class HttpDoor:
         }
 
 
-def open_http(wanted: Address, *, is_chosen: bool) -> socket.socket | None:
-    """Return the socket of the gateway; None where nobody chose its address and that is taken.
+def open_http(wanted: Address) -> socket.socket:
+    """Return the socket of the gateway.
 
     Raises:
-        StokerError: it was chosen, and cannot be had.
+        StokerError: the address cannot be had; it says why, and what to choose another one by.
     """
-    try:
-        listener = open_listener(wanted, option="--http HOST:PORT (STOKER_HTTP)")
-        # Else the kernel would cut who reads nothing as soon as a machine of our own that does not answer.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * READ_SECONDS))
-        return listener
-    except StokerError as error:
-        if is_chosen:
-            raise
-        log.warning("no HTTP: %s", error)
-        return None
+    listener = open_listener(wanted, option="--http HOST:PORT (STOKER_HTTP)", scheme="http://")
+    # Else the kernel would cut who reads nothing as soon as a machine of our own that does not answer.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * READ_SECONDS))
+    return listener

@@ -66,6 +66,14 @@ def test_the_last_lines_are_for_the_error_that_says_how_it_ended(tmp_path: Path)
     assert [line.text for line in last_lines(path)] == [str(number) for number in range(4990, 5000)]
 
 
+def test_nothing_is_said_to_be_gone_of_what_is_whole(tmp_path: Path) -> None:
+    create_log(tmp_path / "w1.log", HEADER)
+    for count in (10, 500, 5000):  # less than a block, than what is read at once, and more
+        write(tmp_path / "w1.log", b"".join(b"line %d\n" % number for number in range(count)))
+    texts = [line["text"] for line in read_logs(tmp_path, query(tail=10_000))]
+    assert texts == [f"line {number}" for count in (10, 500, 5000) for number in range(count)]
+
+
 def test_a_trimmed_file_keeps_its_header_and_its_newest(tmp_path: Path) -> None:
     path = tmp_path / "w1.log"
     create_log(path, HEADER)

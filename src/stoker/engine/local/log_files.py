@@ -213,11 +213,14 @@ def _data_start(fd: int, after_header: int) -> int:
     size = os.fstat(fd).st_size
     if size <= HEAD_BYTES:
         return after_header
+    at = os.lseek(fd, 0, os.SEEK_CUR)
     try:
         hole = os.lseek(fd, HEAD_BYTES, os.SEEK_HOLE)
         return os.lseek(fd, HEAD_BYTES, os.SEEK_DATA) if hole == HEAD_BYTES < size else after_header
     except OSError:
         return after_header  # nothing but the hole, or a file system that knows none
+    finally:
+        os.lseek(fd, at, os.SEEK_SET)  # a file object above it counts on where it is
 
 
 def _mentions(fd: int, call: str) -> bool:

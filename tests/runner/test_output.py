@@ -149,8 +149,10 @@ def test_a_silent_first_attempt_is_sampled(log: tuple[Path, LogFile], monkeypatc
     output.log.close()
     output.log = file
     sampler = sampling.Sampler(output)
-    due = sampler.begin(100.0)
-    attempt = Attempt("c-1", 1, memoryview(b""), None, 0)
+    attempt, later = (Attempt(f"c-{i}", 1, memoryview(b""), None, 0) for i in (1, 2))
+    due = sampler.begin(attempt.key, 100.0)
+    assert sampler.check(due, {later.key: later}) is None and not path.read_bytes()  # the first one has ended
+    due = sampler.begin(attempt.key, 100.0)
     assert sampler.check(due - 1, {attempt.key: attempt}) == due
     assert sampler.check(due, {attempt.key: attempt}) is None
     assert b"no CPU for 10 s" in path.read_bytes()

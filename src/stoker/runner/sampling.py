@@ -24,20 +24,23 @@ class Sampler:
         self._output = output
         self._seconds = seconds
         self._due: float | None = None
+        self._first: Key | None = None
         self._cpu = 0.0
 
-    def begin(self, now: float) -> float:
+    def begin(self, first: Key, now: float) -> float:
         """Note the start of the first attempt; return when to look."""
         self._cpu = time.process_time()
+        self._first = first
         self._due = now + self._seconds
         return self._due
 
     def check(self, now: float, running: Mapping[Key, Attempt]) -> float | None:
-        """Write all stacks to the log if it is time and nothing was computed; return when to look."""
+        """Write all stacks to the log if it is time, the first attempt still runs and nothing was computed; return when
+        to look."""
         if self._due is None or now < self._due:
             return self._due
         self._due = None
-        if running and time.process_time() - self._cpu < IDLE_CPU_SECONDS:
+        if self._first in running and time.process_time() - self._cpu < IDLE_CPU_SECONDS:
             self._output.log.write(
                 f"stoker: the first call of this worker has used no CPU for {self._seconds:g} s. If it should compute, "
                 "a library that its module imports may not work in a forked process. Where it is:\n".encode()

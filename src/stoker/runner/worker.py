@@ -199,7 +199,7 @@ class Worker:
             self.seats.enter(attempt.seat)
         attempt.started = time.monotonic()
         if self._sampler is not None and self.desk.taken == 1:
-            self.control.want(self._sampler.begin(attempt.started))
+            self.control.want(self._sampler.begin(attempt.key, attempt.started))
 
     def finish(self, attempt: Attempt, report: Report, *, flush: bool = True) -> None:
         """Note how an attempt ended. With ``flush`` the results go if enough are there; else the caller sees to it."""

@@ -72,6 +72,8 @@ def test_what_the_function_raises_is_told_by_name_alone(served: Serving) -> None
         error = error_of(answer)
         assert (error["type"], error["message"]) == ("KeyError", "'abc'") and "Traceback" not in answer.text
         assert error["call_id"] == answer.headers["x-stoker-call-id"]
+    kept = served.stoker("logs", "--call", error["call_id"])  # for who keeps the function: the frames of its own
+    assert "raise KeyError(what)" in kept and kept.count("File ") == 1 and "stderr" in kept
 
 
 def test_responses_of_ones_own_and_the_request_itself(served: Serving) -> None:

@@ -388,3 +388,4 @@ def test_websockets_that_are_refused_and_that_fail(served: Serving) -> None:
         with pytest.raises(ConnectionClosed) as closed:
             chat.recv()
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1011
+    assert "ValueError: it cannot be said" in served.stoker("logs", "--function", "site")

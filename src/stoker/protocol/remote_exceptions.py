@@ -39,7 +39,7 @@ def encode_exception(error: BaseException, *, strip: str = "") -> tuple[Encoded,
     ``strip`` is the directory of Stoker's code, which called the user's: its frames are left out. The payload is empty
     where the exception cannot be pickled.
     """
-    text = _format(error, strip)
+    text = format_exception(error, strip=strip)
     if isinstance(error, RemoteError):
         return Encoded([bytes(error.payload)]), _info_of_remote(error, text)
     info = ErrorInfo(
@@ -80,7 +80,8 @@ def _clip(text: str) -> str:
     return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
 
 
-def _format(error: BaseException, strip: str) -> str:
+def format_exception(error: BaseException, *, strip: str = "") -> str:
+    """Return an exception with its traceback, as Python prints it; ``strip`` as of `encode_exception`."""
     try:
         formatted = traceback.TracebackException.from_exception(error)
         _strip(formatted, strip, set())

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
 from stoker.errors import InvalidRequest, StokerError
+from stoker.protocol.remote_exceptions import format_exception
 from stoker.protocol.web_calls import (
     SOCKET_MESSAGE_BYTES,
     SocketMessage,
@@ -24,6 +24,7 @@ from stoker.protocol.web_calls import (
     encode_message,
 )
 from stoker.runner.exchanges import PIECE_BYTES, ClientGone, TaskExchange
+from stoker.runner.loading import PACKAGE_DIR
 from stoker.web.answers import is_header
 
 _VERSIONS = {"version": "3.0", "spec_version": "2.4"}
@@ -65,11 +66,11 @@ class AsgiApp:
             await self._app(scope, session.receive, session.send)
         except ClientGone:
             raise
-        except Exception:
+        except Exception as error:
             if not session.is_complete:
                 raise
             # Its answer stands: frameworks send the page of an error and then raise it, for whoever runs them to log.
-            traceback.print_exc(file=sys.stderr)
+            print(format_exception(error, strip=PACKAGE_DIR), end="", file=sys.stderr)
         finally:
             session.stop()
         return session.finish(self._label)

@@ -29,8 +29,8 @@ class Attempt(CurrentCall):
     """One attempt and what becomes of it. ``segment`` is (name, size) when its input does not lie in ``body``."""
 
     __slots__ = (
-        "batch", "body", "channel", "credit", "encode", "interrupt", "is_generator", "key", "method", "raised",
-        "segment", "started",
+        "batch", "body", "channel", "credit", "encode", "interrupt", "is_generator", "is_request", "key", "method",
+        "raised", "segment", "started",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +44,7 @@ class Attempt(CurrentCall):
         self.started = 0.0
         self.encode: Callable[[Any], bytes] | None = None  # of what it returns or yields, where that is no pickle
         self.is_generator = False  # what it runs, once that is known
+        self.is_request = False  # it came over HTTP, once that is known
         self.method = ""  # of a class
         self.batch = 0  # how many ran in the batch that it was the first of
         self.channel: Channel | None = None  # that it came by, and its answer goes by, until that is closed

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from stoker.runner.config import PARTIAL_LINE_SECONDS
-from stoker.transport.current import current_call
+from stoker.transport.current import CurrentCall, current_call
 
 RECORD = b"\x1e"
 FIELD = b"\x1f"
@@ -138,9 +138,15 @@ class CallStream(io.TextIOBase):
 
     def put(self, data: bytes) -> None:
         """Write bytes of the current call."""
-        if not data:
-            return
-        call = current_call()
+        if data:
+            self._put(current_call(), data)
+
+    def write_for(self, call: CurrentCall, text: str) -> None:
+        """Write text as if this call had, which need not be the current one."""
+        if text:
+            self._put(call, text.encode("utf-8", "backslashreplace"))
+
+    def _put(self, call: CurrentCall | None, data: bytes) -> None:
         call_id = ""
         if call is not None:
             call_id, call.printed = call.id, True

@@ -14,6 +14,7 @@ from stoker.protocol.remote_exceptions import encode_exception
 from stoker.protocol.zygotes import ZygoteConfig
 from stoker.runner.attempts import Attempt
 from stoker.runner.endpoints import Answered
+from stoker.runner.exchanges import ClientGone
 from stoker.runner.interrupts import Interrupt
 from stoker.runner.loading import PACKAGE_DIR
 from stoker.runner.outbox import Outbox, Payload
@@ -137,6 +138,9 @@ class Reports:
             text = f"{label}: what it returned cannot travel: {cause}"
             return Report(Outcome.UNSENDABLE, error=ErrorInfo(type(cause).__name__, text, fields=cause.fields))
         encoded, info = encode_exception(error, strip=PACKAGE_DIR)
+        if attempt.is_request and not isinstance(error, ClientGone):
+            # Who asks over HTTP is told its type and message alone: where it was raised is for who keeps the function.
+            self._output.stderr.write_for(attempt, info.traceback)
         outcome = Outcome.MEMORY if isinstance(error, MemoryError) else Outcome.ERROR
         try:
             payload = self._outbox.store(encoded)

@@ -185,7 +185,8 @@ class Worker:
             Answered: it came over HTTP, and says nothing that could be run.
         """
         payload = self.reports.read_input(attempt)
-        if is_request(payload):
+        attempt.is_request = is_request(payload)
+        if attempt.is_request:
             found = self._endpoints.resolve(attempt, payload)
         else:
             found = self.code.target(*decode_call(payload))

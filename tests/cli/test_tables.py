@@ -305,6 +305,7 @@ def test_logs_of_a_time(server: FakeSession, stoker_command: Command) -> None:
     [
         ("--app", "nope", "There is no app 'nope'"),
         ("--function", "nope", "There is no function 'nope'"),
+        ("--function", "digits-sweep.score.best", "its output is among its class's, --function digits-sweep.score"),
         ("--call", "zzz", "There is no call zzz"),
         ("--worker", "w9", "There is no worker 'w9'"),
     ],

@@ -69,6 +69,8 @@ def test_a_call_is_known_by_how_its_id_alone_begins(client: Peer, key: str) -> N
     assert client.ask("call", id="c-1.101")["id"] == "c-1.101"
     with pytest.raises(InvalidRequest, match=r"2 calls have ids that begin with 'c-1.10': c-1.100, c-1.101."):
         client.ask("call", id="c-1.10")
+    with pytest.raises(InvalidRequest, match=r"3 calls have ids that begin with 'c-'"):
+        client.ask("call", id="c-")
     assert client.ask("cancel", ids=["c-1.2"], prefixes=True)["cancelled"] == ["c-1.2"]
     with pytest.raises(NotFound):
         client.ask("call", id="c-1.9")

@@ -78,8 +78,15 @@ def _check_known(wanted: Mapping[str, str | None]) -> None:
     if app and app not in {row["app"] for row in ask("apps")}:
         raise NotFound(f"There is no app {app!r} and no output of one: see `stoker apps list`.")
     if function:
-        names = {(row["app"], row["name"]) for row in ask("functions")}
-        if not any(function in (name, f"{owner}.{name}") for owner, name in names if app in (None, owner)):
+        rows = [row for row in ask("functions") if app in (None, row["app"])]
+        names = {name for row in rows for name in (row["name"], f"{row['app']}.{row['name']}")}
+        of, _, method = function.rpartition(".")
+        if of in names and function not in names:
+            raise NotFound(
+                f"There is no function {function!r}. If {method} is a method of {of}: its output is among its class's, "
+                f"--function {of}, and that of one call is --call ID."
+            )
+        if function not in names:
             raise NotFound(f"There is no function {function!r} and no output of one: see `stoker functions list`.")
     if worker and worker not in {row["id"] for row in ask("workers")}:
         raise NotFound(f"There is no worker {worker!r} and no output of one: see `stoker workers list`.")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-LEAST_PREFIX_CHARS = 4  # of a call's id, to be looked for by its beginning
+LEAST_PREFIX_CHARS = 4  # of a call's id, to be taken for it: fewer may be a slip, and another call's tomorrow
 LABELS_MAX = 200  # calls of older output that are looked up in the store for what they are of
 PREFIX_ROWS = 10_000  # of the store, the newest, that are looked through for it
 
@@ -170,10 +170,10 @@ async def full_id(server: Server, given: str) -> str:
     """Return the id of the one call whose id begins so; what is a whole id, or no call's, as it is.
 
     Raises:
-        InvalidRequest: several do; some are listed.
+        InvalidRequest: several do, and some are listed; or it is too short to be taken for the one that does.
     """
     calls = server.plane.state.calls
-    if given in calls or len(given) < LEAST_PREFIX_CHARS:
+    if given in calls or not given:
         return given
     found = {call_id for call_id in list(calls) if call_id.startswith(given)}
     found |= {record.call.id for record in server.records.newest() if record.call.id.startswith(given)}
@@ -184,6 +184,11 @@ async def full_id(server: Server, given: str) -> str:
     if len(found) > 1:
         listed = ", ".join(sorted(found)[:5]) + (", …" if len(found) > 5 else "")
         raise InvalidRequest(f"{len(found)} calls have ids that begin with {given!r}: {listed}. Write more of it.")
+    if len(given) < LEAST_PREFIX_CHARS:
+        raise InvalidRequest(
+            f"There is no call {given}, and one whose id begins so: {found.pop()}. Write at least "
+            f"{LEAST_PREFIX_CHARS} characters of it."
+        )
     return found.pop()
 
 

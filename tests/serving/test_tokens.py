@@ -29,6 +29,11 @@ def twice(x: float) -> float:
 @stoker.endpoint()
 def half(x: float) -> float:
     return x / 2
+
+@app.function(max_workers=1)
+@stoker.endpoint(requires_token=False)
+def thrice(x: float) -> float:
+    return 3 * x
 """
 
 
@@ -80,6 +85,17 @@ def test_it_opens_its_app_and_function_only(shops: Serving) -> None:
             refused = ask(client, path, given)
             assert refused.status_code == 403 and refused.json()["error"]["message"].startswith(said)
         assert ask(client, "/shop/twice", "stoker-00000000-wrong").status_code == 401
+
+
+def test_where_none_is_asked_for_a_token_counts_if_it_is_for_that_and_takes_nothing_away_else(shops: Serving) -> None:
+    foreign = token(shops, "foreign", "--app", "other")
+    counted = token(shops, "counted", "--app", "shop", "--rate", "1/h")
+    with httpx.Client(base_url=shops.url, timeout=60) as client:
+        for given in (foreign, "stoker-00000000-wrong"):
+            answer = ask(client, "/shop/thrice", given)
+            assert (answer.status_code, answer.json(), "ratelimit" in answer.headers) == (200, 9.0, False)
+        answers = [ask(client, "/shop/thrice", counted) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 429]
 
 
 def test_a_revoked_token_is_so_at_once_on_a_connection_that_is_open(shops: Serving) -> None:

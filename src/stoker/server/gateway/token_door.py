@@ -26,19 +26,29 @@ class TokenDoor:
         """Return whose request it is, a token's id, and count it; ``extra`` gets what is said of the token's rate.
 
         Raises:
-            Problem: a token is asked for, and there is none, it is not known, not for this, or was used too often.
+            Problem: a token is asked for, and there is none, it is not known, or not for this; or one was used too
+                often.
         """
         given = headers.get(b"authorization", b"")
         if not route.web.requires_token and (not given or route.web.app):
             return PUBLIC  # what a public app of a user's own is given is for that to check
+        try:
+            token = self._allowed(given, route)
+        except Problem:
+            if not route.web.requires_token:
+                return PUBLIC  # no token is asked for, so one of something else takes nothing away
+            raise
+        if token.rate is not None:
+            self._count(token, extra)
+        return token.id
+
+    def _allowed(self, given: bytes, route: Route) -> ClientToken:
         token = self.known(given, label=route.label)
         try:
             token.check_call(route.spec.app, route.spec.name)
         except PermissionDenied as error:
             raise Problem(403, "PermissionDenied", str(error)) from None
-        if token.rate is not None:
-            self._count(token, extra)
-        return token.id
+        return token
 
     def known(self, given: bytes, *, label: str) -> ClientToken:
         """Return the token of an Authorization header.

@@ -163,10 +163,9 @@ class Interface:
             form = fields_of_multipart(request.view, parameters.get("boundary", ""))
             return {name: self._of_form(name, values) for name, values in form.items()}
         if kind == "application/x-www-form-urlencoded" and request.size:
-            return {name: self._of_form(name, values) for name, values in fields_of_form(request.body).items()}
-        files = [
-            one for one in self.inputs if one.source == "file" or (one.source == "field" and is_array(one.annotation))
-        ]
+            form = fields_of_form(self._text_of_form(request.body))
+            return {name: self._of_form(name, values) for name, values in form.items()}
+        files = self._files()
         if not request.size and not (len(files) == 1 and is_file_type(kind)):
             return {}
         if kind not in {"", "application/json"} and not kind.endswith("+json"):
@@ -184,6 +183,29 @@ class Interface:
             names = ", ".join(one.name for one in self.inputs)
             raise Invalid("$", f"expected an object with the arguments by name: {names}")
         return value
+
+    def _files(self) -> list[Input]:
+        """Return those that come as they are: one alone may be the whole body."""
+        return [
+            one for one in self.inputs if one.source == "file" or (one.source == "field" and is_array(one.annotation))
+        ]
+
+    def _text_of_form(self, body: bytes) -> str:
+        """Return a form's text.
+
+        Raises:
+            BadRequest: it is JSON, or a file, of a client that calls all it sends a form, as curl does.
+        """
+        came = "the body came as application/x-www-form-urlencoded, which is what curl says of -d and --data-binary"
+        if body[:64].lstrip()[:1] in {b"{", b"["}:
+            raise BadRequest(
+                415, f"{self.label}: {came}, and looks like JSON. Send it with -H 'content-type: application/json'."
+            )
+        try:
+            return str(body, "utf-8")
+        except UnicodeDecodeError:
+            wanted = "Send a file with its own type, as -H 'content-type: image/png'." if self._files() else ""
+            raise BadRequest(415, f"{self.label}: {came}, and is no UTF-8, as forms are. {wanted}".rstrip()) from None
 
     def _of_form(self, name: str, values: list[str | File]) -> Any:
         one = self.by_name.get(name)

@@ -27,14 +27,13 @@ def media_type_of(header: str) -> tuple[str, dict[str, str]]:
     return message.get_content_type() if header else "", parameters
 
 
-def fields_of_form(body: bytes) -> dict[str, list[str | File]]:
+def fields_of_form(text: str) -> dict[str, list[str | File]]:
     """Return the fields of a form that is written like a query.
 
     Raises:
-        Invalid: there are too many, or it is no UTF-8.
+        Invalid: there are too many, or a value is no UTF-8.
     """
     try:
-        text = body.decode("utf-8")
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=PARTS_MAX, errors="strict")
     except UnicodeDecodeError:
         raise Invalid("$", "the form is no UTF-8") from None

@@ -11,6 +11,7 @@ import pytest
 
 import stoker
 from stoker.client.batches import Batch
+from stoker.client.web import endpoint_of
 from stoker.testing import inline
 
 app = stoker.App("errors")
@@ -285,3 +286,29 @@ def class_of_a_function() -> None:
 def test_what_a_class_cannot_be(make: Callable[[], Any], said: str) -> None:
     with pytest.raises(stoker.InvalidRequest, match=said):
         make()
+
+
+@pytest.mark.parametrize("named", ["endpoint", "asgi_app", "wsgi_app", "web_server"])
+def test_what_serves_needs_no_parentheses_and_knows_its_arguments(named: str) -> None:
+    decorator = getattr(stoker, named)
+
+    def bare(port: int = 1) -> None: ...
+    def called(port: int = 1) -> None: ...
+
+    assert decorator(bare) is bare
+    assert endpoint_of(bare) == endpoint_of(decorator()(called))
+    with pytest.raises(stoker.InvalidOption, match=rf"{named}\(require_token=….*Did you mean 'requires_token'"):
+        decorator(require_token=False)
+    with pytest.raises(stoker.InvalidOption, match="stands below"):
+        decorator("a")
+
+
+def test_a_class_that_http_could_not_reach_is_refused() -> None:
+    with pytest.raises(stoker.InvalidOption, match=r"gives a class its default parameters: 'size' has none.*default="):
+
+        @stoker.App("served").cls
+        class Sized:
+            size: str = stoker.parameter()
+
+            @stoker.endpoint()
+            def what(self, x: int) -> None: ...

@@ -377,6 +377,7 @@ def _check_class(kind: type, cls: Cls[Any]) -> None:
                     "takes `self`."
                 )
     check_of(kind, label=cls.label)
+    _check_reached(cls)
     if not cls.methods:
         raise InvalidRequest(
             f"{cls.label} has no method that could be called. Put @stoker.method() before those that are to run "
@@ -390,6 +391,18 @@ def _check_class(kind: type, cls: Cls[Any]) -> None:
                 'Declare what it is configured by, as in `size: str = stoker.parameter(default="small")`, and prepare '
                 "the rest in a method under @stoker.enter()."
             )
+
+
+def _check_reached(cls: Cls[Any]) -> None:
+    """Raise `InvalidOption` where HTTP could not reach a method: a request has nothing to give parameters by."""
+    needed = [name for name, spec in cls.declared.items() if spec.required]
+    reached = [name for name, spec in cls.methods.items() if spec.web is not None]
+    if needed and reached:
+        raise InvalidOption(
+            f"{cls.label}.{reached[0]} is reached over HTTP, which gives a class its default parameters: "
+            f"{', '.join(map(repr, needed))} has none. Write it as in `{needed[0]}: "
+            f"{cls.declared[needed[0]].type} = stoker.parameter(default=…)`, or deploy a class for each value."
+        )
 
 
 def _name_plain_bases(kind: type) -> None:

@@ -22,7 +22,8 @@ K = TypeVar("K")
 
 def names_checked(function: Callable[P, R], *, label: str = "") -> Callable[P, R]:
     """Make a function raise `InvalidOption` for a keyword that it does not take. It is called from one frame deeper."""
-    names = [name for name in inspect.signature(function).parameters if name != "self"]
+    parameters = inspect.signature(function).parameters.values()
+    names = [one.name for one in parameters if one.name != "self" and one.kind is not one.POSITIONAL_ONLY]
     shown = label or function.__name__
 
     @functools.wraps(function)

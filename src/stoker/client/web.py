@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
+from stoker.client.names import names_checked
 from stoker.errors import InvalidOption
 from stoker.quantities import parse_duration
 from stoker.types import WebSpec
@@ -71,15 +72,31 @@ class Endpoint:
         )
 
 
+@overload
+def endpoint(function: F, /) -> F: ...
+@overload
 def endpoint(
+    *,
+    method: str = ...,
+    requires_token: bool = ...,
+    cors: Sequence[str] | str = ...,
+    headers: Mapping[str, str] | None = ...,
+    resume: str | float | timedelta | None = ...,
+) -> EndpointDecorator: ...
+@names_checked
+def endpoint(
+    function: Any = None,
+    /,
     *,
     method: str = "POST",
     requires_token: bool = True,
     cors: Sequence[str] | str = (),
     headers: Mapping[str, str] | None = None,
     resume: str | float | timedelta | None = None,
-) -> EndpointDecorator:
+) -> Any:
     """Have a function called over HTTP, at ``/<app>/<function>`` of the server that it is deployed to.
+
+    With or without parentheses.
 
         @app.function()
         @stoker.endpoint()
@@ -111,8 +128,7 @@ def endpoint(
             f"endpoint(resume={resume!r}): a stream holds its place in a worker while it waits, an hour at most."
         )
     made = Endpoint(method.upper(), bool(requires_token), origins, dict(headers or {}), waits)
-
-    return _marking(made, "endpoint")
+    return _marking(made, "endpoint", function)
 
 
 @dataclass(frozen=True)
@@ -179,7 +195,12 @@ def _is_rest(parameter: inspect.Parameter) -> bool:
     return parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
 
 
-def asgi_app(*, requires_token: bool = True, cors: Sequence[str] | str = ()) -> EndpointDecorator:
+@overload
+def asgi_app(function: F, /) -> F: ...
+@overload
+def asgi_app(*, requires_token: bool = ..., cors: Sequence[str] | str = ...) -> EndpointDecorator: ...
+@names_checked
+def asgi_app(function: Any = None, /, *, requires_token: bool = True, cors: Sequence[str] | str = ()) -> Any:
     """Have an ASGI app (FastAPI, Starlette, …) answer all requests below ``/<app>/<function>``, and its WebSockets.
 
         @app.function()
@@ -197,26 +218,43 @@ def asgi_app(*, requires_token: bool = True, cors: Sequence[str] | str = ()) -> 
     Raises:
         InvalidOption: one of them is malformed.
     """
-    return _marking(WebApp("asgi", bool(requires_token), _origins(cors, "asgi_app")), "asgi_app")
+    return _marking(WebApp("asgi", bool(requires_token), _origins(cors, "asgi_app")), "asgi_app", function)
 
 
-def wsgi_app(*, requires_token: bool = True, cors: Sequence[str] | str = ()) -> EndpointDecorator:
+@overload
+def wsgi_app(function: F, /) -> F: ...
+@overload
+def wsgi_app(*, requires_token: bool = ..., cors: Sequence[str] | str = ...) -> EndpointDecorator: ...
+@names_checked
+def wsgi_app(function: Any = None, /, *, requires_token: bool = True, cors: Sequence[str] | str = ()) -> Any:
     """Have a WSGI app (Flask, Django, …) answer all requests below ``/<app>/<function>``; as `asgi_app`.
 
     Its requests run in threads, 16 at once in a worker unless ``concurrency=`` says otherwise.
     """
-    return _marking(WebApp("wsgi", bool(requires_token), _origins(cors, "wsgi_app")), "wsgi_app")
+    return _marking(WebApp("wsgi", bool(requires_token), _origins(cors, "wsgi_app")), "wsgi_app", function)
 
 
+@overload
+def web_server(function: F, /) -> F: ...
+@overload
 def web_server(
-    *, port: int | None = None, requires_token: bool = True, cors: Sequence[str] | str = ()
-) -> EndpointDecorator:
+    *, port: int | None = ..., requires_token: bool = ..., cors: Sequence[str] | str = ...
+) -> EndpointDecorator: ...
+@names_checked
+def web_server(
+    function: Any = None,
+    /,
+    *,
+    port: int | None = None,
+    requires_token: bool = True,
+    cors: Sequence[str] | str = (),
+) -> Any:
     """Have a server that the function starts answer all requests below ``/<app>/<function>``, in whatever language.
 
-        @app.function(gpu=1)
+        @app.function()
         @stoker.web_server()
-        def llm(port: int):
-            return subprocess.Popen(["vllm", "serve", "model", "--port", str(port)])
+        def files(port: int):
+            return subprocess.Popen(["python3", "-m", "http.server", str(port)])
 
     The function is called once, as a worker begins, and returns when it has started the server; the worker takes
     requests once that listens, on 127.0.0.1, which has ``startup_timeout=``. If it returns the `subprocess.Popen`, that
@@ -233,7 +271,8 @@ def web_server(
     """
     if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= PORT_MAX):
         raise InvalidOption(f"web_server(port={port!r}) is no port from 1 to {PORT_MAX}.")
-    return _marking(WebApp("server", bool(requires_token), _origins(cors, "web_server"), port or 0), "web_server")
+    made = WebApp("server", bool(requires_token), _origins(cors, "web_server"), port or 0)
+    return _marking(made, "web_server", function)
 
 
 def _origins(cors: Sequence[str] | str, name: str) -> tuple[str, ...]:
@@ -244,7 +283,9 @@ def _origins(cors: Sequence[str] | str, name: str) -> tuple[str, ...]:
     return origins
 
 
-def _marking(made: Endpoint | WebApp, name: str) -> EndpointDecorator:
+def _marking(made: Endpoint | WebApp, name: str, function: Any) -> Any:
+    """Return the decorator; where it stood without parentheses, the ``function`` that it has marked."""
+
     def mark(function: F) -> F:
         if not callable(function) or hasattr(function, "raw_f"):
             raise InvalidOption(
@@ -256,7 +297,7 @@ def _marking(made: Endpoint | WebApp, name: str) -> EndpointDecorator:
         setattr(function, MARK, made)
         return function
 
-    return mark
+    return mark if function is None else mark(function)
 
 
 def endpoint_of(function: Callable[..., Any]) -> Endpoint | WebApp | None:

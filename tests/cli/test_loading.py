@@ -147,9 +147,33 @@ def test_methods_are_found_by_their_class() -> None:
         assert found("you") == "hello you"
     assert parameters.parse(found.raw_f, ["--name", "x"], program="p") == {"name": "x"}
     app = program.apps[0]
-    assert by_name("classes", "Greeter", app.functions["Greeter"]) == (
+    assert by_name("classes", "Greeter", app.functions["Greeter"]) == [
         'stoker.Cls.from_name("classes", "Greeter")(word=…).greet.remote(…)'
-    )
+    ]
+
+
+def test_each_method_is_called_and_no_web_app() -> None:
+    app = stoker.App("shown")
+
+    @app.cls
+    class Model:
+        @stoker.endpoint
+        def one(self, x: int) -> int:
+            return x
+
+        @stoker.method
+        def two(self, x: int) -> int:
+            return x
+
+        @stoker.wsgi_app
+        def pages(self) -> None: ...
+
+    @app.function
+    @stoker.wsgi_app
+    def site() -> None: ...
+
+    calls = [call for name, found in app.functions.items() for call in by_name("shown", name, found)]
+    assert calls == [f'stoker.Cls.from_name("shown", "Model")().{method}.remote(…)' for method in ("one", "two")]
 
 
 def test_methods_that_cannot_be_run_say_why() -> None:

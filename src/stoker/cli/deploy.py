@@ -75,7 +75,8 @@ def deploy(
     for item in done if not as_json else []:
         _say(item)
         for function, found in program.functions.items() if len(done) == 1 else []:
-            say(f"  {by_name(item['app'], function, found)}")
+            for call in by_name(item["app"], function, found):
+                say(f"  {call}")
     _check_ready(done)
 
 

@@ -15,6 +15,7 @@ from stoker.cli.usage import WrongUsage
 from stoker.client.app import App, LocalEntrypoint
 from stoker.client.classes import Cls
 from stoker.client.function import Function
+from stoker.client.web import web_app_of
 from stoker.errors import InvalidRequest
 
 
@@ -103,12 +104,18 @@ def _by_name(program: Program, name: str) -> LocalEntrypoint[..., Any] | Functio
     raise InvalidRequest(f"{program.source} has no function {name!r}.{hint} There are:{_listed(program, known)}")
 
 
-def by_name(app: str, name: str, found: Function[..., Any] | Cls[Any]) -> str:
-    """Return what to write in another program to call a function, or a method of a class, of a deployed app."""
+def by_name(app: str, name: str, found: Function[..., Any] | Cls[Any]) -> list[str]:
+    """Return what to write in another program to call a function, or each method of a class, of a deployed app.
+
+    What makes a web app has nothing that a program could call.
+    """
     if isinstance(found, Cls):
         parameters = ", ".join(f"{one}=…" for one in found.declared)
-        return f'stoker.Cls.from_name("{app}", "{name}")({parameters}).{next(iter(found.methods))}.remote(…)'
-    return f'stoker.Function.from_name("{app}", "{name}").remote(…)'
+        called = [method for method, spec in found.methods.items() if spec.web is None or not spec.web.app]
+        return [f'stoker.Cls.from_name("{app}", "{name}")({parameters}).{method}.remote(…)' for method in called]
+    if web_app_of(found.raw_f) is not None:
+        return []
+    return [f'stoker.Function.from_name("{app}", "{name}").remote(…)']
 
 
 def _method(program: Program, cls: Cls[Any], name: str) -> Function[..., Any]:

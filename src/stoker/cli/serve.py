@@ -106,7 +106,8 @@ def _announce(program: Program, count: int, *, as_json: bool) -> None:
         for url in urls:
             say(f"  {url}")
         for app, name, found in names:
-            say(f"  {by_name(app, name, found)}")
+            for call in by_name(app, name, found):
+                say(f"  {call}")
     sys.stdout.flush()
 
 

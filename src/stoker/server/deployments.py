@@ -20,6 +20,7 @@ from stoker.errors import InvalidOption, InvalidRequest, NotFound, Unschedulable
 from stoker.server.functions import ACTIVE, FAILED, RECREATE, STRATEGY, Beside
 from stoker.server.inspection import trouble
 from stoker.server.request_parameters import Params, get
+from stoker.server.reserved_names import check_names, is_reached
 from stoker.server.sessions import Session
 from stoker.store.base import Deployment, Rollout
 from stoker.types import FunctionSpec
@@ -77,6 +78,7 @@ class DeploymentVerbs:
     async def _deploy(self, session: Session, params: Params) -> Params:
         app, specs = get(params, "app", str), get(params, "functions", list[FunctionSpec])
         self._check_schedulable(specs)
+        check_names(app, specs)
         request, anew = get(params, "request", str), get(params, "anew", bool, False)
         current, beside = self._server.functions.current.get(app), self._server.functions.beside.get(app)
         strategy = _strategy(params)
@@ -127,7 +129,7 @@ class DeploymentVerbs:
             "functions": [spec.name for spec in deployment.functions],
             "urls": self._urls(app, deployment.functions),
         }
-        if self._server.http is None and any(_is_endpoint(spec) for spec in deployment.functions):
+        if self._server.http is None and any(map(is_reached, deployment.functions)):
             told["no_http"] = self._server.no_http
         if unchanged:
             told["unchanged"] = True
@@ -140,9 +142,11 @@ class DeploymentVerbs:
         http = self._server.http
         if http is None:
             return {}
-        names = [s.name for s in specs if s.web is not None]
-        names += [f"{s.name}/{name}" for s in specs for name, one in s.methods.items() if one.web is not None]
-        return {name.replace("/", "."): f"{http.urls[0]}/{app}/{name}" for name in names}
+        webs = {s.name: s.web for s in specs if s.web is not None}
+        webs |= {f"{s.name}/{name}": one.web for s in specs for name, one in s.methods.items() if one.web is not None}
+        return {
+            name.replace("/", "."): f"{http.urls[0]}/{app}/{name}{'/' if web.app else ''}" for name, web in webs.items()
+        }
 
     def _who(self, session: Session) -> str:
         """Return who asks, for people: a user of this machine, or the name of a token."""
@@ -460,10 +464,6 @@ def _version_before(
     if found is None:
         raise NotFound(f"{app} has no earlier version to go back to. See `stoker apps history {app}`.")
     return found
-
-
-def _is_endpoint(spec: FunctionSpec) -> bool:
-    return spec.web is not None or any(one.web is not None for one in spec.methods.values())
 
 
 def _beside_row(beside: Beside) -> Params:

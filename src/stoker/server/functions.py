@@ -364,7 +364,7 @@ class Functions:
         """Say what there is none of yet of an app and a function; empty where both are there."""
         names = self.names_of(app)
         if names is None:
-            near = difflib.get_close_matches(app, self.current, n=1)
+            near = difflib.get_close_matches(app, self.apps(), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             return f"No app {app!r} is deployed or served here yet.{hint}"
         return (

@@ -31,6 +31,7 @@ from stoker.server.inspection import (
 )
 from stoker.server.link import Link
 from stoker.server.request_parameters import Params, get
+from stoker.server.reserved_names import check_names
 from stoker.server.sessions import Session
 from stoker.server.spool import Spool
 from stoker.types import FunctionSpec
@@ -115,10 +116,12 @@ class Verbs(DeploymentVerbs):
     async def do_register(self, session: Session, params: Params) -> Params:
         app, run_id = get(params, "app", str), get(params, "run_id", str)
         specs = get(params, "functions", list[FunctionSpec])
+        served = get(params, "served", bool, False) and not session.owner
         self._check_schedulable(specs)
+        if served:
+            check_names(app, specs)
         if not run_id or (app, run_id) not in self._server.functions.runs:
             session.runs.add((app, run_id))  # the run ends with its program; others who call it only add to it
-        served = get(params, "served", bool, False) and not session.owner
         return {"keys": self._server.functions.register(specs, app=app, run_id=run_id, served=served)}
 
     async def do_end_run(self, session: Session, params: Params) -> None:

@@ -31,6 +31,8 @@ def openapi(app: str, routes: Sequence[Route]) -> dict[str, Any]:
     schemas: dict[str, Any] = {}
     version = max((route.spec.version for route in routes), default=0)
     for route in routes:
+        if route.web.app:
+            continue  # what it answers is its own to describe
         told = json.loads(route.web.openapi) if route.web.openapi else {"operation": {"responses": {}}, "schemas": {}}
         # Of two classes of one name that differ the second is put in under a name of its own.
         names = {
@@ -54,6 +56,7 @@ def openapi(app: str, routes: Sequence[Route]) -> dict[str, Any]:
         "info": {"title": app, "version": str(version)},
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"token": BEARER}},
+        "x-stoker-web-apps": [f"/{app}/{route.path}/" for route in routes if route.web.app],
     }
 
 

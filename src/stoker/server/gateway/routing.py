@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from stoker.types import FunctionSpec, WebSpec
 if TYPE_CHECKING:
     from stoker.server.functions import Functions
 
+LONGEST = 80  # characters of a name in a message; none that is deployed is as long
 CACHED_MAX = 10_000  # paths that lead somewhere; those that lead nowhere are not kept
 
 
@@ -131,7 +133,7 @@ class Routes:
         """
         names = self._functions.names_of(app)
         if names is None:
-            raise Problem(404, "NotFound", f"No app {app!r:.80} is deployed or served here.")
+            raise Problem(404, "NotFound", self._functions.missing(app[:LONGEST], ""))
         routes: list[Route] = []
         for name in sorted(names):
             try:
@@ -147,7 +149,7 @@ class Routes:
         try:
             spec = self._functions.lookup(app, name, "")
         except NotFound:
-            raise Problem(404, "NotFound", f"There is no function {name!r:.80} in an app {app!r:.80} here.") from None
+            raise Problem(404, "NotFound", self._missing(app[:LONGEST], name[:LONGEST])) from None
         found = endpoints_of(spec, spec.key)
         if not found:
             raise Problem(
@@ -157,6 +159,15 @@ class Routes:
                 "method of the class, and deploy it again.",
             )
         return found
+
+    def _missing(self, app: str, name: str) -> str:
+        """Say what there is not; of an app that is there it tells those alone that HTTP reaches, as its page does."""
+        if self._functions.names_of(app) is None:
+            return self._functions.missing(app, "")
+        reached = [route.path for route in self.of_app(app)]
+        near = difflib.get_close_matches(name, reached, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"/{app}/docs lists what it has."
+        return f"App {app!r} has no function {name!r} here. {hint}"
 
 
 def endpoints_of(spec: FunctionSpec, key: str) -> dict[str, Route]:

@@ -118,7 +118,9 @@ def _traces(value: Any, option: str) -> str:
 
 
 def _place(value: Any, option: str) -> str:
-    return str(parse_address(str(value), option=option)).removeprefix(SCHEME)
+    text = str(value)
+    example = f"127.0.0.1:{text}" if text.isascii() and text.isdigit() and len(text) < 6 else "127.0.0.1:7411"
+    return str(parse_address(text, option=option, example=example)).removeprefix(SCHEME)
 
 
 def _server(value: Any, option: str) -> str:

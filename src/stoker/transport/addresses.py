@@ -21,8 +21,10 @@ class Address(NamedTuple):
         return f"{SCHEME}{host}:{self.port}"
 
 
-def parse_address(text: str, *, option: str) -> Address:
+def parse_address(text: str, *, option: str, example: str = f"{SCHEME}127.0.0.1:7411") -> Address:
     """Return the address in ``stoker://HOST:PORT``, or in ``HOST:PORT``. An IPv6 address stands in brackets.
+
+    ``example`` is what is shown to whoever wrote none.
 
     Raises:
         InvalidOption: it is none.
@@ -34,7 +36,8 @@ def parse_address(text: str, *, option: str) -> Address:
         host = host[1:-1]
     is_port = port.isascii() and port.isdigit() and int(port) <= PORT_MAX
     if not (host and colon and is_port) or (":" in host) != bracketed or any(c in host for c in "/@[] "):
-        raise InvalidOption(f"{option}={text!r} is no address. Write {SCHEME}HOST:PORT, as {SCHEME}127.0.0.1:7411.")
+        form = f"{SCHEME}HOST:PORT" if example.startswith(SCHEME) else "HOST:PORT"
+        raise InvalidOption(f"{option}={text!r} is no address. Write {form}, as {example}.")
     return Address(host, int(port))
 
 

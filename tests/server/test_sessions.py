@@ -38,7 +38,7 @@ def test_a_client_past_its_grace_is_forgotten_with_all_it_had(running: Running) 
     assert not running.server.functions.runs, "its run has ended"
     assert worker.control.get(m.Drain).reason
     other = running.client("c-2")
-    assert other.ask("status")["calls"] == {"queued": 0, "running": 0, "running_once": 0}
+    assert other.ask("status")["calls"] == {"queued": 0, "running": 0, "running_once": 0, "running_http": 0}
 
 
 def test_a_client_back_within_its_grace_is_not_forgotten(running: Running) -> None:

@@ -30,7 +30,11 @@ def test_status(running: Running, client: Peer, key: str) -> None:
     told = client.ask("status")
     assert told.keys() >= {"pid", "uptime", "socket", "state_dir"}
     assert (told["version"], told["mode"], told["term"]) == (__version__, "persistent", 1)
-    assert (told["calls"], told["workers"], told["apps"]) == ({"queued": 1, "running": 1, "running_once": 0}, 1, 1)
+    assert (told["calls"], told["workers"], told["apps"]) == (
+        {"queued": 1, "running": 1, "running_once": 0, "running_http": 0},
+        1,
+        1,
+    )
     (node,) = told["nodes"]
     assert (node["id"], node["cpus"], node["cpus_free"], node["workers"]) == ("fake", 4.0, 3.0, 1)
 

@@ -188,6 +188,8 @@ def test_who_hangs_up_cancels_the_call(served: Serving, tmp_path: Path) -> None:
     with socket.create_connection(("127.0.0.1", served.port)) as sock:
         sock.sendall(f"GET /shop/hangs?marker={marker} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         wait_until(Path(f"{marker}.began").exists, timeout=30, message="it runs")
+        running = json.loads(served.stoker("server", "status", "--json"))["calls"]
+        assert 1 <= running["running_http"] <= running["running"]
     wait_until(marker.exists, message="the function was interrupted, and has cleaned up")
 
 

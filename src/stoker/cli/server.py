@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -252,7 +252,12 @@ def _what_is_interrupted() -> str:
         return ""
     finally:
         sessions.close()
-    once, again = calls["running_once"], calls["running"] - calls["running_once"]
+    return _interrupted(calls)
+
+
+def _interrupted(calls: Mapping[str, int]) -> str:
+    once, asked = calls["running_once"], calls.get("running_http", 0)  # 0: of a server of an earlier version
+    again = calls["running"] - once - asked
     parts = []
     if again:
         some = "call is interrupted and starts" if again == 1 else "calls are interrupted and start"
@@ -260,6 +265,10 @@ def _what_is_interrupted() -> str:
     if once:
         running = "" if again else "running call " if once == 1 else "running calls "
         parts.append(f"{once} {running}may not run twice (lost_retries=0) and fail{'s' * (once == 1)}")
+    if asked:
+        running = "" if parts else "running call " if asked == 1 else "running calls "
+        what = "is answered 503 unless it ends" if asked == 1 else "are answered 503 unless they end"
+        parts.append(f"{asked} {running}of HTTP clients {what} within seconds")
     return "; ".join(parts) + "." if parts else ""
 
 

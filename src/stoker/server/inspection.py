@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from stoker.core import crash_loops
 from stoker.core.calls import Call
 from stoker.core.pools import Pool, Worker, WorkerState
+from stoker.core.state import State
 from stoker.errors import InvalidRequest, NotFound
 from stoker.server.records import row_of
+from stoker.server.sessions import HTTP_SESSIONS
 from stoker.store.base import CallRecord
 from stoker.types import CallState
 
@@ -58,6 +60,20 @@ def trouble(pool: Pool, now: float) -> str:
     if not told and ill:
         return f"{len(ill)} of its {len(pool.workers)} workers failed the last check: {ill[0].ill}"
     return told
+
+
+def lost_by_a_stop(state: State) -> dict[str, int]:
+    """Return how many of the running calls would not start again after a stop: they may not run twice, or their
+    clients, who wait over HTTP, ask no more."""
+    once = over_http = 0
+    for pool in state.pools.values():
+        gangs = [gang.call for gang in pool.gangs.values() if gang.call is not None]
+        for call in gangs or [call for worker in pool.workers.values() for call in worker.leased.values()]:
+            if not call.detached and call.client.startswith(HTTP_SESSIONS):
+                over_http += 1
+            elif not pool.options.lost_retries:
+                once += 1
+    return {"running_once": once, "running_http": over_http}
 
 
 def worker_rows(server: Server) -> list[Row]:

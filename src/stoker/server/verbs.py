@@ -27,6 +27,7 @@ from stoker.server.inspection import (
     call_rows,
     full_id,
     function_rows,
+    lost_by_a_stop,
     worker_rows,
 )
 from stoker.server.link import Link
@@ -183,7 +184,7 @@ class Verbs(DeploymentVerbs):
             "calls": {
                 "queued": sum(len(pool.queue) + pool.backoff for pool in state.pools.values()),
                 "running": sum(pool.running for pool in state.pools.values()),
-                "running_once": sum(p.running for p in state.pools.values() if not p.options.lost_retries),
+                **lost_by_a_stop(state),
             },
             "workers": len(state.workers),
             "apps": len(server.functions.current) + len(server.functions.runs),

@@ -34,6 +34,8 @@ KEEP_ALIVE_SECONDS = 75
 PONG_SECONDS = 60.0  # for a client of one to answer a ping, which is sent it every 20 s
 CONNECTIONS_MAX = 20_000
 SWEEP_SECONDS = 1.0
+RETRY_SECONDS = 5  # after which who was not answered because the server stops may ask again
+TURNED_AWAY_SECONDS = 1.0  # for those to read that
 LAGS = 15  # sweeps: as often as one is usually asked for its metrics
 log = logging.getLogger(__name__)
 
@@ -190,6 +192,18 @@ class Connection(HttpToolsProtocol):
             self._last.response_complete = True  # nothing more will come of it
         self.transport.abort()
 
+    def turn_away(self) -> bool:
+        """Answer that the server stops; false where an answer has begun, or one before it has."""
+        last = self._last
+        if last is None or last.response_started or self.pipeline or self.transport.is_closing():
+            return False
+        said = "The server is being stopped, and this request was not answered before that. What it asked for may have "
+        body = error_body("Overloaded", f"{said}begun; it was ended. Ask again when the server is back.")
+        last.disconnected = True  # what its call still says is not written behind this
+        self.transport.write(whole_answer(503, body, headers=[(b"retry-after", b"%d" % RETRY_SECONDS)]))
+        self.transport.close()
+        return True
+
     def handle_websocket_upgrade(self) -> None:
         try:
             url = httptools.parse_url(self.url)
@@ -293,12 +307,20 @@ class Connections:
             connection.shutdown()
 
     async def drained(self, seconds: float) -> None:
-        """Return when all have been answered, or the time is over: then they are cut."""
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + seconds
-        while self._state.connections and loop.time() < give_up:
-            await asyncio.sleep(0.01)
+        """Return when all have been answered, or the time is over: then they are turned away, or cut."""
+        await self._gone(seconds)
+        for connection in list(self._state.connections):
+            if not (isinstance(connection, Connection) and connection.turn_away()):
+                connection.transport.abort()
+        await self._gone(TURNED_AWAY_SECONDS)
         for connection in list(self._state.connections):
             connection.transport.abort()
         while self._state.tasks:
             await asyncio.gather(*self._state.tasks, return_exceptions=True)
+
+    async def _gone(self, seconds: float) -> None:
+        """Return when there is no connection, or the time is over."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + seconds
+        while self._state.connections and loop.time() < give_up:
+            await asyncio.sleep(0.01)

@@ -50,11 +50,12 @@ def error_body(kind: str, message: str, *, call_id: str = "", **more: Any) -> by
     return msgspec.json.encode({"error": error})
 
 
-def whole_answer(status: int, body: bytes) -> bytes:
+def whole_answer(status: int, body: bytes, *, headers: Pairs | None = None) -> bytes:
     """Return an answer as it goes over the wire, after which the connection is closed."""
     phrase = HTTPStatus(status).phrase.encode()
     head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-    return b"HTTP/1.1 %d %b\r\n%b%b" % (status, phrase, head, body)
+    more = b"".join(b"%b: %b\r\n" % pair for pair in headers or ())
+    return b"HTTP/1.1 %d %b\r\n%b%b%b" % (status, phrase, more, head, body)
 
 
 def problem_of(outcome: Outcome, error: ErrorInfo | None) -> Problem:

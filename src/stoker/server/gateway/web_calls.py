@@ -21,7 +21,7 @@ from stoker.protocol import messages as m
 from stoker.protocol.web_calls import WebAnswer, decode_answer
 from stoker.server.gateway.problems import Problem
 from stoker.server.gateway.replies import Failed
-from stoker.server.sessions import Session
+from stoker.server.sessions import HTTP_SESSIONS, Session
 from stoker.types import FunctionSpec, Outcome
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ WHOLE_READ_BYTES = 4 << 20  # a bigger answer's file is read beside the loop
 
 def session_name(holder: str) -> str:
     """Return the name of the session of a token's calls."""
-    return f"http-{holder}"
+    return f"{HTTP_SESSIONS}{holder}"
 
 
 class WebCall:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(120)
 
 def test_the_page_from_top_to_bottom() -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
-    assert blocks[0].startswith("# shop.py") and "def count" in blocks[1]
+    assert blocks[0].startswith("# shop.py") and "def price" in blocks[1] and "def count" in blocks[2]
     with serving() as served:
         said = served.deploy("\n".join(blocks), "shop")
         assert f"{served.url}/shop/move" in said and f"{served.url}/shop/docs" in said
@@ -40,6 +40,8 @@ def test_the_page_from_top_to_bottom() -> None:
         with httpx.Client(base_url=served.url) as client:
             assert client.get("/shop/count?to=2").text.count("data: ") == 3
             assert client.post("/shop/move", json={"x": 1}).status_code == 401
+            refused = client.get("/shop/price?name=plum")
+            assert (refused.status_code, refused.json()) == (404, {"error": "there is no plum"})
         for line in re.findall(r"^stoker (tokens create .*?--.*?)(?:  #.*)?$", PAGE, flags=re.M):
             made = served.stoker(*line.split()).strip()
             answer = httpx.post(f"{served.url}/shop/move", json={"x": 1}, headers={"authorization": f"Bearer {made}"})

@@ -46,8 +46,7 @@ def error_answer(status: int, kind: str, message: str, *, call_id: str, path: st
 
 
 def _of_response(response: Response) -> bytes:
-    body = response.body.encode() if isinstance(response.body, str) else response.body
-    default = "text/plain; charset=utf-8" if isinstance(response.body, str) else "application/octet-stream"
+    body, default = _body_of(response.body)
     headers = [(str(name).lower(), str(value)) for name, value in response.headers.items()]
     if response.media_type or not any(name == "content-type" for name, _ in headers):
         headers = [pair for pair in headers if pair[0] != "content-type"]
@@ -60,6 +59,15 @@ def _of_response(response: Response) -> bytes:
         if not is_header(name, value):
             raise ValueError(f"{name!r}: {value!r} is no header of HTTP")
     return encode_answer(WebAnswer(response.status, headers, body))
+
+
+def _body_of(given: Any) -> tuple[Buffer, str]:
+    """Return a body's bytes, and their media type where the response names none."""
+    if isinstance(given, str):
+        return given.encode(), "text/plain; charset=utf-8"
+    if given is None or isinstance(given, (bytes, bytearray, memoryview)):
+        return given or b"", "application/octet-stream"
+    return to_json(given), JSON
 
 
 def is_header(name: str, value: str) -> bool:

@@ -87,9 +87,12 @@ class Request(_Bytes):
 
 @dataclass(frozen=True)
 class Response:
-    """An answer with a status, headers and a media type of its own; ``body`` is bytes, or a text as UTF-8."""
+    """An answer with a status, headers and a media type of its own.
 
-    body: bytes | str = b""
+    ``body`` is bytes, a text as UTF-8, None for nothing, or whatever else has a form in JSON.
+    """
+
+    body: Any = b""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     media_type: str = ""

@@ -94,6 +94,10 @@ def test_where_none_is_asked_for_a_token_counts_if_it_is_for_that_and_takes_noth
         for given in (foreign, "stoker-00000000-wrong"):
             answer = ask(client, "/shop/thrice", given)
             assert (answer.status_code, answer.json(), "ratelimit" in answer.headers) == (200, 9.0, False)
+            sent = {"authorization": f"Bearer {given}"}
+            later = client.post("/shop/thrice", json={"x": 1}, headers={**sent, "prefer": "respond-async"})
+            assert later.status_code == 202
+            assert client.get(later.headers["location"], headers=sent).status_code == 200
         answers = [ask(client, "/shop/thrice", counted) for _ in range(2)]
         assert [answer.status_code for answer in answers] == [200, 429]
 

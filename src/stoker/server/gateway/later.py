@@ -204,6 +204,14 @@ class LaterCalls:
         self._server.flush()
         return True
 
+    async def is_public(self, call_id: str) -> bool:
+        """Tell whether a call is that of an endpoint that asked for no token: its id is what opens it."""
+        try:
+            await self._check_holder(call_id, PUBLIC)
+        except Problem:
+            return False
+        return True
+
     async def _check_holder(self, call_id: str, holder: str) -> None:
         """Whether a call is somebody else's is told nobody: it is as if it were not there."""
         call = self._server.plane.state.calls.get(call_id)

@@ -151,7 +151,7 @@ def test_a_name_that_is_none_is_told_with_the_nearest() -> None:
 def test_a_cluster_that_takes_longer_than_it_may_names_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stoker.clusters.gang_call.socket.create_connection", _refuse)
     with pytest.raises(stoker.StartupError, match=r"not there in time: .*Give it a longer timeout="):
-        stoker.clusters.dask(workers=1, cpu=0.5, timeout="2s")
+        stoker.clusters.dask(workers=1, cpu=0.5, timeout="8s")
 
 
 def test_a_scheduler_out_of_reach_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

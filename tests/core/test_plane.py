@@ -300,6 +300,27 @@ def test_what_is_stuck_behind_a_long_run_is_taken_back() -> None:
     world.settle_everything()
 
 
+def test_what_was_taken_back_is_not_leased_again_to_the_worker_whose_run_is_long() -> None:
+    world = World(cpus=1)
+    key = world.declare(spec(max_workers=1))
+    world.submit(["w"], key=key)
+    world.connect_all()
+    world.finish_first(Result(Outcome.VALUE, b"", None, 0.001))
+    world.submit(["a"], key=key)
+    world.submit(["b"], key=key)
+    (worker,) = world.workers.values()
+    for _ in range(5):
+        world.sleep(0.1)
+        ahead = [call_id for call_id in worker.leases if call_id != "a"]
+        for call_id in ahead:
+            attempt = worker.leases.pop(call_id)
+            world.step(e.LeasesRevoked(worker.id, [call_id], [attempt]))
+    assert [*worker.leases] == ["a"]
+    assert sum("b" in one.ids for one in world.log if isinstance(one, c.RevokeLeases)) <= 1
+    world.settle_everything()
+    assert set(world.results) == {"w", "a", "b"}
+
+
 def test_idle_workers_go_after_the_timeout_but_the_minimum_stays() -> None:
     world = World(cpus=2)
     key = world.declare(spec(idle_timeout=5.0, min_workers=1))

@@ -180,7 +180,7 @@ def test_who_wants_no_more_is_left_alone(jobs: Serving, receiver: Receiver) -> N
     answer = ask(jobs, receiver.url, {"x": 3})
     wait_until(lambda: state_of(jobs, answer)["state"] == "failed", timeout=30)
     assert state_of(jobs, answer)["said"] == "answered 410"
-    assert "answered 410" in jobs.stoker("callbacks", "list")
+    assert "answered 410" in jobs.stoker("callbacks", "list", "--json")
     jobs.stoker("callbacks", "retry", answer.headers["x-stoker-call-id"])
     wait_until(lambda: state_of(jobs, answer)["state"] == "delivered", timeout=30)
 

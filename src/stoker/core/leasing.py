@@ -54,11 +54,17 @@ def _lease_to_all(st: State, pool: Pool, limit: int) -> None:
             break
 
 
+def _is_stuck(st: State, worker: Worker) -> bool:
+    return st.now - worker.head_since >= STUCK_SECONDS
+
+
 def _takes_leases(worker: Worker) -> bool:
     return worker.state is WorkerState.READY and worker.channel is None
 
 
 def _lease_to(st: State, pool: Pool, worker: Worker, count: int) -> None:
+    if len(worker.leased) >= pool.per_worker and pool.options.batch is None and _is_stuck(st, worker):
+        return  # what it runs is no short run: what was leased ahead would only be taken back again
     calls = _take(st, pool, worker, count)
     if calls:
         withheld.send(st, worker, calls)

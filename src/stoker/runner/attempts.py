@@ -64,7 +64,7 @@ class Desk:
         self.seat: GangSeat | None = None  # in a gang: the one leased last
         self.connection = 0  # leases of an earlier connection are not ours any more: the server has been told so
         self._cancelled: dict[Key, None] = {}
-        self._revoked: dict[Key, None] = {}
+        self._revoked: dict[Key, int] = {}  # how often: one that was given back may be leased, and revoked, again
 
     def put(self, lease: Lease, parts: Sequence[memoryview], *, connection: int) -> tuple[list[Attempt], list[Attempt]]:
         """Add leased attempts. Return those that were cancelled before they came, and those to be given back."""
@@ -83,7 +83,7 @@ class Desk:
                 if lease.traces:
                     attempt.trace = lease.traces[i]
                 if self._revoked and attempt.key in self._revoked:
-                    del self._revoked[attempt.key]
+                    self._drop_revoked(attempt.key)
                 elif self._cancelled and attempt.key in self._cancelled:
                     del self._cancelled[attempt.key]
                     cancelled.append(attempt)
@@ -143,8 +143,16 @@ class Desk:
         with self.lock:
             given = [attempt.key for attempt in self._remove_waiting(wanted)]
             unseen = wanted - set(given) - self.running.keys() - finished
-            _remember(self._revoked, unseen)
+            for key in unseen:
+                self._revoked[key] = self._revoked.pop(key, 0) + 1
+            _forget_oldest(self._revoked)
         return given + [key for key in keys if key in unseen]
+
+    def _drop_revoked(self, key: Key) -> None:
+        """Take note that a lease has come which was given back before; of several leases each is dropped for itself."""
+        self._revoked[key] -= 1
+        if not self._revoked[key]:
+            del self._revoked[key]
 
     def drain(self) -> list[Attempt]:
         """Take no more, and return the attempts that waited."""
@@ -179,5 +187,9 @@ class Desk:
 
 def _remember(memory: dict[Key, None], keys: set[Key]) -> None:
     memory.update(dict.fromkeys(keys))
+    _forget_oldest(memory)
+
+
+def _forget_oldest(memory: dict[Key, Any]) -> None:
     while len(memory) > FOREKNOWN_MAX:
         del memory[next(iter(memory))]

@@ -284,6 +284,7 @@ def test_interrupted_calls_leave_nothing_open() -> None:
             timer.start()
             for j in range(100):
                 double.remote(j)
+            timer.join()  # here, so that an interrupt which comes late is taken too
         except KeyboardInterrupt:
             pass
         finally:

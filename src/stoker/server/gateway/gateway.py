@@ -148,6 +148,20 @@ class Gateway:
         if route.web.app:
             await self._ask_app(route, scope, receive, send, extra, headers=headers)
             return
+        await self._ask_endpoint(route, scope, receive, send, extra, headers=headers, rest=rest)
+
+    async def _ask_endpoint(
+        self,
+        route: Route,
+        scope: Scope,
+        receive: Any,
+        send: Tracked,
+        extra: Pairs,
+        *,
+        headers: dict[bytes, bytes],
+        rest: str,
+    ) -> None:
+        """Have an endpoint answer: at once, later, or as a stream that goes on."""
         extra += self._cross_origin(route, headers)
         if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
             await send_bytes(send, 204, b"", b"", extra)
@@ -160,24 +174,12 @@ class Gateway:
             return
         route = self._divided(route, holder, headers, extra)
         self._checked_method(route, method)  # another version may take less
-        request = WebRequest(
-            method=method,
-            path=rest,
-            query=scope["query_string"].decode("ascii", "replace"),
-            headers=[
-                (name.decode("latin-1"), value.decode("latin-1"))
-                for name, value in scope["headers"]
-                if name != b"authorization"
-            ],
-            client=scope["client"][0] if scope["client"] else "",
-            target=route.method,
-        )
         if route.web.resume and last:
             await self._resuming.resume(last, route, connection, send, extra, holder=holder)
             return
         deadline = _deadline(headers)
         later = await self._later.wanted(route, headers, holder)
-        payload = await self._payload(scope, headers, request, receive)
+        payload = await self._payload(scope, headers, _request_of(route, scope, method, rest), receive)
         extra += [(name.lower().encode(), value.encode()) for name, value in route.web.headers.items()]
         if later is not None:
             trace = send.traceparent
@@ -492,6 +494,22 @@ class Gateway:
             await send_bytes(send, 200, b"text/html; charset=utf-8", pages.docs(app), headers)
         else:
             await send_bytes(send, 200, JSON, msgspec.json.encode(pages.openapi(app, routes)))
+
+
+def _request_of(route: Route, scope: Scope, method: str, rest: str) -> WebRequest:
+    """Return a request as it travels, without its body. The token is Stoker's alone."""
+    return WebRequest(
+        method=method,
+        path=rest,
+        query=scope["query_string"].decode("ascii", "replace"),
+        headers=[
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in scope["headers"]
+            if name != b"authorization"
+        ],
+        client=scope["client"][0] if scope["client"] else "",
+        target=route.method,
+    )
 
 
 def _deadline(headers: dict[bytes, bytes]) -> float | None:

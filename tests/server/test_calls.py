@@ -214,14 +214,14 @@ def test_a_worker_is_read_while_it_does_not_read(running: Running, client: Peer,
     running.on_loop(lambda: running.server.plane.state.pools[key].measure(1e-5))  # short: many are leased at once
     big = bytes(200 << 10)
     ids = [f"c-1.{i}" for i in range(60)]
-    client.submit(key, ids[:30], *[big] * 30)
+    client.submit(key, ids, *[big] * 60)
+    wait_until(lambda: len(running.server.plane.state.pools[key].queue) == 60, message="all are queued")
     worker = running.worker()
-    attempts = worker.leased(30)
-    client.submit(key, ids[30:], *[big] * 30)
     wait_until(lambda: len(running.server.plane.state.workers[worker.id].leased) == 60, message="all are leased")
-    for call_id, attempt in attempts.items():  # nothing is read here before all of it is sent
-        worker.finish({call_id: attempt}, big, seconds=[1e-5])
-    worker.finish(worker.leased(30))
+    for call_id in ids[:30]:  # nothing is read here before all of it is sent
+        worker.finish({call_id: 1}, big, seconds=[1e-5])
+    leased = worker.leased(60)
+    worker.finish({call_id: leased[call_id] for call_id in ids[30:]})
     done: set[str] = set()
     while len(done) < 60:
         done.update(client.get(m.Results).ids)

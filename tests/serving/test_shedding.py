@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from stoker.core.calls import Result
 from stoker.server.gateway.shedding import KNOWN_MAX, MOMENT_SECONDS, SHARE, Key, Shedding
-from stoker.server.metrics.tally import Labels
 from stoker.types import ErrorInfo, Outcome
 
-ROUTE: Any = object()  # it is passed on as it is
+ROUTE: Any = SimpleNamespace(told=[(b"x-model", b"7")], spec=SimpleNamespace(options=SimpleNamespace(deadline=None)))
 
 
 def refusal(reason: str) -> Result:
@@ -17,14 +17,12 @@ def refusal(reason: str) -> Result:
     return Result(Outcome.ERROR, error=error)
 
 
-def request(path: str = "/a/f", **headers: str) -> tuple[dict[str, Any], dict[bytes, bytes]]:
-    scope = {"type": "http", "method": "POST", "path": path}
-    return scope, {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+def request(path: str = "/a/f", **headers: str) -> tuple[str, str, dict[bytes, bytes]]:
+    return "POST", path, {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
 
 
 def learn(shedding: Shedding, key: Key | None, *, reason: str = "deadline", deadline: float | None = 0.5) -> None:
-    labels = Labels("a", "f", "")
-    shedding.learn(key, refusal(reason), deadline=deadline, labels=labels, route=ROUTE, now=100.0)
+    shedding.learn(key, refusal(reason), deadline=deadline, route=ROUTE, now=100.0)
 
 
 def test_the_same_request_is_refused_for_a_moment() -> None:
@@ -34,6 +32,8 @@ def test_the_same_request_is_refused_for_a_moment() -> None:
     learn(shedding, key)
     found = shedding.find(key, now=100.0 + 0.9 * MOMENT_SECONDS)
     assert found is not None and found.problem.status == 503 and found.problem.headers["retry-after"] == "2"
+    assert found.whole.startswith(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\nx-model: 7\r\n")
+    assert found.whole.endswith(b"\r\n\r\n" + found.problem.body()) and b"connection:" not in found.whole
     assert shedding.find(key, now=100.0 + MOMENT_SECONDS) is None
     assert shedding.find(key, now=100.0) is None  # it is forgotten
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import httptools
@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from stoker.protocol.web_calls import SOCKET_MESSAGE_BYTES
+from stoker.server.gateway.plain import PlainRequest, PlainRequests
 from stoker.server.gateway.problems import error_body, whole_answer
 from stoker.server.gateway.sockets import Socket
 from stoker.server.gateway.tunnels import Tunnel
@@ -78,9 +79,18 @@ class Corked:
 class Connection(HttpToolsProtocol):
     """See the module. ``on_lost`` is called when the client hangs up before its answer is complete."""
 
-    def __init__(self, config: Config, state: ServerState, gateway: Gateway, refused: Counter[int]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        gateway: Gateway,
+        refused: Counter[int],
+        *,
+        plain: PlainRequests | None = None,
+    ) -> None:
         super().__init__(config, state, {})
         self._gateway = gateway
+        self._plain = plain
         self._refused = refused
         self.on_lost: Callable[[], None] | None = None
         self._now = self.loop.time
@@ -137,7 +147,7 @@ class Connection(HttpToolsProtocol):
             self.send_400_response("")
 
     @property
-    def _last(self) -> RequestResponseCycle | None:
+    def _last(self) -> RequestResponseCycle | PlainRequest | None:
         return self.cycle
 
     def _is_before_body(self) -> bool:
@@ -155,19 +165,70 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_bytes = 0
-        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > HEAD_BYTES:
+        size, hosts = len(self.url), 0
+        for name, value in self.headers:
+            size += len(name) + len(value)
+            hosts += name == b"host"
+        if size > HEAD_BYTES:
             raise httptools.HttpParserError("too many headers")
-        if sum(name == b"host" for name, _ in self.headers) > 1:
+        if hosts > 1:
             raise httptools.HttpParserError("two hosts")  # one was looked at here, another would be by who answers
         before = self.cycle
+        if self._plain is not None and (before is None or before.response_complete):
+            plain = self._plain.begin(self)
+            if plain is not None:
+                self.cycle = plain  # type: ignore[assignment]
+                return
         super().on_headers_complete()
         if self.cycle is not before:  # else it is to be upgraded
             self.cycle.transport = Corked(self.transport, self.loop)  # type: ignore[assignment]
 
+    def on_body(self, body: bytes) -> None:
+        last = self._last
+        if isinstance(last, PlainRequest):
+            last.pieces.append(body)
+        else:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
+        last = self._last
+        if isinstance(last, PlainRequest):
+            last.complete()
+            return
         super().on_message_complete()
         if self._last is not None:
             self._last.more_body = False  # also of one that was answered before all of it had come
+
+    def go_on(self, request: PlainRequest, answer: Callable[[Any, Any, Any], Any]) -> None:
+        """Have ``answer``, an application of ASGI, answer a request that turned out to take more than one write."""
+        cycle = RequestResponseCycle(
+            scope={**request.scope, "method": request.method},  # type: ignore[typeddict-item]
+            transport=Corked(self.transport, self.loop),  # type: ignore[arg-type]
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=request.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        cycle.more_body = False
+        if self._last is request:
+            self.cycle = cycle
+        self._start_asgi_task(cycle, answer)
+
+    def on_response_complete(self) -> None:
+        """Go on to what was asked meanwhile. The sweep looks for what is idle: a timer for each answer is not free."""
+        self._since = self._now()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
         self._unread.is_full(self._now())
@@ -247,15 +308,16 @@ class Connection(HttpToolsProtocol):
         self._unread.check(self.transport, now)
 
     def _is_idle(self) -> bool:
-        """Tell whether nothing is asked, and uvicorn has no timer for that: what comes late of a body has ended it."""
-        return self._last is not None and self._last.response_complete and self.timeout_keep_alive_task is None
+        """Tell whether nothing is asked."""
+        return self._last is not None and self._last.response_complete
 
 
 class Connections:
     """All of them, and the sweep."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, *, plain: PlainRequests | None = None) -> None:
         self._gateway = gateway
+        self._plain = plain
         self._config = Config(
             gateway,
             loop="none",
@@ -283,7 +345,7 @@ class Connections:
         return len(self._state.connections)
 
     def make(self) -> Connection:
-        return Connection(self._config, self._state, self._gateway, self.refused)
+        return Connection(self._config, self._state, self._gateway, self.refused, plain=self._plain)
 
     @property
     def lag(self) -> float:

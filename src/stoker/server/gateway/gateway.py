@@ -12,32 +12,25 @@ Bodies are opaque here: the worker reads them by the function's annotations, and
 
 from __future__ import annotations
 
-import math
-import re
 import time
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from stoker.core.calls import Payload, Result
-from stoker.errors import InvalidOption
+from stoker.core.calls import Payload
 from stoker.protocol.web_calls import WebAnswer, WebRequest, encode_request
-from stoker.quantities import parse_duration
 from stoker.server.gateway import pages, versions
 from stoker.server.gateway.exchanges import Asked, Exchanges, moved_to
+from stoker.server.gateway.heads import check_host, deadline_of
 from stoker.server.gateway.later import LaterCalls, Wanted
+from stoker.server.gateway.plain import BODY_BYTES as INLINE_BYTES
+from stoker.server.gateway.plain import PlainRequests
 from stoker.server.gateway.problems import Pairs, Problem, problem_of, whole_answer
-from stoker.server.gateway.replies import (
-    Failed,
-    body_of,
-    send_answer,
-    send_bytes,
-)
+from stoker.server.gateway.replies import CALL_ID, JSON, Failed, body_of, send_answer, send_bytes
 from stoker.server.gateway.resuming import Resuming, new_id
 from stoker.server.gateway.routing import Route, Routes, is_host_of_function
-from stoker.server.gateway.shedding import Refused, Shedding
+from stoker.server.gateway.shedding import Key, Refused, Shedding
 from stoker.server.gateway.streams import send_stream
 from stoker.server.gateway.token_door import TokenDoor
 from stoker.server.gateway.tracked import Tracked
@@ -51,8 +44,6 @@ from stoker.types import Outcome
 if TYPE_CHECKING:
     from stoker.server.server import Server
 
-JSON = b"application/json"
-INLINE_BYTES = 256 << 10  # of a request's body: a bigger one is written to a segment as it comes
 IN_MEMORY_BYTES = 64 << 20  # of a body: a bigger one goes to the disk, and costs no memory that is not given back
 UNSIZED_BYTES = 16 << 20  # of a body that does not say how much will come
 BODY_BYTES = 4 << 30
@@ -60,9 +51,7 @@ ALLOWED_HEADERS = (
     b"authorization, content-type, x-stoker-deadline, x-request-id, traceparent, prefer, idempotency-key, "
     b"x-stoker-callback, last-event-id"
 )
-_HOST = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 PAGES = {"/healthz": Labels("", "healthz"), "/metrics": Labels("", "metrics")}
-_LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 Scope = dict[str, Any]
 
@@ -81,11 +70,20 @@ class Gateway:
         self._exchanges = Exchanges(server, self._calls)
         self._resuming = Resuming(self._calls)
         self._shedding = Shedding()
+        self.plain = PlainRequests(
+            server,
+            calls=self._calls,
+            routes=self._routes,
+            door=self._door,
+            shedding=self._shedding,
+            count=self._count,
+            is_local=is_local,
+        )
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         headers = dict(reversed(scope["headers"]))  # the first of each name
         now = time.monotonic()  # the loop's own clock ticks in milliseconds
-        if (refused := self._shedding.find(self._shedding.key(scope, headers), now=now)) is not None:
+        if (refused := self._shedding.find(self._key(scope, headers), now=now)) is not None:
             await self._refuse_again(refused, send, began=now)
             return
         tracked = Tracked(scope, headers, send, now=now)
@@ -96,11 +94,13 @@ class Gateway:
 
     async def _refuse_again(self, refused: Refused, send: Any, *, began: float) -> None:
         problem = refused.problem
-        told = [*problem.headers.items(), *((name.lower(), value) for name, value in refused.route.web.headers.items())]
-        pairs = [(name.encode(), value.encode()) for name, value in told]
-        await send_bytes(send, problem.status, JSON, problem.body(), pairs)
+        told = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
+        await send_bytes(send, problem.status, JSON, problem.body(), [*told, *refused.route.told])
         self._server.tally.shed(refused.route.key)
-        self._server.tally.answered(refused.labels, problem.status, time.monotonic() - began)
+        self._server.tally.answered(refused.route.labels, problem.status, time.monotonic() - began)
+
+    def _key(self, scope: Scope, headers: dict[bytes, bytes]) -> Key | None:
+        return self._shedding.key(scope["method"], scope["path"], headers) if scope["type"] == "http" else None
 
     def _count(self, tracked: Tracked) -> None:
         self._server.tally.answered(tracked.labels, tracked.outcome, time.monotonic() - tracked.began)
@@ -126,7 +126,7 @@ class Gateway:
     async def _serve(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Any, send: Tracked, extra: Pairs
     ) -> None:
-        self._check_host(headers)
+        check_host(headers.get(b"host", b""), is_local=self._is_local)
         path: str = scope["path"]
         if path in PAGES and not is_host_of_function(headers.get(b"host", b"")):
             send.labels = PAGES[path]
@@ -177,10 +177,10 @@ class Gateway:
         if route.web.resume and last:
             await self._resuming.resume(last, route, connection, send, extra, holder=holder)
             return
-        deadline = _deadline(headers)
+        deadline = deadline_of(headers)
         later = await self._later.wanted(route, headers, holder)
         payload = await self._payload(scope, headers, _request_of(route, scope, method, rest), receive)
-        extra += [(name.lower().encode(), value.encode()) for name, value in route.web.headers.items()]
+        extra += route.told
         if later is not None:
             trace = send.traceparent
             await self._begin(route, payload, later, send, extra, holder=holder, deadline=deadline, trace=trace)
@@ -194,7 +194,7 @@ class Gateway:
             trace=send.traceparent,
             named=new_id() if route.web.resume else "",
         )
-        extra.append((b"x-stoker-call-id", call.id.encode()))
+        extra.append((CALL_ID, call.id.encode()))
         if route.web.resume:
             await self._resuming.answer(call, route, connection, send, extra, holder=holder)
             return
@@ -204,16 +204,9 @@ class Gateway:
         finally:
             connection.on_lost = None
             if call.result is not None and call.result.error is not None and not self._server.functions.beside:
-                self._learn(call.result, route, scope, headers, deadline)
+                key, now = self._key(scope, headers), time.monotonic()
+                self._shedding.learn(key, call.result, deadline=deadline, route=route, now=now)
             self._calls.cancel(call)  # of one that is over nothing is left to cancel
-
-    def _learn(
-        self, result: Result, route: Route, scope: Scope, headers: dict[bytes, bytes], deadline: float | None
-    ) -> None:
-        seconds = deadline if deadline is not None else route.spec.options.deadline
-        labels = Labels(route.spec.app, route.spec.name, route.method)
-        key, now = self._shedding.key(scope, headers), time.monotonic()
-        self._shedding.learn(key, result, deadline=seconds, labels=labels, route=route, now=now)
 
     # The server's own pages
 
@@ -235,7 +228,7 @@ class Gateway:
     # Web apps of users' own
 
     def _track(self, route: Route, method: str, send: Tracked) -> None:
-        send.labels = Labels(route.spec.app, route.spec.name, route.method)
+        send.labels = route.labels
         if self._server.spans is not None:
             path = f"/{route.spec.app}/{route.path}"
             send.span = self._server.spans.begin(send, method=method, path=path)
@@ -253,7 +246,7 @@ class Gateway:
             await send_bytes(send, 308, JSON, b"", [(b"location", moved.encode("latin-1")), *extra])
             return
         holder = self._door.admit(route, headers, extra)
-        asked = Asked(self._divided(route, holder, headers, extra), holder, _deadline(headers), send.traceparent)
+        asked = Asked(self._divided(route, holder, headers, extra), holder, deadline_of(headers), send.traceparent)
         await self._exchanges.answer(asked, scope, receive, send, extra)
 
     async def _socket(
@@ -276,7 +269,7 @@ class Gateway:
         await send({"type": "websocket.http.response.body", "body": failure.body(call_id=call_id)})
 
     def _asked(self, scope: Scope, headers: dict[bytes, bytes], send: Tracked, extra: Pairs) -> Asked:
-        self._check_host(headers)
+        check_host(headers.get(b"host", b""), is_local=self._is_local)
         route, _ = self._routes.find(scope["path"], headers.get(b"host", b""))
         self._track(route, "GET", send)
         if route.web.app not in {"asgi", "server"}:
@@ -284,7 +277,7 @@ class Gateway:
         if route.web.cors:
             self._cross_origin(route, headers)
         holder = self._door.admit(route, headers, extra)
-        return Asked(self._divided(route, holder, headers, extra), holder, _deadline(headers), send.traceparent)
+        return Asked(self._divided(route, holder, headers, extra), holder, deadline_of(headers), send.traceparent)
 
     def _divided(self, route: Route, holder: str, headers: dict[bytes, bytes], extra: Pairs) -> Route:
         """Return the endpoint of the version that answers; ``extra`` says which one. Another one may let in less."""
@@ -338,7 +331,7 @@ class Gateway:
         if refusal is not None and refusal.outcome is not Outcome.VALUE:
             raise Failed(problem_of(refusal.outcome, refusal.error), call_id)
         place = f"/v1/calls/{call_id}"
-        headers = [(b"location", place.encode()), (b"x-stoker-call-id", call_id.encode())]
+        headers = [(b"location", place.encode()), (CALL_ID, call_id.encode())]
         body = msgspec.json.encode({"call_id": call_id, "state": place, "result": f"{place}/result"})
         await send_bytes(send, 202, JSON, body, [*headers, (b"preference-applied", b"respond-async"), *extra])
 
@@ -381,18 +374,6 @@ class Gateway:
             await send_answer(send, await self._calls.answer_in(call_id, result.payload, is_kept=True), [])
 
     # Who may
-
-    def _check_host(self, headers: dict[bytes, bytes]) -> None:
-        """A page of somebody else's must not reach a server that listens for this machine by a name of its own."""
-        given = headers.get(b"host", b"").decode("latin-1")
-        found = _HOST.fullmatch(given)
-        if found is None:
-            raise Problem(400, "BadRequest", "The request names no host.", closes=True)
-        host = found["host"].lower()
-        if self._is_local and host not in _LOCAL and not host.endswith(".localhost"):
-            raise Problem(
-                421, "BadRequest", f"This server answers to localhost, not to {host:.100}. Ask it by its own address."
-            )
 
     def _cross_origin(self, route: Route, headers: dict[bytes, bytes]) -> Pairs:
         """Return the headers that let a page of another origin read the answer.
@@ -510,19 +491,3 @@ def _request_of(route: Route, scope: Scope, method: str, rest: str) -> WebReques
         client=scope["client"][0] if scope["client"] else "",
         target=route.method,
     )
-
-
-def _deadline(headers: dict[bytes, bytes]) -> float | None:
-    given = headers.get(b"x-stoker-deadline")
-    return None if not given else _seconds(given.decode("latin-1"))
-
-
-@lru_cache(maxsize=256)  # clients say the same few, and under overload each says one
-def _seconds(given: str) -> float:
-    try:
-        seconds = parse_duration(float(given) if re.fullmatch(r"[0-9.]+", given) else given, option="X-Stoker-Deadline")
-    except (InvalidOption, ValueError):
-        raise Problem(400, "BadRequest", f"X-Stoker-Deadline: {given!r:.40} is no duration, as 2.5 or 500ms.") from None
-    if not math.isfinite(seconds):
-        raise Problem(400, "BadRequest", "X-Stoker-Deadline is too long.")
-    return seconds

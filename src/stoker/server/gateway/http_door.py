@@ -29,7 +29,7 @@ class HttpDoor:
         self.certificate = certificate
         self._listener = listener
         gateway = Gateway(server, is_local=is_loopback(self.address.host))
-        self._connections = Connections(gateway)
+        self._connections = Connections(gateway, plain=gateway.plain)
         gateway.exposition = Exposition(server, self._connections)
         self._server: asyncio.Server | None = None
         self._sweeping: asyncio.Task[None] | None = None

@@ -50,10 +50,11 @@ def error_body(kind: str, message: str, *, call_id: str = "", **more: Any) -> by
     return msgspec.json.encode({"error": error})
 
 
-def whole_answer(status: int, body: bytes, *, headers: Pairs | None = None) -> bytes:
-    """Return an answer as it goes over the wire, after which the connection is closed."""
+def whole_answer(status: int, body: bytes, *, headers: Pairs | None = None, closes: bool = True) -> bytes:
+    """Return an answer as it goes over the wire; ``closes``: after which the connection is closed."""
     phrase = HTTPStatus(status).phrase.encode()
-    head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    ends = b"connection: close\r\n\r\n" if closes else b"\r\n"
+    head = b"content-type: application/json\r\ncontent-length: %d\r\n%b" % (len(body), ends)
     more = b"".join(b"%b: %b\r\n" % pair for pair in headers or ())
     return b"HTTP/1.1 %d %b\r\n%b%b%b" % (status, phrase, more, head, body)
 

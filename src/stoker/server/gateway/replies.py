@@ -9,6 +9,8 @@ from stoker.protocol.encoded import Buffer
 from stoker.protocol.web_calls import WebAnswer
 from stoker.server.gateway.problems import Pairs, Problem
 
+JSON = b"application/json"
+CALL_ID = b"x-stoker-call-id"
 PIECE_BYTES = 256 << 10  # of an answer's body, written at once
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from stoker.errors import NotFound
-from stoker.server.gateway.problems import Problem
+from stoker.server.gateway.problems import Pairs, Problem
+from stoker.server.metrics.tally import Labels
 from stoker.types import FunctionSpec, WebSpec
 
 if TYPE_CHECKING:
@@ -44,6 +46,21 @@ class Route:
     def streams(self) -> bool:
         kind = self.spec.methods[self.method].kind if self.method else self.spec.kind
         return kind == "generator"
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Tell whether its requests may be plain: see `stoker.server.gateway.plain`."""
+        return not (self.web.app or self.web.resume or self.streams)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """Whose numbers its requests are."""
+        return Labels(self.spec.app, self.spec.name, self.method)
+
+    @cached_property
+    def told(self) -> Pairs:
+        """The headers that each of its answers has."""
+        return [(name.lower().encode(), value.encode()) for name, value in self.web.headers.items()]
 
     @property
     def kind(self) -> str:

@@ -8,12 +8,11 @@ full for it has hardly moved. Pure: the time is given.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from stoker.core.calls import Result
-from stoker.server.gateway.problems import Problem, problem_of
+from stoker.server.gateway.problems import Problem, problem_of, whole_answer
 from stoker.server.gateway.routing import Route
-from stoker.server.metrics.tally import Labels
 
 MOMENT_SECONDS = 0.02
 SHARE = 0.1  # of the deadline, that the moment has at most
@@ -24,12 +23,12 @@ Key = tuple[str, str, bytes | None, bytes | None, bytes | None]
 
 
 class Refused(NamedTuple):
-    """What was said, of which function, and until when it holds."""
+    """What was said, of which function, and until when it holds; ``whole``: as it goes over the wire."""
 
     problem: Problem
-    labels: Labels
     route: Route
     until: float
+    whole: bytes
 
 
 class Shedding:
@@ -39,12 +38,12 @@ class Shedding:
         self._known: dict[Key, Refused] = {}
 
     @staticmethod
-    def key(scope: dict[str, Any], headers: dict[bytes, bytes]) -> Key | None:
+    def key(method: str, path: str, headers: dict[bytes, bytes]) -> Key | None:
         """Return what a request has in common with others that are answered alike; None for one that may not be."""
-        if scope["type"] != "http" or not _OTHERWISE.isdisjoint(headers):
+        if not _OTHERWISE.isdisjoint(headers):
             return None
         get = headers.get
-        return scope["method"], scope["path"], get(b"host"), get(b"authorization"), get(b"x-stoker-deadline")
+        return method, path, get(b"host"), get(b"authorization"), get(b"x-stoker-deadline")
 
     def find(self, key: Key | None, *, now: float) -> Refused | None:
         """Return what such a request was told a moment ago."""
@@ -56,14 +55,17 @@ class Shedding:
             return None
         return found
 
-    def learn(
-        self, key: Key | None, result: Result, *, deadline: float | None, labels: Labels, route: Route, now: float
-    ) -> None:
-        """Take in how a request ended; ``deadline`` is in seconds."""
+    def learn(self, key: Key | None, result: Result, *, deadline: float | None, route: Route, now: float) -> None:
+        """Take in how a request ended; ``deadline`` is what it said itself, in seconds."""
         error = result.error
+        if deadline is None:
+            deadline = route.spec.options.deadline
         if key is None or deadline is None or error is None or error.fields.get("reason") != "deadline":
             return
         if len(self._known) >= KNOWN_MAX:
             self._known.clear()
         until = now + min(MOMENT_SECONDS, SHARE * deadline)
-        self._known[key] = Refused(problem_of(result.outcome, error), labels, route, until)
+        problem = problem_of(result.outcome, error)
+        told = [*((name.encode(), value.encode()) for name, value in problem.headers.items()), *route.told]
+        whole = whole_answer(problem.status, problem.body(), headers=told, closes=False)
+        self._known[key] = Refused(problem, route, until, whole)

@@ -58,6 +58,10 @@ class Tracked:
         kept = [pair for pair in self._scope["headers"] if pair[0] not in changed]
         self._scope["headers"] = [*kept, *((name, value) for name, value in changed.items() if value)]
 
+    def sends_by(self, send: Any) -> None:
+        """Have the answer go out so."""
+        self._send = send
+
     def belongs_to(self, trace: Trace) -> None:
         """Have the request, and what is made of it, be a part of this span, which is recorded here."""
         self.traceparent = str(trace)

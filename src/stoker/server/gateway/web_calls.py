@@ -36,10 +36,14 @@ def session_name(holder: str) -> str:
     return f"{HTTP_SESSIONS}{holder}"
 
 
+def lost_answer() -> Problem:
+    return Problem(500, "StokerError", "The answer of the call was lost on its way. Ask again.")
+
+
 class WebCall:
     """One call and who waits for it: its end, and of a stream what has come so far."""
 
-    __slots__ = ("_news", "id", "is_accepted", "items", "key", "read", "result", "session")
+    __slots__ = ("_news", "id", "is_accepted", "items", "key", "on_end", "read", "result", "session")
 
     def __init__(self, call_id: str, key: str, session: WebSession) -> None:
         self.id = call_id
@@ -49,6 +53,7 @@ class WebCall:
         self.read = 0
         self.result: Result | None = None
         self.is_accepted = False
+        self.on_end: Callable[[], None] | None = None  # called once, when it is over
         self._news: asyncio.Future[None] | None = None
 
     async def wait(self) -> None:
@@ -65,6 +70,9 @@ class WebCall:
             await self._news
 
     def tell(self) -> None:
+        if self.on_end is not None and self.result is not None:
+            on_end, self.on_end = self.on_end, None
+            on_end()
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
@@ -235,7 +243,7 @@ class WebCalls:
                 return decode_answer(data)
         except ProtocolError:
             pass
-        raise Failed(Problem(500, "StokerError", "The answer of the call was lost on its way. Ask again."), call_id)
+        raise Failed(lost_answer(), call_id)
 
     def _decide_soon(self, event: e.Event) -> None:
         """Feed an event to the core once this turn of the loop is over.

@@ -1,0 +1,363 @@
+"""Plain requests: a small body comes, an endpoint's one answer goes. Most are plain, and they take the short way here.
+
+A request becomes a call as soon as its last byte is here, and its answer is written as soon as the call has ended, in
+one piece: no task waits for either. What is decided on the way is decided by the same parts as in `Gateway`, in the
+same order, and said in the same words. What takes more than that is left to it: later answers, streams, web apps,
+pages of other origins, bodies of some size, versions beside the current one, traces that are recorded, and whatever is
+wrong with a request before it has a route.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
+
+import httptools
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from stoker.core.calls import Result, Segment
+from stoker.errors import ProtocolError
+from stoker.protocol.encoded import Buffer
+from stoker.protocol.web_calls import read_answer_header, request_payload, split_answer
+from stoker.server.gateway import versions
+from stoker.server.gateway.heads import check_host, deadline_of
+from stoker.server.gateway.problems import Pairs, Problem, problem_of
+from stoker.server.gateway.replies import CALL_ID, JSON, Failed, encoded_pairs, send_answer, send_bytes
+from stoker.server.gateway.routing import Route, Routes
+from stoker.server.gateway.shedding import Key, Refused, Shedding
+from stoker.server.gateway.token_door import TokenDoor
+from stoker.server.gateway.tracked import FAILED, HUNG_UP, PARENT, REQUEST_ID, Tracked
+from stoker.server.gateway.web_calls import WebCall, WebCalls, lost_answer
+from stoker.types import Outcome
+
+if TYPE_CHECKING:
+    from stoker.server.gateway.connections import Connection
+    from stoker.server.server import Server
+
+BODY_BYTES = 256 << 10  # of a request: a bigger one is written to a file as it comes
+CACHED_BYTES = 512  # of an answer's header that is remembered as it is written
+_LEFT = frozenset(
+    {
+        *(b"origin", b"prefer", b"idempotency-key", b"last-event-id", b"x-stoker-callback", b"x-stoker-version"),
+        *(b"expect", b"transfer-encoding", b"upgrade"),
+    }
+)  # a request that says one of these is not plain
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
+_THE_SERVERS = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"trailer"})
+_NO_BODY = frozenset({204, 304})
+_dumps = msgspec.json.Encoder().encode
+log = logging.getLogger(__name__)
+
+
+class PlainRequests:
+    """See the module. ``count`` is told of each request that is over; ``is_local``: see `check_host`."""
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        calls: WebCalls,
+        routes: Routes,
+        door: TokenDoor,
+        shedding: Shedding,
+        count: Callable[[Tracked], None],
+        is_local: bool,
+    ) -> None:
+        self.server = server
+        self.calls = calls
+        self.door = door
+        self.shedding = shedding
+        self.count = count
+        self._routes = routes
+        self._is_local = is_local
+
+    def begin(self, connection: Connection) -> PlainRequest | None:
+        """Return the request whose headers have come, if it is plain."""
+        parser, server = connection.parser, self.server
+        headers = dict(reversed(connection.headers))  # the first of each name
+        if not _LEFT.isdisjoint(headers) or server.functions.beside or server.spans is not None:
+            return None
+        if parser.get_http_version() != "1.1" or parser.should_upgrade() or not parser.should_keep_alive():
+            return None
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > BODY_BYTES or connection.flow.write_paused:
+            return None
+        try:
+            url = httptools.parse_url(connection.url)
+            path = url.path.decode("ascii")
+        except (ValueError, AttributeError, httptools.HttpParserError):
+            return None
+        if "%" in path:
+            path = unquote(path)
+        method = parser.get_method().decode("ascii")
+        now = time.monotonic()
+        key = self.shedding.key(method, path, headers)
+        refused = self.shedding.find(key, now=now)
+        if refused is not None:
+            return PlainRequest(self, connection, refused.route, headers, method=method, now=now, refused=refused)
+        host = headers.get(b"host", b"")
+        try:
+            check_host(host, is_local=self._is_local)
+            route, rest = self._routes.find(path, host)
+        except Problem:
+            return None
+        if not route.is_plain or method not in route.web.methods or server.traffic.goes_on(route.key):
+            return None
+        request = PlainRequest(self, connection, route, headers, method=method, now=now)
+        request.key, request.rest, request.query = key, rest, url.query or b""
+        return request
+
+
+class Head(NamedTuple):
+    """An answer's status, its headers as they are written, and their names."""
+
+    status: int
+    lines: bytes
+    names: frozenset[bytes]
+
+
+class _Unheard:
+    """An event that nobody waits for."""
+
+    @staticmethod
+    def set() -> None:
+        pass
+
+
+class PlainRequest:
+    """One of them. To its connection it is what uvicorn calls a cycle."""
+
+    __slots__ = (
+        *("_call", "_connection", "_extra", "_headers", "_of", "_refused", "_route", "_tracked", "disconnected"),
+        *("keep_alive", "key", "method", "more_body", "pieces", "query", "response_complete", "response_started"),
+        *("rest", "scope"),
+    )
+    message_event = _Unheard()
+
+    def __init__(
+        self,
+        of: PlainRequests,
+        connection: Connection,
+        route: Route,
+        headers: dict[bytes, bytes],
+        *,
+        method: str,
+        now: float,
+        refused: Refused | None = None,
+    ) -> None:
+        self._of = of
+        self._connection = connection
+        self._route = route
+        self._headers = headers
+        self.method = method
+        self._refused = refused
+        self._extra: Pairs = []
+        self._call: WebCall | None = None
+        scope: Any = connection.scope
+        self.scope = scope
+        self._tracked = Tracked(scope, headers, None, now=now)
+        self._tracked.labels = route.labels
+        self.key: Key | None = None
+        self.rest = ""
+        self.query = b""
+        self.pieces: list[bytes] = []
+        self.more_body = True
+        self.keep_alive = True
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+
+    def complete(self) -> None:
+        """All of the request has come: have it answered."""
+        self.more_body = False
+        if self.response_complete or self.disconnected:
+            return  # it was turned away meanwhile
+        if self._refused is not None:
+            self._refuse(self._refused)
+            return
+        try:
+            call = self._call = self._submit()
+        except Problem as problem:
+            self._tell(problem)
+            return
+        if call.result is not None:
+            self._ended()
+        else:
+            call.on_end = self._ended
+            self._connection.on_lost = self._cancel
+
+    def _submit(self) -> WebCall:
+        of, route = self._of, self._route
+        holder = of.door.admit(route, self._headers, self._extra)
+        self._extra += versions.version_of(route)
+        deadline = deadline_of(self._headers)
+        self._extra += route.told
+        return of.calls.submit(
+            route.spec,
+            route.key,
+            self._payload(),
+            holder=holder,
+            deadline=deadline,
+            kind=route.kind,
+            method=route.method,
+            trace=self._tracked.traceparent,
+        )
+
+    def _payload(self) -> bytes:
+        client = self._connection.client
+        pairs = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in self.scope["headers"]
+            if name != b"authorization"  # the token is Stoker's alone
+        ]
+        pieces, self.pieces = self.pieces, []
+        return request_payload(
+            *(self.method, self.rest, self.query.decode("ascii", "replace"), pairs),
+            client=client[0] if client else "",
+            target=self._route.method,
+            body=pieces[0] if len(pieces) == 1 else b"".join(pieces),
+            dumps=_dumps,
+        )
+
+    def _learn(self, result: Result) -> None:
+        deadline = deadline_of(self._headers)
+        self._of.shedding.learn(self.key, result, deadline=deadline, route=self._route, now=time.monotonic())
+
+    def _cancel(self) -> None:
+        if self._call is not None:
+            self._of.calls.cancel(self._call)
+
+    # Answers
+
+    def _ended(self) -> None:
+        try:
+            self._answer()
+        except Exception:
+            log.exception("a request was not answered")
+            self._cut()
+
+    def _answer(self) -> None:
+        """Say what has come of the call, now that it is over."""
+        call = self._call
+        assert call is not None and call.result is not None
+        result, payload = call.result, call.result.payload
+        if self.disconnected:
+            self._of.server.discard([payload])
+            self._over(HUNG_UP)
+        elif result.outcome is not Outcome.VALUE:
+            self._of.server.discard([payload])
+            if result.error is not None:
+                self._learn(result)
+            self._tell(problem_of(result.outcome, result.error))
+        elif isinstance(payload, Segment) or self._connection.flow.write_paused:
+            self._connection.go_on(self, self._answer_slowly)
+        else:
+            try:
+                head, body = _read(payload)
+            except ProtocolError:
+                self._tell(lost_answer())
+                return
+            self._write(head, body)
+
+    async def _answer_slowly(self, scope: Any, receive: Any, send: Any) -> None:
+        """Write an answer whose bytes have to be read first, or to a client that does not read what it is sent."""
+        call, tracked = self._call, self._tracked
+        assert call is not None and call.result is not None
+        extra = [*self._extra, (CALL_ID, call.id.encode())]
+        tracked.sends_by(send)
+        try:
+            await send_answer(tracked, await self._of.calls.answer_in(call.id, call.result.payload), extra)
+        except Failed as failed:
+            problem = failed.problem
+            told = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
+            await send_bytes(tracked, problem.status, JSON, problem.body(call_id=call.id), [*told, *extra])
+        finally:
+            self._of.count(tracked)
+
+    def _tell(self, problem: Problem) -> None:
+        """Say why there is no answer."""
+        told = [b"content-type: application/json\r\n"]
+        told += [b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in problem.headers.items()]
+        if problem.headers.get("connection") == "close":
+            self.keep_alive = False
+            del told[-1]  # it is said below
+        body = problem.body(call_id=self._call.id if self._call is not None else "")
+        self._write(Head(problem.status, b"".join(told), frozenset()), body)
+
+    def _refuse(self, refused: Refused) -> None:
+        """Say what such a request was told a moment ago."""
+        tally = self._of.server.tally
+        tally.shed(refused.route.key)
+        self._connection.transport.write(refused.whole)
+        self._over(refused.problem.status)
+
+    def _write(self, head: Head, body: Buffer) -> None:
+        """Write an answer in one piece."""
+        transport, tracked = self._connection.transport, self._tracked
+        if transport.is_closing():
+            self._over(HUNG_UP)
+            return
+        status, lines, names = head
+        pieces: list[Buffer] = [STATUS_LINE[status], lines]
+        if status not in _NO_BODY:
+            pieces.append(b"content-length: %d\r\n" % len(body))
+        for name, value in self._extra:
+            pieces += (name, b": ", value, b"\r\n")
+        if self._call is not None:
+            pieces += (b"x-stoker-call-id: ", self._call.id.encode(), b"\r\n")
+        if REQUEST_ID not in names:
+            pieces += (b"x-request-id: ", tracked.request_id, b"\r\n")
+        if PARENT not in names:
+            pieces += (b"traceparent: ", tracked.traceparent.encode(), b"\r\n")
+        pieces.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        if status not in _NO_BODY:
+            pieces.append(body)
+        transport.write(b"".join(pieces))
+        self._over(status)
+
+    def _over(self, status: int) -> None:
+        """Let the connection go on."""
+        self.response_started = self.response_complete = True
+        tracked, connection = self._tracked, self._connection
+        tracked.status = status
+        connection.on_lost = None
+        self._of.count(tracked)
+        if not self.keep_alive:
+            connection.transport.close()
+        connection.on_response_complete()
+
+    def _cut(self) -> None:
+        self._connection.on_lost = None
+        self._connection.cut()
+        self._tracked.status = FAILED
+        self._of.count(self._tracked)
+
+
+def _read(payload: bytes | memoryview) -> tuple[Head, Buffer]:
+    """Return an answer's head and its body.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    header, body = split_answer(payload)
+    return (_head(header) if len(header) <= CACHED_BYTES else _head.__wrapped__(header)), body
+
+
+@lru_cache(maxsize=1024)  # an endpoint's answers differ in their bodies
+def _head(header: bytes) -> Head:
+    status, headers = read_answer_header(header)
+    pairs = [(name.lower(), value) for name, value in encoded_pairs(headers)]
+    for name, value in pairs:
+        if _NAME.fullmatch(name) is None or _VALUE.fullmatch(value) is None or name in _THE_SERVERS:
+            raise ProtocolError(f"An answer's header {name!r:.80} may not go out.")
+    if status not in STATUS_LINE:
+        raise ProtocolError(f"An answer's status is not {status}.")
+    lines = [b"%b: %b\r\n" % pair for pair in pairs if pair[0] != b"content-length"]
+    return Head(status, b"".join(lines), frozenset(name for name, _ in pairs))

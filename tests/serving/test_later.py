@@ -30,6 +30,16 @@ def note(path: str, pause: float = 0.0) -> dict:
     return {"path": path}
 
 @app.function()
+@stoker.endpoint()
+def echo(text: str) -> int:
+    return len(text)
+
+@app.function()
+@stoker.endpoint()
+def size(file: stoker.File) -> int:
+    return file.size
+
+@app.function()
 @stoker.endpoint(requires_token=False)
 def fails(x: int) -> int:
     raise ValueError(f"no {x}")
@@ -94,6 +104,35 @@ def test_a_key_makes_one_call_of_many_requests_also_after_its_end(jobs: Serving,
         assert ask() == place and path.read_text() == "ran\n"
         anybody = httpx.post(f"{jobs.url}/jobs/fails", json={"x": 1}, headers={**LATER, "idempotency-key": "a"})
         assert anybody.status_code == 400
+
+
+def test_a_key_is_one_request_s_alone_also_after_its_end_and_over_a_restart(jobs: Serving, tmp_path: Path) -> None:
+    jobs.env["STOKER_HTTP"] = f"127.0.0.1:{jobs.port}"
+    keyed = {**LATER, "idempotency-key": "order 8"}
+    long = "x" * (1 << 20)  # which lies in a file of its own
+
+    def answers(client: httpx.Client) -> list[int]:
+        """Ask again as before, otherwise, and otherwise by the query."""
+        return [
+            client.post(f"/jobs/echo{query}", json={"text": text}, headers=keyed).status_code
+            for query, text in (("", long), ("", f"{long}y"), ("?text=z", long))
+        ]
+
+    with jobs.client() as client:
+        place = client.post("/jobs/echo", json={"text": long}, headers=keyed).headers["location"]
+        assert answers(client) == [202, 422, 422]
+        ended(client, f"{place}/result")
+        assert answers(client) == [202, 422, 422]
+        refused = client.post("/jobs/echo", json={"text": "other"}, headers=keyed).json()["error"]
+        assert refused["type"] == "IdempotencyKeyReused" and "POST /jobs/echo" in refused["message"]
+        form = {**LATER, "idempotency-key": "order 9"}
+        files = [{"file": b"a picture"}, {"file": b"a picture"}, {"file": b"another"}]  # each with a boundary of its own
+        assert [client.post("/jobs/size", files=one, headers=form).status_code for one in files] == [202, 202, 422]
+    jobs.stoker("server", "stop")
+    jobs.stoker("server", "start")
+    with jobs.client() as client:
+        assert answers(client) == [202, 422, 422]
+        assert client.get(f"{place}/result").json() == len(long)
 
 
 def test_another_token_sees_nothing_of_it(jobs: Serving, tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ class StoreContract:
             tags={"team": "vision", "ünï": "'\"\n"},
             method="predict",
             trace="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            request="POST /shop/möve",
+            digest="5f" * 32,
         )
         store.write(epoch, [row])
         assert [pending.call for pending in store.pending(after_seq=0, limit=10)] == [row]
@@ -102,6 +104,7 @@ class StoreContract:
             timeline='[["queued",1]]',
             payload=b"e",
             payload_blob="x",
+            status=422,
         )
         store.write(epoch, [accepted(1)])
         store.write(epoch, [first, settled(1, payload=b"second")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +24,17 @@ from stoker.types import CallState, ErrorInfo
 
 if TYPE_CHECKING:
     from stoker.server.server import Server
+
+
+@dataclass(frozen=True, slots=True)
+class WebOrigin:
+    """What was asked over HTTP: ``POST /shop/move``; and the digest of a request with an Idempotency-Key."""
+
+    request: str
+    digest: str
+
+
+_NO_ORIGIN = WebOrigin("", "")
 
 
 class Executor:
@@ -47,6 +59,7 @@ class Executor:
         self._seq = seq
         self._keeping = keeping
         self.grants: dict[str, Grant] = {}
+        self.origins: dict[str, WebOrigin] = {}  # of calls that are being written down, by their ids
         self._doers: dict[type[Any], Callable[[Any], None]] = {
             c.LeaseCalls: self._lease,
             c.GatherRank: self._gather_rank,
@@ -154,6 +167,7 @@ class Executor:
 
     def _accepted_row(self, call: Call, wall: float) -> AcceptedRow:
         data, name = self._files.persist(call.payload)
+        origin = self.origins.get(call.id, _NO_ORIGIN)
         return AcceptedRow(
             seq=call.seq,
             id=call.id,
@@ -168,6 +182,8 @@ class Executor:
             tags=call.pool.options.tags,
             method=call.method,
             trace=call.trace,
+            request=origin.request,
+            digest=origin.digest,
         )
 
     def _persist_settled(self, command: c.PersistSettled) -> None:

@@ -28,7 +28,8 @@ class AcceptedRow:
     """A detached call as it is accepted. ``seq`` is given by the server, ascending, and orders the queue.
 
     ``payload`` holds small arguments; bigger ones are a payload file named ``payload_blob``. Times are Unix seconds.
-    ``method`` is that of a class, ``trace`` the W3C ``traceparent`` that the call belongs to.
+    ``method`` is that of a class, ``trace`` the W3C ``traceparent`` that the call belongs to. Of a call that came over
+    HTTP, ``request`` says its method and path; ``digest`` is that of a request with an Idempotency-Key.
     """
 
     seq: int
@@ -44,11 +45,16 @@ class AcceptedRow:
     tags: dict[str, str] = field(default_factory=dict)
     method: str = ""
     trace: str = ""
+    request: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SettledRow:
-    """How a detached call ended. The first one written for a call wins; later ones change nothing."""
+    """How a detached call ended. The first one written for a call wins; later ones change nothing.
+
+    ``status`` is that of the answer of a call that came over HTTP; 0 for others.
+    """
 
     seq: int
     id: str
@@ -59,6 +65,7 @@ class SettledRow:
     payload_blob: str = ""
     error: ErrorInfo | None = None
     timeline: str = ""  # JSON
+    status: int = 0
 
 
 @dataclass(frozen=True, slots=True)

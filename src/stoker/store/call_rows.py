@@ -27,8 +27,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
 """
 
 ORIGIN = """
-INSERT INTO origins (seq, method, trace)
-SELECT seq, ?, ? FROM calls WHERE seq = ? AND id = ? ON CONFLICT (seq) DO NOTHING
+INSERT INTO origins (seq, method, trace, request, digest)
+SELECT seq, ?, ?, ?, ? FROM calls WHERE seq = ? AND id = ? ON CONFLICT (seq) DO NOTHING
 """
 
 PROGRESS = """
@@ -40,14 +40,14 @@ ON CONFLICT (seq) DO UPDATE SET failures = excluded.failures, losses = excluded.
 
 # First the result, then the state: each is taken from the first row of a call, as long as it is pending.
 SETTLE = """
-INSERT INTO results (seq, finished, attempts, error, timeline, payload_blob, payload)
-SELECT seq, ?, ?, ?, ?, ?, ? FROM calls WHERE seq = ? AND id = ? AND state = 0 ON CONFLICT (seq) DO NOTHING
+INSERT INTO results (seq, finished, attempts, error, timeline, status, payload_blob, payload)
+SELECT seq, ?, ?, ?, ?, ?, ?, ? FROM calls WHERE seq = ? AND id = ? AND state = 0 ON CONFLICT (seq) DO NOTHING
 """
 MARK_SETTLED = "UPDATE calls SET state = ? WHERE seq = ? AND id = ? AND state = 0"
 
 PENDING = """
 SELECT c.seq, id, function, client, priority, created, deadline, payload, payload_blob, parent, tags,
-    method, trace, failures, losses, not_before, timeline
+    method, trace, request, digest, failures, losses, not_before, timeline
 FROM calls c INDEXED BY calls_pending LEFT JOIN origins o ON o.seq = c.seq LEFT JOIN progress p ON p.seq = c.seq
 WHERE state = 0 AND c.seq > ? ORDER BY c.seq LIMIT ?
 """
@@ -65,7 +65,7 @@ UNION SELECT payload_blob FROM results WHERE payload_blob <> '' AND payload_blob
 
 _RECORD = """
 SELECT c.seq, id, function, client, priority, created, deadline, {payloads}, c.payload_blob, parent, tags,
-    method, trace, failures, losses, state, finished, attempts, r.payload_blob, error, r.timeline, expired
+    method, trace, request, digest, failures, losses, state, finished, attempts, r.payload_blob, error, r.timeline, status, expired
 FROM calls c LEFT JOIN origins o ON o.seq = c.seq LEFT JOIN results r ON r.seq = c.seq
 LEFT JOIN progress p ON p.seq = c.seq
 """
@@ -138,6 +138,11 @@ def newest(function: str, state: CallState | None) -> str:
     return f"{_WITHOUT_PAYLOADS} {where}ORDER BY c.seq DESC LIMIT ?"
 
 
+def has_origin(row: AcceptedRow) -> bool:
+    """Tell whether there is something to keep of where a call came from, which a table of its own has."""
+    return bool(row.method or row.trace or row.request or row.digest)
+
+
 def accept(connection: sqlite3.Connection, rows: Sequence[AcceptedRow]) -> None:
     connection.executemany(
         ACCEPT,
@@ -158,7 +163,7 @@ def accept(connection: sqlite3.Connection, rows: Sequence[AcceptedRow]) -> None:
             for r in rows
         ],
     )
-    if told := [(r.method, r.trace, r.seq, r.id) for r in rows if r.method or r.trace]:
+    if told := [(r.method, r.trace, r.request, r.digest, r.seq, r.id) for r in rows if has_origin(r)]:
         connection.executemany(ORIGIN, told)
 
 
@@ -170,7 +175,7 @@ def settle(connection: sqlite3.Connection, rows: Sequence[SettledRow]) -> None:
     connection.executemany(
         SETTLE,
         [
-            (r.finished, r.attempts, error_text(r.error), r.timeline, r.payload_blob, r.payload, r.seq, r.id)
+            (r.finished, r.attempts, error_text(r.error), r.timeline, r.status, r.payload_blob, r.payload, r.seq, r.id)
             for r in rows
         ],
     )
@@ -179,27 +184,30 @@ def settle(connection: sqlite3.Connection, rows: Sequence[SettledRow]) -> None:
 
 def pending_row(row: tuple[Any, ...]) -> PendingRow:
     """Build a row to be queued. A million share the few functions and clients that there are."""
-    seq, call_id, function, client, priority, created, deadline, payload, blob, parent, tags, method, trace = row[:13]
+    seq, call_id, function, client, priority, created, deadline, payload, blob, parent, tags = row[:11]
+    method, trace, request, digest = row[11:15]
     call = AcceptedRow(
         *(seq, call_id, intern(function), intern(client), priority, created, deadline, payload, blob, parent),
-        *(_tags(tags), intern(method or ""), trace or ""),
+        *(_tags(tags), intern(method or ""), trace or "", request or "", digest or ""),
     )
-    return PendingRow(call) if row[13] is None else PendingRow(call, *row[13:])
+    return PendingRow(call) if row[15] is None else PendingRow(call, *row[15:])
 
 
 def call_record(row: tuple[Any, ...]) -> CallRecord:
     seq, call_id, function, client, priority, created, deadline, payload, result, blob, parent, tags = row[:12]
-    method, trace, failures, losses, code = row[12:17]
+    method, trace, request, digest, failures, losses, code = row[12:19]
     call = AcceptedRow(
         *(seq, call_id, function, client, priority, created, deadline, payload, blob, parent, _tags(tags)),
-        *(method or "", trace or ""),
+        *(method or "", trace or "", request or "", digest or ""),
     )
     if not code:
         return CallRecord(call, failures or 0, losses or 0)
-    finished, attempts, result_blob, error, timeline, expired = row[17:]
+    finished, attempts, result_blob, error, timeline, status, expired = row[19:]
     if expired:  # the blobs' names are kept for `EXPIRABLE` alone
         call, result_blob = replace(call, payload_blob=""), ""
-    settled = SettledRow(seq, call_id, _STATES[code], finished, attempts, result, result_blob, _error(error), timeline)
+    settled = SettledRow(
+        *(seq, call_id, _STATES[code], finished, attempts, result, result_blob, _error(error), timeline, status)
+    )
     return CallRecord(call, failures or 0, losses or 0, settled, bool(expired))
 
 

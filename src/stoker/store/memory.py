@@ -329,7 +329,7 @@ def _expire(kept: MemoryBacking, record: CallRecord) -> list[str]:
     kept.records[record.call.seq] = replace(
         record,
         call=replace(record.call, payload=b"", payload_blob=""),
-        settled=SettledRow(settled.seq, settled.id, settled.state, settled.finished, settled.attempts),
+        settled=replace(settled, payload=b"", payload_blob="", error=None, timeline=""),
         expired=True,
     )
     return blobs

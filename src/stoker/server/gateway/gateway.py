@@ -178,7 +178,7 @@ class Gateway:
             await self._resuming.resume(last, route, connection, send, extra, holder=holder)
             return
         deadline = deadline_of(headers)
-        later = await self._later.wanted(route, headers, holder)
+        later = await self._later.wanted(route, scope, headers, holder)
         payload = await self._payload(scope, headers, _request_of(route, scope, method, rest), receive)
         extra += route.told
         if later is not None:

@@ -6,9 +6,9 @@
     DELETE /v1/calls/<id>           cancel it
 
 They are detached calls, so they outlive the connection and the server. With ``Idempotency-Key`` a request that is sent
-again is the same call, also after that has ended, for as long as results are kept. Ids cannot be guessed, and a call of
-a token is that token's alone. With ``X-Stoker-Callback`` the end of the call is told to a URL: see
-`stoker.server.callbacks`.
+again is the same call, also after that has ended, for as long as results are kept; another one with the same key is
+refused (draft-ietf-httpapi-idempotency-key-header). Ids cannot be guessed, and a call of a token is that token's alone.
+With ``X-Stoker-Callback`` the end of the call is told to a URL: see `stoker.server.callbacks`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stoker.core import events as e
-from stoker.core.calls import Payload, Result
+from stoker.core.calls import Payload, Result, Segment
 from stoker.errors import InvalidRequest, NotFound, Overloaded, PermissionDenied, StokerError
+from stoker.server.execution import WebOrigin
 from stoker.server.gateway.problems import Problem
+from stoker.server.gateway.request_digests import digest_of, digest_of_file
+from stoker.server.gateway.request_lines import line_of
 from stoker.server.gateway.routing import Route
 from stoker.server.gateway.web_calls import PUBLIC, WebCalls, session_name
 from stoker.server.inspection import call_details
@@ -46,6 +52,7 @@ class Wanted:
     call_id: str
     key: str
     callback: str
+    request: str  # its method and path
 
 
 class LaterCalls:
@@ -54,8 +61,11 @@ class LaterCalls:
     def __init__(self, server: Server, calls: WebCalls) -> None:
         self._server = server
         self._calls = calls
+        self._beginning: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
-    async def wanted(self, route: Route, headers: dict[bytes, bytes], holder: str) -> Wanted | None:
+    async def wanted(
+        self, route: Route, scope: dict[str, Any], headers: dict[bytes, bytes], holder: str
+    ) -> Wanted | None:
         """Return what a request says of being answered later; None where it is to be answered now.
 
         Raises:
@@ -70,7 +80,7 @@ class LaterCalls:
         if not later:
             return None
         key = headers.get(b"idempotency-key", b"").decode("latin-1")
-        return Wanted(self._id(route, holder, key), key, callback)
+        return Wanted(self._id(route, holder, key), key, callback, line_of(scope))
 
     async def _check_callback(self, route: Route, url: str, holder: str, *, is_later: bool) -> None:
         if not is_later:
@@ -95,13 +105,35 @@ class LaterCalls:
         """Have a call made; return why it was refused if it was.
 
         Raises:
-            Problem: it was made before, with another callback; or nothing can be written down.
+            Problem: its key is another request's, or it was made before with another callback; or nothing can be written
+                down.
         """
+        # Of requests with one key the next is looked at once it is known what became of the one before.
+        lock = self._beginning.setdefault(wanted.call_id, asyncio.Lock())
+        async with lock:
+            digest = await self._digest(payload) if wanted.key else ""
+            if wanted.key and await self._is_known(wanted.call_id):
+                self._server.discard([payload])
+                await self._check_same_request(wanted.call_id, digest)
+                await self._check_same_callback(wanted)
+                return None
+            with self._told_of(wanted, digest):
+                return await self._make(route, payload, wanted, holder=holder, deadline=deadline, trace=trace)
+
+    @contextmanager
+    def _told_of(self, wanted: Wanted, digest: str) -> Iterator[None]:
+        """Have it written down with the call what was asked."""
+        origins = self._server.executor.origins
+        origins[wanted.call_id] = WebOrigin(wanted.request, digest)
+        try:
+            yield
+        finally:
+            del origins[wanted.call_id]
+
+    async def _make(
+        self, route: Route, payload: Payload, wanted: Wanted, *, holder: str, deadline: float | None, trace: str
+    ) -> Result | None:
         call_id = wanted.call_id
-        if wanted.key and await self._is_known(call_id):
-            self._server.discard([payload])
-            await self._check_same_callback(wanted)
-            return None
         if wanted.callback:
             try:
                 await self._server.callbacks.ask(call_id, wanted.callback, holder=holder)
@@ -122,6 +154,23 @@ class LaterCalls:
             return None
         self._server.callbacks.drop(call_id)
         return call.result
+
+    async def _digest(self, payload: Payload) -> str:
+        if not isinstance(payload, Segment):
+            return digest_of(bytes(payload))
+        files = self._server.files
+        path = files.segments / payload.name
+        return await asyncio.to_thread(digest_of_file, path if path.exists() else files.spill / payload.name)
+
+    async def _check_same_request(self, call_id: str, digest: str) -> None:
+        record = await asyncio.to_thread(self._server.store.call, call_id)
+        if record is not None and record.call.digest not in {"", digest}:
+            raise Problem(
+                422,
+                "IdempotencyKeyReused",
+                f"This Idempotency-Key was sent before with another request ({record.call.request}; its call is "
+                f"{call_id}). Send the same method, query and body again, or a new key for a new request.",
+            )
 
     async def _check_same_callback(self, wanted: Wanted) -> None:
         found = await asyncio.to_thread(self._server.store.callback, wanted.call_id)

@@ -14,7 +14,7 @@ from typing import Any
 from psycopg import Connection
 
 from stoker.store.base import AcceptedRow, ProgressRow, SettledRow
-from stoker.store.call_rows import CODES, error_text
+from stoker.store.call_rows import CODES, error_text, has_origin
 from stoker.types import CallState
 
 ACCEPT = b"""
@@ -25,9 +25,10 @@ ON CONFLICT (id) DO NOTHING
 """
 
 ORIGIN = b"""
-INSERT INTO origins (seq, method, trace)
-SELECT seq, told.method, told.trace
-FROM unnest(%b::bigint[], %b::text[], %b::text[], %b::text[]) AS told (seq, id, method, trace)
+INSERT INTO origins (seq, method, trace, request, digest)
+SELECT seq, told.method, told.trace, told.request, told.digest
+FROM unnest(%b::bigint[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[])
+    AS told (seq, id, method, trace, request, digest)
 JOIN calls USING (seq, id) ON CONFLICT (seq) DO NOTHING
 """
 
@@ -46,18 +47,18 @@ SETTLE = b"""
 WITH settled AS (
     UPDATE calls SET state = ended.state
     FROM unnest(%b::bigint[], %b::text[], %b::smallint[], %b::double precision[], %b::integer[], %b::text[],
-        %b::text[], %b::text[], %b::bytea[])
-        AS ended (seq, id, state, finished, attempts, error, timeline, payload_blob, payload)
+        %b::text[], %b::smallint[], %b::text[], %b::bytea[])
+        AS ended (seq, id, state, finished, attempts, error, timeline, status, payload_blob, payload)
     WHERE calls.seq = ended.seq AND calls.id = ended.id AND calls.state = 0
     RETURNING ended.*
 )
-INSERT INTO results (seq, finished, attempts, error, timeline, payload_blob, payload)
-SELECT seq, finished, attempts, error, timeline, payload_blob, payload FROM settled
+INSERT INTO results (seq, finished, attempts, error, timeline, status, payload_blob, payload)
+SELECT seq, finished, attempts, error, timeline, status, payload_blob, payload FROM settled
 """
 
 PENDING = """
 SELECT c.seq, id, function, client, priority, created, deadline, payload, payload_blob, parent, tags,
-    method, trace, failures, losses, not_before, timeline
+    method, trace, request, digest, failures, losses, not_before, timeline
 FROM calls c LEFT JOIN origins o ON o.seq = c.seq LEFT JOIN progress p ON p.seq = c.seq
 WHERE state = 0 AND c.seq > %s ORDER BY c.seq LIMIT %s
 """
@@ -74,7 +75,7 @@ UNION SELECT payload_blob FROM results WHERE payload_blob <> '' AND payload_blob
 
 _RECORD = """
 SELECT c.seq, id, function, client, priority, created, deadline, {payloads}, c.payload_blob, parent, tags,
-    method, trace, failures, losses, state, finished, attempts, r.payload_blob, error, r.timeline, expired
+    method, trace, request, digest, failures, losses, state, finished, attempts, r.payload_blob, error, r.timeline, status, expired
 FROM calls c LEFT JOIN origins o ON o.seq = c.seq LEFT JOIN results r ON r.seq = c.seq
 LEFT JOIN progress p ON p.seq = c.seq
 """
@@ -176,7 +177,7 @@ def accept(connection: Connection, rows: Sequence[AcceptedRow]) -> None:
             for r in rows
         ],
     )
-    _execute(connection, ORIGIN, [(r.seq, r.id, r.method, r.trace) for r in rows if r.method or r.trace])
+    _execute(connection, ORIGIN, [(r.seq, r.id, r.method, r.trace, r.request, r.digest) for r in rows if has_origin(r)])
 
 
 def progress(connection: Connection, rows: Sequence[ProgressRow]) -> None:
@@ -198,6 +199,7 @@ def settle(connection: Connection, rows: Sequence[SettledRow]) -> None:
                 r.attempts,
                 error_text(r.error),
                 r.timeline,
+                r.status,
                 r.payload_blob,
                 r.payload,
             )

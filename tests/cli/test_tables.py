@@ -110,6 +110,18 @@ def test_an_id_is_whole_even_where_it_alone_fits_no_screen(
     assert CALL["id"] in stoker_command("calls", "list").out
 
 
+def test_a_call_that_came_over_http_says_its_request_and_status(
+    server: FakeSession, stoker_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    http = {"method": "POST", "path": "/shop/[move]", "status": 422}
+    server.answers["calls"] = [{**CALL, "state": "succeeded", "error": "", "http": http}]
+    out = stoker_command("calls", "list").out
+    assert "succeeded, 422" in out and "422 POST /shop/[move]" in out
+    server.answers["calls"] = [{**CALL, "http": None}]
+    assert "http" not in stoker_command("calls", "list").out
+
+
 @pytest.mark.parametrize("verb", list(ROWS))
 def test_json_has_every_field(verb: str, server: FakeSession, stoker_command: Command) -> None:
     server.answers[verb] = ROWS[verb]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,6 +52,30 @@ def test_what_is_wrong_with_a_request_is_told(served: Serving) -> None:
             "/shop/" + "a" * 9000,
         ):
             assert client.get(path).status_code == 404, path
+
+
+def test_the_list_of_calls_says_what_was_asked_and_how_it_was_answered(served: Serving) -> None:
+    asked = [
+        ("POST", "/shop/move?by=2", {"x": 1}, 200),
+        ("POST", "/shop/move", {"x": "one"}, 422),
+        ("POST", "/shop/fail", {"what": "it"}, 500),
+        ("GET", "/shop/count?to=2", None, 200),
+        ("GET", f"/shop/big?size={2 << 20}", None, 200),
+    ]
+    told: list[tuple[str, tuple[str, str, int], str]] = []
+    with served.client() as client:
+        for method, path, body, status in asked:
+            answer = client.request(method, path, json=body)
+            assert answer.status_code == status
+            call_id = answer.headers["x-stoker-call-id"]
+            told.append((call_id, (method, path.partition("?")[0], status), "failed" if status == 500 else "succeeded"))
+    listed = {row["id"]: row for row in json.loads(served.stoker("calls", "list", "--json"))}
+    for call_id, (method, path, status), state in told:
+        assert listed[call_id]["http"] == {"method": method, "path": path, "status": status}
+        assert listed[call_id]["state"] == state
+    refused = told[1][0]
+    assert "succeeded, 422" in served.stoker("calls", "list", "--app", "shop")
+    assert re.search(r"http +422 POST /shop/move *\n", served.stoker("calls", "show", refused))
 
 
 def test_a_token_is_asked_for_unless_the_endpoint_says_otherwise(served: Serving) -> None:

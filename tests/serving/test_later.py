@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,7 @@ def test_it_is_accepted_at_once_and_fetched_by_its_id(jobs: Serving, tmp_path: P
         assert ended(client, f"{place}/result").json() == {"path": str(tmp_path / "a")}
         state = client.get(place).json()
         assert (state["state"], state["function"], state["attempts"]) == ("succeeded", "jobs.note", 1)
+        assert state["status"] == 200
         assert client.get(f"{place}/result").status_code == 200, "it may be fetched again"
 
 
@@ -88,6 +90,21 @@ def test_what_it_raised_is_its_result(jobs: Serving) -> None:
         answer = ended(client, f"{place}/result")
         assert answer.status_code == 500 and answer.json()["error"]["message"] == "no 3"
         assert "no 3" in client.get(place).json()["error"]
+
+
+def test_what_does_not_fit_is_seen_in_its_state(jobs: Serving) -> None:
+    with jobs.client() as client:
+        place = client.post("/jobs/note?pause=soon", json={"path": "x"}, headers=LATER).headers["location"]
+        assert ended(client, f"{place}/result").status_code == 422
+        assert client.get(place).json()["status"] == 422
+    call_id = place.rpartition("/")[2]
+    listed = json.loads(jobs.stoker("calls", "list", "--json"))
+    rows = [row for row in listed if row["id"] == call_id] + [
+        json.loads(jobs.stoker("calls", "show", call_id, "--json"))
+    ]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["http"] == {"method": "POST", "path": "/jobs/note", "status": 422}
 
 
 def test_a_key_makes_one_call_of_many_requests_also_after_its_end(jobs: Serving, tmp_path: Path) -> None:
@@ -126,7 +143,11 @@ def test_a_key_is_one_request_s_alone_also_after_its_end_and_over_a_restart(jobs
         refused = client.post("/jobs/echo", json={"text": "other"}, headers=keyed).json()["error"]
         assert refused["type"] == "IdempotencyKeyReused" and "POST /jobs/echo" in refused["message"]
         form = {**LATER, "idempotency-key": "order 9"}
-        files = [{"file": b"a picture"}, {"file": b"a picture"}, {"file": b"another"}]  # each with a boundary of its own
+        files = [
+            {"file": b"a picture"},
+            {"file": b"a picture"},
+            {"file": b"another"},
+        ]  # each with a boundary of its own
         assert [client.post("/jobs/size", files=one, headers=form).status_code for one in files] == [202, 202, 422]
     jobs.stoker("server", "stop")
     jobs.stoker("server", "start")

@@ -38,14 +38,32 @@ def _function(row: Mapping[str, Any]) -> str:
     return f"{row['function']} [yellow](shadow)[/yellow]" if row.get("shadow") else str(row["function"])
 
 
+def _state(row: Mapping[str, Any]) -> str:
+    """Return a call's state; with the status of an answer that says that it was refused, or failed, by its function."""
+    status = (row.get("http") or {}).get("status") or 0
+    if row["state"] != "succeeded" or status < 400:
+        return state("state")(row)
+    return f"[yellow]succeeded, {status}[/yellow]"
+
+
+def _http(row: Mapping[str, Any]) -> str:
+    """Return what came over HTTP: its status, method and path."""
+    http = row.get("http")
+    if not http:
+        return ""
+    return escape(" ".join(str(part) for part in (http["status"], http["method"], http["path"]) if part))
+
+
+HTTP = Column("http", _http, flexible=True, spare=6)
 COLUMNS = (
     Column("call", field("id")),
     Column("function", _function, flexible=True),
-    Column("state", state("state")),
+    Column("state", _state),
     Column("made", since("created"), right=True, spare=1),
     Column("took", duration("seconds"), right=True, spare=3),
     Column("tries", field("attempts"), right=True, spare=4),
     Column("version", lambda row: f"v{row['version']}" if row.get("version") else "", right=True, spare=5),
+    HTTP,
     Column("error", lambda row: escape(_first_line(row.get("error"))), flexible=True, style="red", spare=2),
 )
 
@@ -66,7 +84,8 @@ def list_calls(
     rows = ask("calls", app=app_name, function=function, state=state_name, limit=limit)
     narrowed = app_name or function or state_name
     empty = "No such calls; without options all are listed." if narrowed else "No calls yet. `f.spawn(x)` makes one."
-    show_rows(rows, COLUMNS, as_json=as_json, empty=empty)
+    columns = [column for column in COLUMNS if column is not HTTP or any(row.get("http") for row in rows)]
+    show_rows(rows, columns, as_json=as_json, empty=empty)
 
 
 @app.command()
@@ -110,7 +129,9 @@ def cancel(
 
 
 def _facts(row: Mapping[str, Any]) -> dict[str, str]:
-    facts = {"call": row["id"], "function": row["function"], "state": state("state")(row)}
+    facts = {"call": row["id"], "function": row["function"], "state": _state(row)}
+    if row.get("http"):
+        facts["http"] = _http(row)
     if row.get("why"):
         facts["waits"] = f"[yellow]{escape(row['why'])}[/yellow]"
     facts["made"] = f"{clock(row['created'])} ({since('created')(row)})"

@@ -18,6 +18,7 @@ from stoker.protocol import messages as m
 from stoker.server.kept_payloads import Keeping
 from stoker.server.payloads import PayloadFiles
 from stoker.server.tokens import WorkerTokens
+from stoker.server.web_records import HTTP_SESSIONS, status_of
 from stoker.server.writer import StoreWriter
 from stoker.store.base import AcceptedRow, ProgressRow, SettledRow, Write
 from stoker.types import CallState, ErrorInfo
@@ -207,6 +208,7 @@ class Executor:
             payload_blob=name,
             error=result.error,
             timeline=_timeline(settlement.timeline, wall),
+            status=status_of(result, data, name, self._files) if call.client.startswith(HTTP_SESSIONS) else 0,
         )
 
     def _persist_progress(self, command: c.PersistProgress) -> None:

@@ -12,8 +12,8 @@ from stoker.core.calls import Call
 from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.state import State
 from stoker.errors import InvalidRequest, NotFound
-from stoker.server.records import row_of
-from stoker.server.sessions import HTTP_SESSIONS
+from stoker.server.records import Record, row_of
+from stoker.server.web_records import HTTP_SESSIONS, WebRecord, asked_by
 from stoker.store.base import CallRecord
 from stoker.types import CallState
 
@@ -124,9 +124,20 @@ async def call_rows(server: Server, *, app: str, function: str, state: str, limi
         rows.setdefault(record.call.id, row_of(record.call, wall=wall, record=record))
     wanted = CallState(state) if state else None
     for row in await asyncio.to_thread(_stored_rows, server, wanted, limit):
-        rows.setdefault(row["id"], row)
+        rows.setdefault(row["id"], row)["http"] = row["http"]
     chosen = [row for row in rows.values() if _matches(row, app=app, function=function, state=state)]
-    return sorted(chosen, key=lambda row: row["created"], reverse=True)[:limit]
+    newest = sorted(chosen, key=lambda row: row["created"], reverse=True)[:limit]
+    return [{**row, "http": row["http"] or _web_row(server, row["id"], detached=row["detached"])} for row in newest]
+
+
+def _web_row(server: Server, call_id: str, *, detached: bool) -> Row | None:
+    """Return what is known here of a call that came over HTTP; None of others, and of what only the store knows."""
+    call = server.plane.state.calls.get(call_id)
+    if call is not None:
+        found = asked_by(call, server.files)
+    else:
+        found = None if detached else server.web_records.get(call_id)
+    return found.row() if found is not None else None
 
 
 def _stored_rows(server: Server, state: CallState | None, limit: int) -> list[Row]:
@@ -150,6 +161,7 @@ def _stored_row(server: Server, record: CallRecord) -> Row:
     error = settled.error if settled else None
     started = max((at for at, event, _ in _stored_timeline(record) if event == "running"), default=None)
     label = spec.label if spec else call.function
+    web = WebRecord.read(call.request, settled.status if settled else 0)
     return {
         "id": call.id,
         "app": spec.app if spec else "",
@@ -165,6 +177,7 @@ def _stored_row(server: Server, record: CallRecord) -> Row:
         "trace": call.trace,
         "version": spec.version if spec else 0,
         "shadow": False,
+        "http": web.row() if web is not None else None,
     }
 
 
@@ -217,18 +230,13 @@ async def call_details(server: Server, call_id: str) -> Row:
     wall = server.wall_offset
     call = server.plane.state.calls.get(call_id)
     if call is not None:
-        return {**row_of(call, wall=wall), **_story(server, call)}
+        return {**row_of(call, wall=wall), **_story(server, call), "http": _web_row(server, call_id, detached=True)}
     record = server.records.get(call_id)
-    if record is not None:
-        story = _story(server, record.call)
-        ended = _entry(server, record.finished + wall, record.call.state.value, "")
-        return {
-            **row_of(record.call, wall=wall, record=record),
-            **story,
-            "timeline": [*story["timeline"], ended],
-            "why": "",
-        }
+    if record is not None and not record.call.detached:
+        return _ended_row(server, record, http=_web_row(server, call_id, detached=False))
     stored = await asyncio.to_thread(server.store.call, call_id)
+    if record is not None:
+        return _ended_row(server, record, http=_stored_row(server, stored)["http"] if stored is not None else None)
     if stored is None:
         raise NotFound(
             f"There is no call {call_id}. Attached calls (remote, map) are remembered for a while, spawned ones for as "
@@ -239,6 +247,14 @@ async def call_details(server: Server, call_id: str) -> Row:
     if settled:
         entries.append(_entry(server, settled.finished, settled.state.value, ""))
     return {**_stored_row(server, stored), "timeline": entries, "why": "", "tags": stored.call.tags}
+
+
+def _ended_row(server: Server, record: Record, *, http: Row | None) -> Row:
+    wall = server.wall_offset
+    story = _story(server, record.call)
+    ended = _entry(server, record.finished + wall, record.call.state.value, "")
+    told = {**story, "timeline": [*story["timeline"], ended], "why": ""}
+    return {**row_of(record.call, wall=wall, record=record), **told, "http": http}
 
 
 def _story(server: Server, call: Call) -> Row:

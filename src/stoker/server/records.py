@@ -83,4 +83,5 @@ def row_of(call: Call, *, wall: float, record: Record | None = None) -> dict[str
         "trace": call.trace,
         "version": call.pool.spec.version,
         "shadow": is_mirrored(call),
+        "http": None,
     }

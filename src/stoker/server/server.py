@@ -49,6 +49,7 @@ from stoker.server.tokens import NodeTokens, WorkerTokens, kept_secret
 from stoker.server.traffic import Traffic
 from stoker.server.verbs import Verbs
 from stoker.server.watching import Watches
+from stoker.server.web_records import WebRecords
 from stoker.server.workers import ControlPeer, GoneLinks, WorkerLinks, WorkerPeer
 from stoker.server.writer import StoreWriter
 from stoker.store.base import Store
@@ -128,7 +129,7 @@ class Server:
         self.news = News(self)
         self.copies, self.locks = NodeCopies(), AgreedLocks(self.blobs)
         self.feeds = Feeds(self)
-        self.records, self.hosts = Records(), Hosts(self.engine)
+        self.records, self.web_records, self.hosts = Records(), WebRecords(), Hosts(self.engine)
         self.early_cancels = EarlyCancels()
         self.watches = Watches(self)
         self.callbacks = Callbacks(self)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 FRAME_BYTES = 8 << 20  # of results in one frame: what is told at once may be more than a frame can hold
 SAYS_AGAIN_SECONDS = 5.0  # after its greeting a client has sent again what it had open
-HTTP_SESSIONS = "http-"  # how the names of those begin whose calls came over HTTP
 PRIORITY_MAX = 1 << 31  # more than anybody needs; a number that the store could not hold would refuse others' calls too
 
 

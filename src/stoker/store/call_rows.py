@@ -65,7 +65,8 @@ UNION SELECT payload_blob FROM results WHERE payload_blob <> '' AND payload_blob
 
 _RECORD = """
 SELECT c.seq, id, function, client, priority, created, deadline, {payloads}, c.payload_blob, parent, tags,
-    method, trace, request, digest, failures, losses, state, finished, attempts, r.payload_blob, error, r.timeline, status, expired
+    method, trace, request, digest, failures, losses, state, finished, attempts, r.payload_blob, error,
+    r.timeline, status, expired
 FROM calls c LEFT JOIN origins o ON o.seq = c.seq LEFT JOIN results r ON r.seq = c.seq
 LEFT JOIN progress p ON p.seq = c.seq
 """

@@ -28,7 +28,7 @@ from stoker.errors import InvalidRequest, NotFound, Overloaded, PermissionDenied
 from stoker.server.execution import WebOrigin
 from stoker.server.gateway.problems import Problem
 from stoker.server.gateway.request_digests import digest_of, digest_of_file
-from stoker.server.gateway.request_lines import line_of
+from stoker.server.gateway.request_lines import asked_of
 from stoker.server.gateway.routing import Route
 from stoker.server.gateway.web_calls import PUBLIC, WebCalls, session_name
 from stoker.server.inspection import call_details
@@ -80,7 +80,7 @@ class LaterCalls:
         if not later:
             return None
         key = headers.get(b"idempotency-key", b"").decode("latin-1")
-        return Wanted(self._id(route, holder, key), key, callback, line_of(scope))
+        return Wanted(self._id(route, holder, key), key, callback, " ".join(asked_of(scope)))
 
     async def _check_callback(self, route: Route, url: str, holder: str, *, is_later: bool) -> None:
         if not is_later:
@@ -105,8 +105,7 @@ class LaterCalls:
         """Have a call made; return why it was refused if it was.
 
         Raises:
-            Problem: its key is another request's, or it was made before with another callback; or nothing can be written
-                down.
+            Problem: its key is another request's, or it was made with another callback; or nothing can be written.
         """
         # Of requests with one key the next is looked at once it is known what became of the one before.
         lock = self._beginning.setdefault(wanted.call_id, asyncio.Lock())
@@ -211,11 +210,13 @@ class LaterCalls:
         told = {
             name: found[name] for name in ("function", "state", "created", "started", "seconds", "attempts", "version")
         }
+        status = (found["http"] or {}).get("status")
         callback = await self._server.callbacks.of_call(call_id)
         shown = ("url", "state", "attempts", "at", "said")
         return {
             "call_id": call_id,
             **told,
+            **({"status": status} if status else {}),
             **({"callback": {name: callback[name] for name in shown}} if callback is not None else {}),
             **({"why": found["why"]} if found.get("why") else {}),
             **({"error": found["error"]} if found.get("error") else {}),

@@ -1,4 +1,4 @@
-"""What tells a request with an Idempotency-Key from another one with the same key: a digest of what the call is made of.
+"""What tells a request with an Idempotency-Key from another one with that key: a digest of what the call is made of.
 
 It is of the method, the path, the query, the media type and the body, whichever connection or trace it came with. Parts
 of a form are told apart by a boundary that clients draw anew each time: it does not count.
@@ -24,7 +24,7 @@ def digest_of(payload: bytes | mmap.mmap) -> str:
     Raises:
         ProtocolError: it is none.
     """
-    request = decode_request(payload)
+    request = decode_request(memoryview(payload))
     start = len(payload) - len(request.body)
     media_type = next((value for name, value in request.headers if name == "content-type"), "")
     found = _BOUNDARY.search(media_type) if media_type.lower().startswith("multipart/") else None

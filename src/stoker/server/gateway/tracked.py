@@ -14,9 +14,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from stoker.protocol.traces import Trace, parse_trace
+from stoker.server.gateway.request_lines import asked_of
 from stoker.server.metrics.tally import UNKNOWN, Labels
+from stoker.server.web_records import WebRecord
 
 REQUEST_ID = b"x-request-id"
+CALL_ID = b"x-stoker-call-id"
 PARENT, STATE = b"traceparent", b"tracestate"
 HUNG_UP = 499  # as proxies log it: who asked did not wait for the answer
 FAILED = 500
@@ -34,7 +37,18 @@ Scope = dict[str, Any]
 class Tracked:
     """See the module. It is the ``send`` of ASGI for whoever answers the request; ``labels`` say where it leads."""
 
-    __slots__ = ("_scope", "_send", "began", "labels", "parent", "request_id", "span", "status", "traceparent")
+    __slots__ = (
+        "_scope",
+        "_send",
+        "began",
+        "call_id",
+        "labels",
+        "parent",
+        "request_id",
+        "span",
+        "status",
+        "traceparent",
+    )
 
     def __init__(self, scope: Scope, headers: dict[bytes, bytes], send: Any, *, now: float) -> None:
         """Have the request's headers say what the function is to see. ``now``: seconds of any clock."""
@@ -43,6 +57,7 @@ class Tracked:
         self.began = now
         self.labels: Labels = UNKNOWN
         self.status = 0
+        self.call_id = b""  # of the call that has answered, if one did
         self.span: Span | None = None
         given, asked = headers.get(PARENT), headers.get(REQUEST_ID, b"")
         self.parent = parse_trace(given.decode("latin-1")) if given is not None else None
@@ -81,10 +96,17 @@ class Tracked:
     def _told(self, headers: Any) -> list[tuple[bytes, bytes]]:
         """Return the headers of an answer, with ours where it has none of its own."""
         ours = [(REQUEST_ID, self.request_id), (PARENT, self.traceparent.encode())]
-        for name, _ in headers:
+        for name, value in headers:
             if name in _OURS:
                 ours = [pair for pair in ours if pair[0] != name]
+            elif name == CALL_ID:
+                self.call_id = value
         return [*headers, *ours]
+
+    @property
+    def record(self) -> WebRecord:
+        """Return what is kept for people of a request that became a call."""
+        return WebRecord(*asked_of(self._scope), self.status)
 
     @property
     def outcome(self) -> int:

@@ -21,7 +21,8 @@ from stoker.protocol import messages as m
 from stoker.protocol.web_calls import WebAnswer, decode_answer
 from stoker.server.gateway.problems import Problem
 from stoker.server.gateway.replies import Failed
-from stoker.server.sessions import HTTP_SESSIONS, Session
+from stoker.server.sessions import Session
+from stoker.server.web_records import HTTP_SESSIONS
 from stoker.types import FunctionSpec, Outcome
 
 if TYPE_CHECKING:

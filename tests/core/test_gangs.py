@@ -482,7 +482,7 @@ def test_a_stop_of_the_server_is_noted_once_for_a_gang() -> None:
     call = world.plane.state.calls["a"]
     world.step(e.StopBegan())
     world.step(e.StopEnded(list(world.workers)))
-    assert [event for _, event, _ in call.timeline()].count("interrupted") == 1
+    assert [event for _, event, _ in call.timeline(0.0)].count("interrupted") == 1
 
 
 # Placement

@@ -48,7 +48,7 @@ def test_a_lost_worker_gives_its_running_call_back_and_the_waiting_ones_uncounte
     calls = world.plane.state.calls
     assert calls["a0"].losses == 1
     assert all(calls[f"a{i}"].losses == 0 for i in range(1, 10))
-    told = [(event, detail) for _, event, detail in calls["a0"].timeline()]
+    told = [(event, detail) for _, event, detail in calls["a0"].timeline(0.0)]
     assert ("running", worker.id) in told, "where the lost attempt ran is told as well"
     assert [event for event, _ in told].index("running") < [event for event, _ in told].index("lost")
     world.settle_everything()

@@ -39,7 +39,7 @@ def test_an_interrupted_attempt_is_written_down_and_is_no_loss() -> None:
     later.handle([e.FunctionDeclared(function, function.key), restored], 500.0)
     again = later.state.calls["a"]
     assert (again.attempt, again.losses) == (1, 0)
-    assert [event for _, event, _ in again.timeline()] == ["queued", "running", "interrupted"]
+    assert [event for _, event, _ in again.timeline(0.0)] == ["queued", "running", "interrupted"]
 
 
 def test_a_call_that_may_not_run_twice_fails_with_the_reason() -> None:

@@ -309,7 +309,7 @@ class World:
         state = self.plane.state
         pools = [(p.spec.name, len(p.queue), p.waiting, p.wanted_since, p.start_after) for p in state.pools.values()]
         workers = [(w.id, w.pool.spec.name, w.state, list(w.leased)) for w in state.workers.values()]
-        left = [(x.id, x.pool.spec.name, x.state, x.timeline()) for x in state.calls.values()]
+        left = [(x.id, x.pool.spec.name, x.state, x.timeline(state.now)) for x in state.calls.values()]
         raise AssertionError(f"not settled at {self.now}: {left}; {pools}; {workers}; {state.nodes}")
 
     def _check_let_go(self) -> None:

@@ -135,6 +135,6 @@ def test_phases_are_told_to_those_who_wait(running: Running, client: Peer, key: 
     running.on_loop(lambda: running.server.engine_event(PhaseChanged(worker, "building", "numpy")))
     notice = client.get(m.Notice)
     assert notice == m.Notice("phase", {"function": "app.f", "phase": "building", "detail": "numpy"})
-    assert client.ask("call", id="c-1.1")["why"] == "its environment is being built"
+    assert client.ask("call", id="c-1.1")["why"] == "it waits for its environment to be built"
     assert stranger.nothing(m.Notice)
     running.on_loop(lambda: running.engine.bring_up(worker))

@@ -121,11 +121,13 @@ class Call:
         if self.leased_at:
             self.note(self.leased_at, "running", self.worker.id if self.worker else "")
 
-    def timeline(self) -> list[tuple[float, str, str]]:
-        """Return what happened, in order: (monotonic seconds, event, detail)."""
-        told = [(self.created, "queued", ""), *(self.history or ())]
+    def timeline(self, now: float) -> list[tuple[float, str, str]]:
+        """Return what happened, in order: (monotonic seconds, event, detail). It may wait until ``now``."""
+        told = list(self.history or ())
         if self.leased_at:
             told.append((self.leased_at, "running", self.worker.id if self.worker else ""))
+        began = min((at for at, event, _ in told if event == "running"), default=now)
+        told.insert(0, (self.created, "queued", self.pool.waits.told(self.created, began)))
         return sorted(told, key=lambda entry: entry[0])
 
 

@@ -24,6 +24,7 @@ from stoker.core import (
     settling,
     stopping,
     trials,
+    waiting,
 )
 from stoker.core import commands as c
 from stoker.core import events as e
@@ -104,6 +105,7 @@ class CallPlane:
             for pool in dirty.values():
                 leasing.lease(st, pool)
                 fleet.scale(st, pool)
+                waiting.note(pool, st.now)
         return st.flush()
 
     def next_wakeup(self) -> float | None:

@@ -12,6 +12,7 @@ from stoker.core.calls import Call, Result
 from stoker.core.pace import Pace
 from stoker.core.placement import Capacity, needs
 from stoker.core.queues import FairQueue
+from stoker.core.wait_log import WaitLog
 from stoker.types import FunctionSpec, OptionsSpec
 
 EWMA_WEIGHT = 0.2  # of a new sample: about the last ten calls decide
@@ -219,6 +220,7 @@ class Pool:
     refusal: str = ""  # why the latest start was put off, until one succeeds
     start_after: float = 0.0
     waiting: str = ""  # why nothing of the queue runs, for people
+    waits: WaitLog = field(default_factory=WaitLog)  # and why it did not before
     wanted_since: float = 0.0  # since when it has calls and cannot be given a worker
     last_steal: float = 0.0
     told_waiting: str = ""  # what its clients were told that it waits for

@@ -215,7 +215,7 @@ def settle(st: State, call: Call, state: CallState, result: Result) -> None:
     accepting = call.state is CallState.ACCEPTING
     st.move(call, state)
     if call.detached:
-        st.settlements.append(Settlement(call, state, result, st.now, call.timeline()))
+        st.settlements.append(Settlement(call, state, result, st.now, call.timeline(st.now)))
         if accepting:
             call.note(st.now, "cancelled", "before it was accepted")
         return

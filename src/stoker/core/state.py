@@ -118,7 +118,7 @@ class State:
             IllegalTransition: the call is settled, and no transition leaves that.
         """
         if call.state.settled:
-            raise IllegalTransition(f"{call.id}: {call.state.value} → {new.value}; {call.timeline()}")
+            raise IllegalTransition(f"{call.id}: {call.state.value} → {new.value}; {call.timeline(self.now)}")
         call.state = new
 
     def flush(self) -> list[c.Command]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from stoker.core import crash_loops
+from stoker.core import crash_loops, waiting
 from stoker.core.calls import Call
 from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.state import State
@@ -230,7 +230,11 @@ async def call_details(server: Server, call_id: str) -> Row:
     wall = server.wall_offset
     call = server.plane.state.calls.get(call_id)
     if call is not None:
-        return {**row_of(call, wall=wall), **_story(server, call), "http": _web_row(server, call_id, detached=True)}
+        return {
+            **row_of(call, wall=wall),
+            **_story(server, call, now=server.now()),
+            "http": _web_row(server, call_id, detached=True),
+        }
     record = server.records.get(call_id)
     if record is not None and not record.call.detached:
         return _ended_row(server, record, http=_web_row(server, call_id, detached=False))
@@ -251,15 +255,15 @@ async def call_details(server: Server, call_id: str) -> Row:
 
 def _ended_row(server: Server, record: Record, *, http: Row | None) -> Row:
     wall = server.wall_offset
-    story = _story(server, record.call)
+    story = _story(server, record.call, now=record.finished)
     ended = _entry(server, record.finished + wall, record.call.state.value, "")
     told = {**story, "timeline": [*story["timeline"], ended], "why": ""}
     return {**row_of(record.call, wall=wall, record=record), **told, "http": http}
 
 
-def _story(server: Server, call: Call) -> Row:
+def _story(server: Server, call: Call, *, now: float) -> Row:
     wall = server.wall_offset
-    entries = [_entry(server, at + wall, event, detail) for at, event, detail in call.timeline()]
+    entries = [_entry(server, at + wall, event, detail) for at, event, detail in call.timeline(now)]
     story = {"timeline": entries, "why": why_waiting(server, call), "tags": call.pool.options.tags}
     gang = call.worker.gang if call.state is CallState.LEASED and call.worker is not None else None
     return story if gang is None else {**story, "addresses": gang.addresses}
@@ -289,11 +293,8 @@ def why_waiting(server: Server, call: Call) -> str:
         return ""
     if server.plane.state.recovering_until is not None:
         return "the server was restarted and waits to hear what still runs"
-    phases = {worker.phase for worker in pool.workers.values() if worker.state is WorkerState.STARTING}
-    if "building" in phases:
-        return "its environment is being built"
-    if phases:
-        return "a worker is being started for it" + (f", again: {pool.refusal}" if pool.refusal else "")
+    if any(worker.state is WorkerState.STARTING for worker in pool.workers.values()):
+        return f"it waits {waiting.reason(pool, server.now())}"
     if pool.waiting:
         return f"it waits {pool.waiting}"
     ahead = len(pool.queue) - 1

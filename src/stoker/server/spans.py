@@ -57,7 +57,7 @@ def parts_of(call: Call, *, finished: float, seconds: float, start: Start | None
     waits_since: float | None = call.created
     runs_since: float | None = None
     worker = ""
-    for at, event, detail in call.timeline():
+    for at, event, detail in call.timeline(finished):
         if event == "running" and waits_since is not None:
             parts.append(Part("queue", waits_since, at, {}))
             waits_since, runs_since, worker = None, at, detail

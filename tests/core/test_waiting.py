@@ -39,7 +39,7 @@ def test_a_call_tells_what_it_waited_for_in_order() -> None:
     world.connect("w2")
     world.finish("w2", "b")
     assert queued(world, "b") == (
-        "it waited 16.1 s for 1 CPU to be free, 200 ms for a worker to start, 5.0 s for its environment to be built"
+        "it waited 16.1 s for 1 CPU to be free, 0.2 s for a worker to start, 5.0 s for its environment to be built"
     )
     assert queued(world, "a") == ""
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 
-from stoker.quantities import format_duration
-
 CHANGES_MAX = 256  # a pool's latest: what lies further back is not told
 WORTH_TELLING_SECONDS = 0.1  # of a shorter wait, or a shorter part of one, nothing is said
 
@@ -41,7 +39,7 @@ class WaitLog:
                 seconds[reason] = seconds.get(reason, 0.0) + until - max(since, start)
             until = min(until, since)
         parts = [
-            f"{format_duration(waited)} {reason}"
+            f"{waited:.1f} s {reason}"
             for reason, waited in reversed(seconds.items())
             if waited >= WORTH_TELLING_SECONDS
         ]

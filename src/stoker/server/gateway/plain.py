@@ -97,6 +97,7 @@ class PlainRequests:
         if "%" in path:
             path = unquote(path)
         method = parser.get_method().decode("ascii")
+        connection.scope["method"], connection.scope["raw_path"] = method, url.path
         now = time.monotonic()
         key = self.shedding.key(method, path, headers)
         refused = self.shedding.find(key, now=now)
@@ -327,6 +328,8 @@ class PlainRequest:
         self.response_started = self.response_complete = True
         tracked, connection = self._tracked, self._connection
         tracked.status = status
+        if self._call is not None:
+            tracked.call_id = self._call.id
         connection.on_lost = None
         self._of.count(tracked)
         if not self.keep_alive:

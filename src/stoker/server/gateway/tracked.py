@@ -14,12 +14,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from stoker.protocol.traces import Trace, parse_trace
+from stoker.server.gateway.replies import CALL_ID
 from stoker.server.gateway.request_lines import asked_of
 from stoker.server.metrics.tally import UNKNOWN, Labels
 from stoker.server.web_records import WebRecord
 
 REQUEST_ID = b"x-request-id"
-CALL_ID = b"x-stoker-call-id"
 PARENT, STATE = b"traceparent", b"tracestate"
 HUNG_UP = 499  # as proxies log it: who asked did not wait for the answer
 FAILED = 500
@@ -57,7 +57,7 @@ class Tracked:
         self.began = now
         self.labels: Labels = UNKNOWN
         self.status = 0
-        self.call_id = b""  # of the call that has answered, if one did
+        self.call_id = ""  # of the call that has answered, if one did
         self.span: Span | None = None
         given, asked = headers.get(PARENT), headers.get(REQUEST_ID, b"")
         self.parent = parse_trace(given.decode("latin-1")) if given is not None else None
@@ -100,7 +100,7 @@ class Tracked:
             if name in _OURS:
                 ours = [pair for pair in ours if pair[0] != name]
             elif name == CALL_ID:
-                self.call_id = value
+                self.call_id = value.decode("latin-1")
         return [*headers, *ours]
 
     @property

@@ -1,8 +1,11 @@
 """A call that came over HTTP: its request as a payload, and its answer. Data only, so that the server may read answers.
 
-    b"W" length:u32 header body      the request: a header of JSON and the body as it came
-    b"R" length:u32 header body      the answer: its status and headers, and the body or the first piece of a stream
+    b"W" line:u32 headers:u32 line headers body    the request: what it asks for, and its headers, both JSON; the body
+                                                   as it came
+    b"R" length:u32 header body                    the answer: its status and headers, and the body or the first piece
+                                                   of a stream
 
+The lines of a client's requests are mostly the same, so they are parsed once; headers are parsed for who wants them.
 Pickles begin otherwise, so a worker tells the two kinds of calls apart by the first byte.
 """
 
@@ -10,39 +13,102 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from stoker.errors import ProtocolError
 from stoker.protocol.encoded import Buffer
 
 _HEAD = struct.Struct("<cI")
+_REQUEST_HEAD = struct.Struct("<cII")
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 _REQUEST = b"W"
 _ANSWER = b"R"
+_LINE_KEPT_BYTES = 1024  # a longer line is parsed each time
+
+Headers = list[tuple[str, str]]
 
 
-@dataclass(frozen=True)
 class WebRequest:
     """``path`` is what follows the function's own address, ``root``, as it was written, with its escapes.
 
     ``target`` is the method, of a class's pool. ``kind``: ``http`` · ``websocket``, whose messages are its inputs and
     items, see `SocketMessage` · ``upgrade``, bytes both ways as they come. With ``has_more`` the body is not here: it
-    comes in pieces, which are asked for.
+    comes in pieces, which are asked for. ``accept`` and ``content_type`` are what its headers say of those.
     """
 
-    method: str
-    path: str = ""
-    query: str = ""
-    headers: list[tuple[str, str]] = field(default_factory=list)
-    client: str = ""
-    target: str = ""
-    body: Buffer = b""
-    kind: str = "http"
-    scheme: str = "http"
-    root: str = ""
-    has_more: bool = False
+    __slots__ = (
+        *("_encoded", "_headers", "accept", "body", "client", "content_type", "has_more", "kind", "method", "path"),
+        *("query", "root", "scheme", "target"),
+    )
+
+    def __init__(  # noqa: PLR0917 - in the order in which they are thought of
+        self,
+        method: str,
+        path: str = "",
+        query: str = "",
+        headers: Sequence[tuple[str, str]] = (),
+        client: str = "",
+        target: str = "",
+        body: Buffer = b"",
+        kind: str = "http",
+        scheme: str = "http",
+        root: str = "",
+        has_more: bool = False,
+    ) -> None:
+        self._headers: Headers | None = list(headers)
+        self._encoded = b""
+        self.method = method
+        self.path = path
+        self.query = query
+        self.client = client
+        self.target = target
+        self.body = body
+        self.kind = kind
+        self.scheme = scheme
+        self.root = root
+        self.has_more = has_more
+        self.accept = _first(headers, "accept")
+        self.content_type = _first(headers, "content-type")
+
+    @property
+    def headers(self) -> Headers:
+        """The headers, in their order; read when they are asked for.
+
+        Raises:
+            ProtocolError: they are malformed.
+        """
+        if self._headers is None:
+            try:
+                self._headers = [(str(name), str(value)) for name, value in _list_of(self._encoded)]
+            except (TypeError, ValueError):
+                raise ProtocolError("The headers of a request over HTTP are malformed.") from None
+        return self._headers
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, WebRequest):
+            return NotImplemented
+        return (_line_of(self), self.headers, self.body) == (_line_of(other), other.headers, other.body)
+
+    __hash__ = None  # type: ignore[assignment] # as of what can be changed
+
+    def __repr__(self) -> str:
+        return f"WebRequest({_line_of(self)}, headers={self.headers}, body={len(self.body)} bytes)"
+
+
+def _line_of(request: WebRequest) -> list[Any]:
+    one = request
+    asked = [one.method, one.path, one.query, one.client, one.target, one.kind, one.scheme, one.root, one.has_more]
+    return [*asked, one.accept, one.content_type]
+
+
+def _first(headers: Sequence[tuple[str, str]], name: str) -> str:
+    for key, value in headers:
+        if key.lower() == name:
+            return value
+    return ""
 
 
 @dataclass(frozen=True)
@@ -56,25 +122,30 @@ class WebAnswer:
 
 def encode_request(request: WebRequest, *, body: Buffer | None = None) -> bytes:
     """Return a request as a payload, with this body in place of its own."""
-    header: list[Any] = [request.method, request.path, request.query, request.headers, request.client, request.target]
-    header += [request.kind, request.scheme, request.root, request.has_more]
-    return _join(_REQUEST, header, request.body if body is None else body)
+    line, headers = _ENCODE(_line_of(request)).encode(), _ENCODE(request.headers).encode()
+    return _join_request(line, headers, request.body if body is None else body)
 
 
 def request_payload(
     method: str,
     path: str,
     query: str,
-    headers: list[tuple[str, str]],
+    headers: Headers,
     *,
     client: str,
     target: str,
+    accept: str,
+    content_type: str,
     body: Buffer,
     dumps: Callable[[Any], bytes],
 ) -> bytes:
     """Return a request of kind ``http`` as a payload, as `encode_request` does, by a faster encoder of JSON."""
-    text = dumps([method, path, query, headers, client, target, "http", "http", "", False])
-    return b"".join((_HEAD.pack(_REQUEST, len(text)), text, body))
+    line = dumps([method, path, query, client, target, "http", "http", "", False, accept, content_type])
+    return _join_request(line, dumps(headers), body)
+
+
+def _join_request(line: bytes, headers: bytes, body: Buffer) -> bytes:
+    return b"".join((_REQUEST_HEAD.pack(_REQUEST, len(line), len(headers)), line, headers, body))
 
 
 def is_request(payload: Buffer) -> bool:
@@ -87,18 +158,54 @@ def decode_request(payload: Buffer) -> WebRequest:
     Raises:
         ProtocolError: it is none.
     """
-    text, body = _split(_REQUEST, payload)
-    header = _list_of(text)
+    view = memoryview(payload)
+    if len(view) < _REQUEST_HEAD.size:
+        raise ProtocolError("A payload that came over HTTP is truncated.")
+    kind, line_size, headers_size = _REQUEST_HEAD.unpack_from(view)
+    at = _REQUEST_HEAD.size + line_size
+    end = at + headers_size
+    if kind != _REQUEST or end > len(view):
+        raise ProtocolError("These bytes are no request over HTTP.")
+    line = bytes(view[_REQUEST_HEAD.size : at])
+    request = WebRequest.__new__(WebRequest)
+    (
+        request.method,
+        request.path,
+        request.query,
+        request.client,
+        request.target,
+        request.kind,
+        request.scheme,
+        request.root,
+        request.has_more,
+        request.accept,
+        request.content_type,
+    ) = _line(line) if line_size <= _LINE_KEPT_BYTES else _line.__wrapped__(line)
+    request._headers, request._encoded, request.body = None, bytes(view[at:end]), view[end:]
+    return request
+
+
+@lru_cache(maxsize=256)
+def _line(text: bytes) -> tuple[str, str, str, str, str, str, str, str, bool, str, str]:
     try:
-        method, path, query, headers, client, target, kind, scheme, root, has_more = header
-        pairs = [(str(name), str(value)) for name, value in headers]
+        method, path, query, client, target, kind, scheme, root, has_more, accept, content_type = _list_of(text)
     except (TypeError, ValueError):
-        raise ProtocolError("The header of a request over HTTP is malformed.") from None
-    return WebRequest(method, path, query, pairs, client, target, body, kind, scheme, root, bool(has_more))
+        raise ProtocolError("The line of a request over HTTP is malformed.") from None
+    return method, path, query, client, target, kind, scheme, root, bool(has_more), accept, content_type
 
 
 def encode_answer(answer: WebAnswer) -> bytes:
-    return _join(_ANSWER, [answer.status, answer.headers], answer.body)
+    if len(answer.headers) == 1:
+        text = _one_header(answer.status, *answer.headers[0])
+    else:
+        text = _ENCODE([answer.status, answer.headers]).encode()
+    return b"".join((_HEAD.pack(_ANSWER, len(text)), text, answer.body))
+
+
+@lru_cache(maxsize=64)
+def _one_header(status: int, name: str, value: str) -> bytes:
+    """Return the header of an answer with one header of its own, as most have: its media type."""
+    return _ENCODE([status, [(name, value)]]).encode()
 
 
 def decode_answer(payload: Buffer) -> WebAnswer:
@@ -117,7 +224,14 @@ def split_answer(payload: Buffer) -> tuple[bytes, memoryview]:
     Raises:
         ProtocolError: it is none.
     """
-    return _split(_ANSWER, payload)
+    view = memoryview(payload)
+    if len(view) < _HEAD.size:
+        raise ProtocolError("A payload that came over HTTP is truncated.")
+    kind, length = _HEAD.unpack_from(view)
+    end = _HEAD.size + length
+    if kind != _ANSWER or end > len(view):
+        raise ProtocolError("These bytes are no answer over HTTP.")
+    return bytes(view[_HEAD.size : end]), view[end:]
 
 
 def read_answer_header(text: bytes) -> tuple[int, list[tuple[str, str]]]:
@@ -175,22 +289,6 @@ def decode_message(piece: Buffer) -> SocketMessage:
     except (UnicodeDecodeError, struct.error):
         pass
     raise ProtocolError("What came is no message of a WebSocket.")
-
-
-def _join(kind: bytes, header: list[Any], body: Buffer) -> bytes:
-    text = _ENCODE(header).encode()
-    return b"".join((_HEAD.pack(kind, len(text)), text, body))
-
-
-def _split(kind: bytes, payload: Buffer) -> tuple[bytes, memoryview]:
-    view = memoryview(payload)
-    if len(view) < _HEAD.size:
-        raise ProtocolError("A payload that came over HTTP is truncated.")
-    found, length = _HEAD.unpack_from(view)
-    end = _HEAD.size + length
-    if found != kind or end > len(view):
-        raise ProtocolError(f"These bytes are no {'request' if kind == _REQUEST else 'answer'} over HTTP.")
-    return bytes(view[_HEAD.size : end]), view[end:]
 
 
 def _list_of(text: bytes) -> list[Any]:

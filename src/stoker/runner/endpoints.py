@@ -43,10 +43,13 @@ class Endpoints:
         target, _, _ = self._code.target((came.target,) if came.target else (), {})
         if target.is_exchange:
             return target, (came,), {}
-        headers = Headers(came.headers)
-        accept = headers.get("accept", "")
-        attempt.encode = StreamEncoder(accept, call_id=attempt.id) if target.is_generator else answer_of
-        request = Request(came.method, came.path, came.query, headers, came.body, client=came.client)
+        attempt.encode = StreamEncoder(came.accept, call_id=attempt.id) if target.is_generator else answer_of
+        headers = Headers(lambda: came.headers)
+        request = Request(
+            *(came.method, came.path, came.query, headers, came.body),
+            client=came.client,
+            content_type=came.content_type,
+        )
         try:
             return target, (), self._interface(came.target, target).read(request)
         except BadRequest as error:

@@ -134,12 +134,15 @@ def _generic(origin: Any, args: tuple[Any, ...]) -> Convert:
 
 def _sequence(origin: type, item: Convert) -> Convert:
     build: Callable[[list[Any]], Any] = list
+    as_it_is = _EXACT.get(item)  # a type whose values need no conversion: all of them are looked at in one go
     if issubclass(origin, Set):
         build = frozenset if origin is frozenset else set
 
     def convert(value: Any, path: str) -> Any:
         if not isinstance(value, list):
             raise Invalid(path, f"expected a list, not {_kind(value)}")
+        if as_it_is is not None and as_it_is.issuperset(map(type, value)):
+            return build(value)
         items = [item(one, f"{path}[{index}]") for index, one in enumerate(value)]
         try:
             return build(items)
@@ -294,6 +297,13 @@ def _timedelta(value: Any, path: str) -> timedelta:
 def _complex(value: Any, path: str) -> complex:
     return complex(_float(value, path))
 
+
+_EXACT: dict[Convert, frozenset[type]] = {
+    _bool: frozenset({bool}),
+    _int: frozenset({int}),
+    _float: frozenset({float}),
+    _str: frozenset({str}),
+}
 
 _SCALARS: dict[type, Convert] = {
     bool: _bool,

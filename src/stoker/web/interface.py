@@ -158,7 +158,7 @@ class Interface:
 
     def _fields(self, request: Request) -> dict[str, Any]:
         """Return what the body brings, by the names of parameters."""
-        kind, parameters = media_type_of(request.headers.get("content-type", ""))
+        kind, parameters = media_type_of(request.content_type)
         if kind == "multipart/form-data":
             form = fields_of_multipart(request.view, parameters.get("boundary", ""))
             return {name: self._of_form(name, values) for name, values in form.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import SEEK_CUR, SEEK_END, SEEK_SET, BufferedReader, RawIOBase
 from os import PathLike
@@ -14,16 +14,25 @@ from stoker.protocol.encoded import Buffer
 class Headers(Mapping[str, str]):
     """The headers of a request, by names in whatever case; several of one name are joined by commas."""
 
-    def __init__(self, pairs: list[tuple[str, str]]) -> None:
-        self._values: dict[str, str] = {}
-        for name, value in pairs:
-            key = name.lower()
-            self._values[key] = f"{self._values[key]}, {value}" if key in self._values else value
+    def __init__(self, pairs: list[tuple[str, str]] | Callable[[], list[tuple[str, str]]]) -> None:
+        """``pairs``: or what returns them, once somebody wants to know: most functions do not."""
+        self._pairs = pairs
+        self._read: dict[str, str] | None = None
+
+    @property
+    def _values(self) -> dict[str, str]:
+        if self._read is None:
+            values: dict[str, str] = {}
+            self._read = values
+            for name, value in self._pairs() if callable(self._pairs) else self._pairs:
+                key = name.lower()
+                values[key] = f"{values[key]}, {value}" if key in values else value
+        return self._read
 
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()]
 
-    def __iter__(self):  # type: ignore[no-untyped-def] # as of Mapping
+    def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
     def __len__(self) -> int:
@@ -31,6 +40,9 @@ class Headers(Mapping[str, str]):
 
     def __repr__(self) -> str:
         return f"Headers({self._values!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Headers, (list(self._values.items()),)
 
 
 class _Bytes:
@@ -67,14 +79,29 @@ class Request(_Bytes):
     """
 
     def __init__(
-        self, method: str, path: str, query: str, headers: Headers, body: Buffer = b"", *, client: str = ""
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Headers,
+        body: Buffer = b"",
+        *,
+        client: str = "",
+        content_type: str | None = None,
     ) -> None:
+        """``content_type``: what the headers say of it, where that is known without reading them."""
         super().__init__(body)
         self.method = method
         self.path = path
         self.query = query
         self.headers = headers
         self.client = client
+        self._content_type = content_type
+
+    @property
+    def content_type(self) -> str:
+        """What the body is, as the header says; empty where it does not."""
+        return self.headers.get("content-type", "") if self._content_type is None else self._content_type
 
     @property
     def body(self) -> bytes:

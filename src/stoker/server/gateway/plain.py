@@ -212,7 +212,7 @@ class PlainRequest:
         )
 
     def _payload(self) -> bytes:
-        client = self._connection.client
+        client, headers = self._connection.client, self._headers
         pairs = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in self.scope["headers"]
@@ -223,6 +223,8 @@ class PlainRequest:
             *(self.method, self.rest, self.query.decode("ascii", "replace"), pairs),
             client=client[0] if client else "",
             target=self._route.method,
+            accept=headers.get(b"accept", b"").decode("latin-1"),
+            content_type=headers.get(b"content-type", b"").decode("latin-1"),
             body=pieces[0] if len(pieces) == 1 else b"".join(pieces),
             dumps=_dumps,
         )

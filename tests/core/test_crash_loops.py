@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from stoker.core import commands as c
 from stoker.core import crash_loops
 from stoker.core import events as e
 from stoker.core.crash_loops import BACKOFF_MAX_SECONDS, STEADY_SECONDS
-from stoker.types import ErrorInfo
+from stoker.types import ErrorInfo, Outcome
 
 from .world import World, spec
 
@@ -92,3 +95,106 @@ def test_calls_that_fail_with_a_start_are_told_when_the_next_is_tried() -> None:
         world.workers.clear()
     waits = [world.results[f"a{i}"][0][1].error.fields["retry_after"] for i in range(4)]  # type: ignore[union-attr]
     assert waits == [0.0, 0.25, 0.5, 1.0]
+
+
+def _run(world: World, deadly: set[str], *, until: float) -> None:
+    """Let workers run what they are given, each call for no time at all; those named end the worker they run in."""
+    while world.now < until:
+        world.connect_all()
+        busy = [worker for worker in world.workers.values() if worker.leases]
+        for worker in busy:
+            if worker.id not in world.workers:
+                continue
+            first = next(iter(worker.leases))
+            if first in deadly:
+                world.kill(worker.id)
+            else:
+                world.finish(worker.id, first)
+        if not busy:
+            world.sleep(0.05)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([1, 4]), st.integers(1, 4), st.sampled_from([0, 2, 1000]))
+def test_workers_that_only_ever_end_in_their_calls_are_started_less_and_less_often(
+    concurrency: int, max_workers: int, lost_retries: int
+) -> None:
+    world = World(cpus=4.0)
+    key = world.declare(
+        spec(concurrency=concurrency, max_workers=max_workers, lost_retries=lost_retries, idle_timeout=1e6)
+    )
+    began, calls = world.now, [f"a{i}" for i in range(60)]
+    world.submit(calls, key=key)
+    _run(world, set(calls), until=began + 100.0)
+    doubling = 8 + max_workers  # until the bound is reached, and what had been started before the first one ended
+    retried = 1 + min(lost_retries, 2)  # what one call does is counted once
+    assert len(_starts(world)) <= (doubling + 100.0 / BACKOFF_MAX_SECONDS) * retried * 2
+
+
+def test_a_call_that_may_be_run_for_ever_waits_longer_each_time() -> None:
+    world = World()
+    key = world.declare(spec(lost_retries=10_000))
+    world.submit(["deadly"], key=key)
+    _run(world, {"deadly"}, until=world.now + 100.0)
+    assert len(_starts(world)) < 8 + 100.0 / BACKOFF_MAX_SECONDS + 2
+    assert crash_loops.told(world.plane.state.pools[key], world.now) == "", "that is one call, not the function"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(1, 3), st.sampled_from([0, 2]))
+def test_good_calls_are_run_whatever_deadly_ones_are_among_them(
+    kinds: list[bool], max_workers: int, lost_retries: int
+) -> None:
+    world = World()
+    key = world.declare(spec(lost_retries=lost_retries, max_workers=max_workers))
+    calls = [f"a{i}" for i in range(len(kinds))]
+    deadly = {call for call, is_deadly in zip(calls, kinds, strict=True) if is_deadly}
+    world.submit(calls, key=key)
+    _run(world, deadly, until=world.now + 40.0 * (1 + len(deadly)))
+    ended = {call: deliveries[0][1].outcome for call, deliveries in world.results.items()}
+    assert ended == {call: Outcome.ERROR if call in deadly else Outcome.VALUE for call in calls}
+
+
+def test_one_deadly_call_stops_nothing() -> None:
+    world = World()
+    key = world.declare(spec(max_workers=1))
+    began = world.now
+    world.submit(["deadly", *(f"a{i}" for i in range(20))], key=key)
+    state = world.plane.state
+    while len(world.results) < 21:
+        assert crash_loops.refusal(state, key, now=world.now) is None
+        _run(world, {"deadly"}, until=world.now + 0.05)
+    assert world.now - began < 1.0, "no other call has waited for more than new workers"
+    assert len(_starts(world)) == 3
+
+
+def test_people_are_told_of_calls_that_end_their_workers_until_one_has_run() -> None:
+    world = World()
+    key = world.declare(spec(lost_retries=0, max_workers=1))
+    state, pool = world.plane.state, world.plane.state.pools[key]
+    for name in "ab":
+        assert crash_loops.refusal(state, key, now=world.now) is None
+        world.submit([name], key=key)
+        _run(world, {name}, until=world.now + 0.05)
+    told = crash_loops.told(pool, world.now)
+    assert told.startswith("its last 2 workers ended in their calls, the next one in 0.2 s: killed by signal 9")
+    refusal = crash_loops.refusal(state, key, now=world.now)
+    assert refusal is not None and "ended in their calls" in refusal.message
+    world.sleep(0.3)
+    assert crash_loops.refusal(state, key, now=world.now) is None
+    world.submit(["good"], key=key)
+    assert "another one starts" in crash_loops.told(pool, world.now)
+    assert crash_loops.refusal(state, key, now=world.now) is None, "one that starts can run it"
+    _run(world, set(), until=world.now + 0.05)
+    assert crash_loops.told(pool, world.now) == ""
+
+
+def test_workers_that_were_told_to_end_are_no_crash_loop() -> None:
+    world = World()
+    key = world.declare(spec(lost_retries=1000, max_workers=1))
+    world.submit(["a"], key=key)
+    for _ in range(5):
+        world.connect_all()
+        (worker,) = world.workers
+        world.kill(worker, cause="unknown")  # with its agent
+    assert crash_loops.pause(world.plane.state.pools[key], world.now) == 0.0

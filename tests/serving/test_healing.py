@@ -47,6 +47,13 @@ def grows(mib: int = 0) -> int:
 
 kept: list[bytearray] = []
 
+@app.function(max_workers=1, lost_retries=0)
+@stoker.endpoint(requires_token=False, method="GET")
+def deadly() -> str:
+    if not is_there("harmless"):
+        os._exit(3)
+    return "fine"
+
 @app.function(max_workers=1, recycle_after=20)
 @stoker.endpoint(requires_token=False, method="GET")
 def counted() -> int:
@@ -165,3 +172,19 @@ def test_what_does_not_start_is_told_everywhere_and_works_once_it_is_mended(clin
         (Path(clinic.env["STOKER_HOME"]) / "mended").touch()
         wait_until(lambda: client.get("/clinic/Broken/answer").status_code == 200)
         assert not function(clinic, "Broken")["trouble"]
+
+
+def test_what_ends_its_workers_in_its_calls_backs_off_and_works_once_it_is_mended(clinic: Serving) -> None:
+    with httpx.Client(base_url=clinic.url, timeout=60) as client:
+        answers = [client.get("/clinic/deadly")]
+        while answers[-1].status_code != 503:
+            answers.append(client.get("/clinic/deadly"))
+        assert len(answers) >= 3 and "WorkerLost" in answers[0].text
+        error = answers[-1].json()["error"]
+        assert "workers ended in their calls" in error["message"] and "exit status 3" in error["message"]
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert "workers ended in their calls, " in function(clinic, "deadly")["trouble"]
+        assert "clinic.deadly: its last " in clinic.stoker("functions", "list")
+        (Path(clinic.env["STOKER_HOME"]) / "harmless").touch()
+        wait_until(lambda: client.get("/clinic/deadly").status_code == 200, timeout=60)
+        assert not function(clinic, "deadly")["trouble"]

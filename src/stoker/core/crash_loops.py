@@ -1,12 +1,17 @@
-"""Crash loops: workers of a pool that end, one after the other, before they have done anything.
+"""Crash loops: workers of a pool that end, one after the other, before they have done anything, or in their calls.
 
 The next start waits, longer with each such end. Until a call has been run, or a worker has lived for a while, people
 are told why and when the next one is tried; who comes over HTTP meanwhile is refused at once, with the time to wait.
+
+A call that takes its workers down says nothing about the others. So what it does again is not counted here: the call's
+own retries bound that, and wait by themselves (`retries.loss_delay`). Counted are ends that no one call can be behind.
 """
 
 from __future__ import annotations
 
-from stoker.core.calls import stoker_error
+from collections.abc import Iterable
+
+from stoker.core.calls import Call, stoker_error
 from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.state import State
 from stoker.types import ErrorInfo
@@ -21,20 +26,57 @@ WORDS_MAX = 300  # of a reason, for people
 def failed(st: State, pool: Pool, why: str) -> None:
     """Let the next start wait, longer with each that failed in a row."""
     pool.bad_starts += 1
-    pool.trouble = why.partition("\n")[0][:WORDS_MAX]
-    pause = 0.0 if pool.bad_starts == 1 else FIRST_PAUSE_SECONDS * 2.0 ** min(pool.bad_starts - 2, 30)
-    pool.start_after = st.now + min(BACKOFF_MAX_SECONDS, pause)
+    pool.trouble = _in_short(why)
+    _put_off(st, pool, pool.bad_starts)
+
+
+def died(st: State, pool: Pool, calls: Iterable[Call], why: str) -> None:
+    """A worker has ended by itself while it ran these calls."""
+    ran = frozenset(call.id for call in calls)
+    suspects = pool.suspects & ran
+    if suspects:
+        pool.suspects = suspects
+        return
+    pool.suspects = ran
+    pool.deaths += 1
+    pool.trouble = _in_short(why)
+    _put_off(st, pool, pool.deaths)
+
+
+def _in_short(why: str) -> str:
+    return why.partition("\n")[0][:WORDS_MAX]
+
+
+def _pause_after(times: int) -> float:
+    return 0.0 if times < REFUSED_FROM else min(BACKOFF_MAX_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(times - 2, 30))
+
+
+def _put_off(st: State, pool: Pool, times: int) -> None:
+    pool.start_after = st.now + _pause_after(times)
     st.at(pool.start_after, lambda: st.touch(pool))
+
+
+def at_once(pool: Pool, wanted: int) -> int:
+    """Return how many of these workers may be started together: where calls take them down, one tries for all."""
+    return min(wanted, 1) if pool.deaths >= REFUSED_FROM else wanted
+
+
+def tried(st: State, pool: Pool) -> None:
+    """A worker is started where those before ended in their calls: the next one waits as if it had ended as well."""
+    if pool.deaths >= REFUSED_FROM:
+        _put_off(st, pool, pool.deaths)
 
 
 def worked(pool: Pool) -> None:
     """Something was run: whatever failed before is over."""
     pool.bad_starts, pool.trouble = 0, ""
+    if pool.deaths:
+        pool.deaths, pool.suspects, pool.start_after = 0, frozenset(), 0.0
 
 
 def started(st: State, worker: Worker) -> None:
     """A worker is ready; whether it stays is seen in a while."""
-    if not worker.pool.bad_starts:
+    if not (worker.pool.bad_starts or worker.pool.deaths):
         return
 
     def has_stayed() -> None:
@@ -51,7 +93,7 @@ def pause(pool: Pool, now: float) -> float:
 
 def told(pool: Pool, now: float) -> str:
     """Return what people are told of a pool whose workers do not start, or do not stay; empty for others."""
-    if not pool.bad_starts:
+    if not pool.bad_starts and pool.deaths < REFUSED_FROM:
         return ""
     left = pause(pool, now)
     when = f"the next one in {left:.1f} s" if left else "the next one is tried when it is needed"
@@ -59,22 +101,31 @@ def told(pool: Pool, now: float) -> str:
         when = "another one starts"
     elif any(worker.state is WorkerState.READY for worker in pool.workers.values()):
         when = "another one has just started"
-    times = "its last worker" if pool.bad_starts == 1 else f"its last {pool.bad_starts} workers"
-    return f"{times} did not start or stay, {when}: {pool.trouble}"
+    return f"{_what_they_did(pool)}, {when}: {pool.trouble}"
+
+
+def _what_they_did(pool: Pool) -> str:
+    count = pool.bad_starts + pool.deaths
+    if not pool.bad_starts:
+        what = "ended in its call" if count == 1 else "ended in their calls"
+    else:
+        what = "did not start or stay" + (", or ended in their calls" if pool.deaths else "")
+    return f"its last {'worker' if count == 1 else f'{count} workers'} {what}"
 
 
 def refusal(st: State, key: str, *, now: float) -> ErrorInfo | None:
     """Return why a request is not even queued: nothing could run it before the next start, which waits."""
     pool = st.pools.get(key)
-    if pool is None or pool.bad_starts < REFUSED_FROM or not pause(pool, now):
+    if pool is None or max(pool.bad_starts, pool.deaths) < REFUSED_FROM or not pause(pool, now):
         return None
     if pool.role:
         return None  # what waits for a version on trial is run by the current one, should it fail: see `trials`
-    if any(worker.state in {WorkerState.READY, WorkerState.AWAY} for worker in pool.workers.values()):
-        return None
+    there = {WorkerState.READY, WorkerState.AWAY} | ({WorkerState.STARTING} if pool.deaths else set())
+    if any(worker.state in there for worker in pool.workers.values()):
+        return None  # of one that starts it is known that it does, where they only end in their calls
     left = pause(pool, now)
     message = (
-        f"{pool.spec.label} cannot answer: its last {pool.bad_starts} workers did not start or stay. The next one is "
+        f"{pool.spec.label} cannot answer: {_what_they_did(pool)}. The next one is "
         f"tried in {left:.1f} s. The last one: {pool.trouble}"
     )
     return stoker_error("StartupError", message, {"function": pool.spec.label, "retry_after": round(left, 3)})

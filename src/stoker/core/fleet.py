@@ -66,7 +66,8 @@ def scale(st: State, pool: Pool) -> None:
         return
     if st.now < pool.start_after:
         why = f": {pool.refusal}" if pool.refusal else ""
-        pool.waiting = f"{pool.start_after - st.now:.1f} s, after workers that could not start{why}"
+        what = "ended in their calls" if pool.deaths else "could not start"
+        pool.waiting = f"{pool.start_after - st.now:.1f} s, after workers that {what}{why}"
         return
     first = taking_turns.must_wait(st, pool) or trials.must_wait(st, pool)
     if first:
@@ -76,11 +77,12 @@ def scale(st: State, pool: Pool) -> None:
     if other is not None and (have or not demand.queued or _has_claim(st, other)):
         pool.waiting = f"for {other.spec.label}, which has no worker yet"
         return
-    for _ in range(wanted - have):
+    for _ in range(crash_loops.at_once(pool, wanted - have)):
         if not demand.queued and _is_full(st, pool) and recycling.make_way(st, pool):
             break
         if not _start_one(st, pool):
             break
+        crash_loops.tried(st, pool)
 
 
 def _scaling_options(pool: Pool) -> OptionsSpec:
@@ -398,9 +400,10 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
         gangs.worker_gone(st, worker, worker.gang, event)
     else:
         _run_again(st, worker, running, event)
-    # A call that takes its worker down is bounded by its own retries: only starts that came to nothing wait longer. One
-    # that was lost together with its agent says nothing about the function.
-    if not worker.done and not running and not leaving and event.cause != "unknown":
+    # One that was lost together with its agent says nothing about the function.
+    if running and not leaving and event.cause != "unknown":
+        crash_loops.died(st, pool, running, event.detail)
+    elif not worker.done and not running and not leaving and event.cause != "unknown":
         crash_loops.failed(st, pool, event.detail)
         killed = event.cause == "signal" and "signal 9" in event.detail
         if (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stoker.core import commands as c
+from stoker.core import crash_loops, gang_attempts, gang_recovery, settling
 from stoker.core import events as e
-from stoker.core import gang_attempts, gang_recovery, settling
 from stoker.core.calls import Call
 from stoker.core.placement import Node, place_gang
 from stoker.core.pools import Gang, GangPhase, Pool, Worker, WorkerState
@@ -148,5 +148,5 @@ def attempts_ended(st: State, worker: Worker, event: e.AttemptsEnded) -> None:
         worker.done += 1
         gang_attempts.rank_ended(st, worker, gang, result)
     worker.head_since = st.now
-    worker.pool.bad_starts = 0
+    crash_loops.worked(worker.pool)
     settling.after_lease_ended(st, worker)

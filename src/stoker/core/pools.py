@@ -214,6 +214,8 @@ class Pool:
     done: int = 0
     failed: int = 0
     bad_starts: int = 0  # in a row, without a call that ended
+    deaths: int = 0  # in a row, of workers in their calls: see `stoker.core.crash_loops`
+    suspects: frozenset[str] = frozenset()  # calls that the last of these ran, and could each have been its reason
     trouble: str = ""  # why the last of them did, for people
     early_recycles: int = 0  # workers in a row that soon held too much again
     recycle_from: float = 0.0  # before which none goes for the memory that it holds

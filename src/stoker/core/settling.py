@@ -12,6 +12,7 @@ from stoker.core.state import State
 from stoker.types import INPUT_LOST, CallState, ErrorInfo, Outcome
 
 MORE_LOSSES = "A call that may be run more often can be given lost_retries=."
+_ENDED_BY_ITSELF = frozenset({"exit", "signal"})
 _FAILURES = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.MEMORY})
 
 
@@ -99,9 +100,14 @@ def lost(st: State, call: Call, *, cause: str, detail: str, said: Sequence[tuple
         _cut_off(st, call, detail=f"{detail}{_likely(cause, detail)}")
         return
     if retries.survives_loss(pool.options, call.losses):
+        wait = retries.loss_delay(call.losses) if cause in _ENDED_BY_ITSELF else 0.0
+        when = f" in {wait:g} s" if wait else ""
         call.note_run()
-        call.note(st.now, "lost", f"attempt {call.attempt}: its worker ended ({detail}); it is run again")
-        _run_again(st, call)
+        call.note(st.now, "lost", f"attempt {call.attempt}: its worker ended ({detail}); it is run again{when}")
+        if wait:
+            back_off(st, call, st.now + wait)
+        else:
+            _run_again(st, call)
         _write_progress(st, call)
         return
     message = (

@@ -103,15 +103,15 @@ def _of_pools(pools: Iterable[Pool], now: float) -> Iterator[Family]:
         queued[(*at, "accepting")] += pool.accepting
         running[at] += pool.running
         workers.update({(*at, state): count for state, count in _states(pool).items()})
-        failing[at] += pool.bad_starts
+        failing[at] += pool.bad_starts + pool.deaths
         paused[at] = max(paused.get(at, 0.0), pool.start_after - now)
     of_states = (*OF_A_FUNCTION, "state")
     yield Family("gauge", "stoker_queue_calls", "Calls that wait.", of_states, [*queued.items()])
     yield Family("gauge", "stoker_running_calls", "Calls that run.", OF_A_FUNCTION, [*running.items()])
     yield Family("gauge", "stoker_workers", "Workers, by what they do.", of_states, [*workers.items()])
-    said = "Starts of workers that have failed in a row."
+    said = "Workers in a row that did not start, or ended in their calls."
     yield Family("gauge", "stoker_failing_starts", said, OF_A_FUNCTION, [*failing.items()])
-    said = "For how long no worker is started, after starts that have failed."
+    said = "For how long no worker is started because of that."
     yield Family("gauge", "stoker_start_pause_seconds", said, OF_A_FUNCTION, [*paused.items()])
 
 

@@ -17,6 +17,7 @@ from stoker.core.state import State
 from stoker.types import ErrorInfo
 
 BACKOFF_MAX_SECONDS = 30.0
+DEATHS_BACKOFF_MAX_SECONDS = 5.0  # for those that start well: the next call, which is another one, may be good
 FIRST_PAUSE_SECONDS = 0.25  # after the second in a row, and twice as much after each that follows
 STEADY_SECONDS = 30.0  # of a worker that lives for so long after its start nobody says that it does not start
 REFUSED_FROM = 2  # the first may have had any reason: it is tried again at once
@@ -27,7 +28,7 @@ def failed(st: State, pool: Pool, why: str) -> None:
     """Let the next start wait, longer with each that failed in a row."""
     pool.bad_starts += 1
     pool.trouble = _in_short(why)
-    _put_off(st, pool, pool.bad_starts)
+    _put_off(st, pool, pool.bad_starts, BACKOFF_MAX_SECONDS)
 
 
 def died(st: State, pool: Pool, calls: Iterable[Call], why: str) -> None:
@@ -40,19 +41,16 @@ def died(st: State, pool: Pool, calls: Iterable[Call], why: str) -> None:
     pool.suspects = ran
     pool.deaths += 1
     pool.trouble = _in_short(why)
-    _put_off(st, pool, pool.deaths)
+    _put_off(st, pool, pool.deaths, DEATHS_BACKOFF_MAX_SECONDS)
 
 
 def _in_short(why: str) -> str:
     return why.partition("\n")[0][:WORDS_MAX]
 
 
-def _pause_after(times: int) -> float:
-    return 0.0 if times < REFUSED_FROM else min(BACKOFF_MAX_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(times - 2, 30))
-
-
-def _put_off(st: State, pool: Pool, times: int) -> None:
-    pool.start_after = st.now + _pause_after(times)
+def _put_off(st: State, pool: Pool, times: int, most: float) -> None:
+    pause = 0.0 if times < REFUSED_FROM else min(most, FIRST_PAUSE_SECONDS * 2.0 ** min(times - 2, 30))
+    pool.start_after = st.now + pause
     st.at(pool.start_after, lambda: st.touch(pool))
 
 
@@ -64,7 +62,7 @@ def at_once(pool: Pool, wanted: int) -> int:
 def tried(st: State, pool: Pool) -> None:
     """A worker is started where those before ended in their calls: the next one waits as if it had ended as well."""
     if pool.deaths >= REFUSED_FROM:
-        _put_off(st, pool, pool.deaths)
+        _put_off(st, pool, pool.deaths, DEATHS_BACKOFF_MAX_SECONDS)
 
 
 def worked(pool: Pool) -> None:

@@ -61,6 +61,9 @@ class Session:
     connection: int = 0  # how many it had
     resubmits_until: float = 0.0  # it may send again what an earlier term of the server has accepted
 
+    def show_out(self, error: ErrorInfo) -> None:
+        """Tell who waits for its calls that it is let in no longer; a program is told by its link."""
+
     def send(self, message: Any, parts: Sequence[Any] = ()) -> None:
         """Send, if the client is there; what must not be lost goes through the outbox."""
         if self.link is not None:

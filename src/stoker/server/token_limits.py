@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stoker.core import events as e
+from stoker.core.calls import stoker_error
 from stoker.errors import NotFound, PermissionDenied
 from stoker.server.client_tokens import ClientToken
 from stoker.server.early_cancels import Asked
@@ -137,9 +138,11 @@ def revoke(server: Server, name: str) -> None:
 
 
 def _show_out(server: Server, holder: str, why: str) -> None:
+    said = f"The token of this connection {why}."
     for link in [link for link in server.links if link.holder == holder]:
-        link.reject(PermissionDenied(f"The token of this connection {why}."))
+        link.reject(PermissionDenied(said))
     for session in [session for session in server.sessions.values() if session.holder == holder]:
+        session.show_out(stoker_error("PermissionDenied", said, {}))
         server.client_ended(session.name)
 
 

@@ -40,7 +40,7 @@ LENGTH_DIGITS = 15
 NOT_PASSED_ON = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 CUT = 500  # as which an answer counts that breaks off
 SWITCHING = 101
-GOING_AWAY, SERVER_ERROR, NORMAL = 1001, 1011, 1000
+NORMAL, GOING_AWAY, AGAINST_THE_RULES, SERVER_ERROR = 1000, 1001, 1008, 1011
 
 Scope = dict[str, Any]
 
@@ -279,9 +279,8 @@ class Exchanges:
                     await send({"type": "websocket.close", "code": said.code, "reason": said.reason})
                     return
                 await send({"type": "websocket.send", "text": said.text, "bytes": said.data})
-        is_well = call.result is not None and call.result.outcome is Outcome.VALUE
         with suppress(OSError):
-            await send({"type": "websocket.close", "code": NORMAL if is_well else SERVER_ERROR})
+            await send(_closing(call))
 
     async def _hear(self, feed: CallFeed, receive: Any) -> None:
         while True:
@@ -319,6 +318,17 @@ class Exchanges:
             hearing.cancel()
             await asyncio.gather(hearing, return_exceptions=True)
             self._calls.cancel(call)
+
+
+def _closing(call: WebCall) -> dict[str, Any]:
+    """Return the end of a WebSocket whose app has ended without closing it, or was ended."""
+    result = call.result
+    if result is not None and result.outcome is Outcome.VALUE:
+        return {"type": "websocket.close", "code": NORMAL}
+    error = result.error if result is not None else None
+    if error is not None and error.type_name == "PermissionDenied":  # its token is none any more
+        return {"type": "websocket.close", "code": AGAINST_THE_RULES, "reason": error.message}
+    return {"type": "websocket.close", "code": SERVER_ERROR}
 
 
 async def _first_of_body(scope: Scope, receive: Any) -> tuple[bytes, bool]:

@@ -23,7 +23,7 @@ from stoker.server.gateway.problems import Problem
 from stoker.server.gateway.replies import Failed
 from stoker.server.sessions import Session
 from stoker.server.web_records import HTTP_SESSIONS
-from stoker.types import FunctionSpec, Outcome
+from stoker.types import ErrorInfo, FunctionSpec, Outcome
 
 if TYPE_CHECKING:
     from stoker.server.server import Server
@@ -102,6 +102,13 @@ class WebSession(Session):
             self._discard(items)
         else:
             call.items.extend(items)
+            call.tell()
+
+    def show_out(self, error: ErrorInfo) -> None:
+        calls = [*self.open.values()]
+        self.open.clear()  # what else is said of them is nobody's
+        for call in calls:
+            call.result = Result(Outcome.ERROR, error=error)
             call.tell()
 
     def send(self, message: Any, parts: Sequence[Any] = ()) -> None:

@@ -204,6 +204,57 @@ def test_past_so_many_functions_the_rest_is_counted_together(
     assert found["stoker_calls_total{app=shop,function=f0,outcome=succeeded}"] == 2
 
 
+# Versions
+
+
+def versions_in(found: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in found.items() if name.startswith("stoker_version_calls_total")}
+
+
+def test_a_canary_is_told_from_the_current_version(server: FakeServer) -> None:
+    current, canary = server.pool(version=7), server.pool(version=8)
+    failed = Result(Outcome.ERROR, error=ErrorInfo("builtins.ValueError", "no"))
+    server.tally.delivered([ended(current, Result(Outcome.VALUE))] * 3, now=100.0)
+    server.tally.delivered([ended(canary, failed), ended(canary, Result(Outcome.VALUE))], now=100.0)
+    server.tally.used(ChannelUsed("w1.1", ["a"], [0], [0.25], [1.0]), canary)
+    found = read(server)
+    assert versions_in(found) == {
+        "stoker_version_calls_total{app=shop,function=f,outcome=succeeded,version=7}": 3,
+        "stoker_version_calls_total{app=shop,function=f,outcome=failed,version=8}": 1,
+        "stoker_version_calls_total{app=shop,function=f,outcome=succeeded,version=8}": 2,
+    }
+    assert found["stoker_version_call_duration_seconds_sum{app=shop,function=f,version=8}"] == 20.25
+    assert found["stoker_calls_total{app=shop,function=f,outcome=succeeded}"] == 5
+
+
+def test_runs_have_no_versions(server: FakeServer) -> None:
+    server.tally.delivered([ended(server.pool(run_id="r1"), Result(Outcome.VALUE))] * 2, now=100.0)
+    assert not versions_in(read(server))
+
+
+def test_versions_that_are_over_leave_no_series_and_begin_anew_when_they_come_back(server: FakeServer) -> None:
+    for version in range(1, 50):
+        pool = server.pool(version=version)
+        server.tally.delivered([ended(pool, Result(Outcome.VALUE))], now=server.at)
+        assert len(versions_in(read(server))) <= 1 + tallies.VERSION_KEPT_SECONDS / 60.0 + 1
+        server.at += 60.0
+        del server.state.pools[pool.key]
+    read(server)
+    server.at += tallies.VERSION_KEPT_SECONDS
+    assert not versions_in(read(server))
+    server.tally.delivered([ended(server.pool(version=1), Result(Outcome.VALUE))], now=server.at)
+    server.at += 2 * tallies.VERSION_KEPT_SECONDS
+    assert list(versions_in(read(server)).values()) == [1], "it is there, however long nobody calls it"
+
+
+def test_versions_are_bounded_also_where_nobody_reads(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tallies, "VERSIONS_MAX", 3)
+    for version in range(1, 10):
+        server.tally.delivered([ended(server.pool(version=version), Result(Outcome.VALUE))], now=100.0)
+    assert len(server.tally.versions) == 4
+    assert read(server)["stoker_version_calls_total{function=(others),outcome=succeeded}"] == 6
+
+
 # Requests
 
 

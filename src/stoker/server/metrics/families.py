@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 from stoker._version import __version__
 from stoker.core.pools import Pool, WorkerState
 from stoker.server.metrics.histograms import Buckets, Histogram
-from stoker.server.metrics.tally import CallNumbers, Labels, RequestNumbers, WorkerNumbers
+from stoker.server.metrics.tally import CallNumbers, Labels, OfVersion, RequestNumbers, VersionNumbers, WorkerNumbers
 
 if TYPE_CHECKING:
     from stoker.server.server import Server
 
 OF_A_FUNCTION = ("app", "function")
 OF_A_METHOD = (*OF_A_FUNCTION, "method")
+OF_A_VERSION = (*OF_A_METHOD, "version")
 WORKER_STATES = ("starting", "idle", "busy", "away", "draining", "stopping")
 MALFORMED = Labels("", "(malformed)")  # what came over HTTP and is no request
 
@@ -53,8 +54,10 @@ class Door(Protocol):
 def families(server: Server, door: Door) -> list[Family]:
     """Return everything as it is now."""
     tally = server.tally
+    tally.drop_versions()
     return [
         *_of_calls(tally.calls),
+        *_of_versions(tally.versions),
         *_of_requests(tally.requests, door),
         *_of_pools(server.plane.state.pools.values(), server.now()),
         *_of_workers(tally.workers),
@@ -77,6 +80,15 @@ def _of_calls(calls: Mapping[Labels, CallNumbers]) -> Iterator[Family]:
     )
     for name, said, of in histograms:
         yield _histograms(name, said, OF_A_METHOD, [(at, of(one)) for at, one in calls.items()])
+
+
+def _of_versions(versions: Mapping[OfVersion, VersionNumbers]) -> Iterator[Family]:
+    outcomes = [((*at, outcome), n) for at, one in versions.items() for outcome, n in one.outcomes.items()]
+    said = "Calls that have ended, of versions that are there."
+    yield Family("counter", "stoker_version_calls", said, (*OF_A_VERSION, "outcome"), outcomes)
+    said = "From its arrival until a call has ended, of versions that are there."
+    durations = [(at, one.duration) for at, one in versions.items()]
+    yield _histograms("stoker_version_call_duration_seconds", said, OF_A_VERSION, durations)
 
 
 def _of_requests(requests: Mapping[Labels, RequestNumbers], door: Door) -> Iterator[Family]:

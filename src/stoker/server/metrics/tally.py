@@ -2,7 +2,8 @@
 
 Most of it is on the hot path, so it is additions to plain numbers, which `stoker.server.metrics.families` reads out.
 Labels are names of apps, functions and methods that there are, and words of this program's own: nothing that somebody
-can send in makes another series. Past `FUNCTIONS_MAX` functions the rest is counted together.
+can send in makes another series. Past `FUNCTIONS_MAX` functions the rest is counted together. Only those versions
+are counted apart that take calls, or did a moment ago: an app that is deployed every hour has no more series for it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from stoker.server.server import Server
 
 FUNCTIONS_MAX = 1000  # of which each has series of its own
+VERSIONS_MAX = 2000  # of functions and methods, with their versions
+VERSION_KEPT_SECONDS = 300.0  # after a version's last pool has gone: for whoever scrapes seldom
 POOLS_MAX = 10_000  # whose series are remembered; then they are looked up anew
 
 _OUTCOMES = {
@@ -62,6 +65,15 @@ class Labels(NamedTuple):
     method: str = ""
 
 
+class OfVersion(NamedTuple):
+    """Whose numbers they are, and of which version."""
+
+    app: str
+    function: str
+    method: str
+    version: str
+
+
 class Start(NamedTuple):
     """How a worker was started: when that was ordered, when it could run calls, and with what it had to begin."""
 
@@ -87,6 +99,21 @@ class CallNumbers:
         self.queue = Histogram()
         self.execution = Histogram()
         self.batches = Histogram(SIZES)
+
+
+class VersionNumbers:
+    """Of the calls of one version of a function or method."""
+
+    __slots__ = ("duration", "gone_since", "outcomes")
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.duration = Histogram()
+        self.gone_since: float | None = None  # since when nothing runs it
+
+    def ended(self, outcome: str, seconds: float) -> None:
+        self.outcomes[outcome] += 1
+        self.duration.observe(seconds)
 
 
 class RequestNumbers:
@@ -118,7 +145,9 @@ class Tally:
         self.calls: dict[Labels, CallNumbers] = {}
         self.requests: dict[Labels, RequestNumbers] = {}
         self.workers: dict[Labels, WorkerNumbers] = {}
+        self.versions: dict[OfVersion, VersionNumbers] = {}
         self._of_pool: dict[tuple[str, str], CallNumbers] = {}
+        self._of_versions: dict[tuple[str, str], VersionNumbers | None] = {}  # by pool and method
         self.callbacks: Counter[str] = Counter()  # tries, by what came of them
         self.starts: dict[str, Start] = {}  # of workers that there are
         self._building: set[str] = set()  # workers that wait, or have waited, for their environment to be built
@@ -133,9 +162,12 @@ class Tally:
             if call is None:
                 continue
             numbers = self._of_pool.get((call.pool.key, call.method)) or self._numbers(call.pool, call.method)
-            numbers.outcomes[outcome_of(result)] += 1
+            outcome = outcome_of(result)
+            numbers.outcomes[outcome] += 1
             numbers.attempts += call.attempt
             numbers.duration.observe(now - call.created)
+            if (version := self._version(call.pool, call.method)) is not None:
+                version.ended(outcome, now - call.created)
             if call.leased_at:
                 numbers.queue.observe(call.leased_at - (call.created if call.history is None else _queued_at(call)))
             if result.seconds:
@@ -147,6 +179,8 @@ class Tally:
             method = used.methods[i] if used.methods and used.methods[i] in pool.spec.methods else ""
             numbers = self._of_pool.get((pool.key, method)) or self._numbers(pool, method)
             numbers.outcomes[_OUTCOMES[Outcome(outcome)]] += 1
+            if (version := self._version(pool, method)) is not None:
+                version.ended(_OUTCOMES[Outcome(outcome)], seconds)
             numbers.attempts += 1
             numbers.duration.observe(seconds)
             numbers.queue.observe(0.0)
@@ -186,6 +220,44 @@ class Tally:
         if numbers is None:
             numbers = self.calls[labels] = CallNumbers()
         return numbers
+
+    # Versions
+
+    def _version(self, pool: Pool, method: str) -> VersionNumbers | None:
+        """Return the numbers of a pool's version; None for that of a run, which has none."""
+        at = (pool.key, method)
+        if at in self._of_versions:
+            return self._of_versions[at]
+        if len(self._of_versions) >= POOLS_MAX:
+            self._of_versions.clear()
+        found = self._of_versions[at] = self._find_version(pool.spec, method) if pool.spec.version else None
+        return found
+
+    def _find_version(self, spec: FunctionSpec, method: str) -> VersionNumbers:
+        labels = OfVersion(spec.app, spec.name, method, str(spec.version))
+        if labels not in self.versions and len(self.versions) >= VERSIONS_MAX:
+            self.drop_versions()
+            if len(self.versions) >= VERSIONS_MAX:
+                labels = OfVersion(*ELSE, "")
+        return self.versions.setdefault(labels, VersionNumbers())
+
+    def drop_versions(self) -> None:
+        """Forget the numbers of versions that nothing has run for a while."""
+        now = self._server.now()
+        pools = self._server.plane.state.pools.values()
+        there = {(pool.spec.app, pool.spec.name, str(pool.spec.version)) for pool in pools}
+        over = []
+        for at, numbers in self.versions.items():
+            if (at.app, at.function, at.version) in there:
+                numbers.gone_since = None
+            elif numbers.gone_since is None:
+                numbers.gone_since = now
+            elif now - numbers.gone_since >= VERSION_KEPT_SECONDS:
+                over.append(at)
+        for at in over:
+            del self.versions[at]
+        if over:
+            self._of_versions.clear()  # a version may come again
 
     # Requests
 

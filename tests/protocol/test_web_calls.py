@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from stoker.errors import ProtocolError
@@ -14,6 +15,7 @@ from stoker.protocol.web_calls import (
     encode_answer,
     encode_request,
     is_request,
+    request_payload,
 )
 
 
@@ -24,6 +26,42 @@ def test_there_and_back() -> None:
     answer = WebAnswer(201, [("a", "b")], b"\xff")
     assert decode_answer(encode_answer(answer)) == answer
     assert not is_request(encode_answer(answer)) and not is_request(encode_call((1,), {}).to_bytes())
+
+
+def test_a_faster_encoder_says_the_same() -> None:
+    headers = [("accept", "*/*"), ("content-type", "text/plain"), ("content-type", "x")]
+    whole = WebRequest("PUT", "/a", "b=%20", headers, "::1", "embed", b"body")
+    fast = request_payload(
+        *("PUT", "/a", "b=%20", headers),
+        client="::1",
+        target="embed",
+        accept="*/*",
+        content_type="text/plain",
+        body=b"body",
+        dumps=msgspec.json.encode,
+    )
+    assert fast == encode_request(whole)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(b"", b"W", b"W\xff\xff\xff\xff\0\0\0\0", b"W\2\0\0\0\2\0\0\0[]", b"W\2\0\0\0\2\0\0\0[][]"),
+        *(b"W\3\0\0\0\2\0\0\0[1][]", b"R\2\0\0\0[]"),
+    ],
+)
+def test_what_is_no_request(bad: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode_request(bad)
+
+
+def test_headers_are_looked_at_when_they_are_wanted() -> None:
+    good = encode_request(WebRequest("GET", headers=[("a", "b")]))
+    assert decode_request(good).headers == [("a", "b")]
+    request = decode_request(good.replace(b'[["a","b"]]', b'[["a","b"],'))
+    assert request.method == "GET"
+    with pytest.raises(ProtocolError):
+        _ = request.headers
 
 
 @pytest.mark.parametrize("bad", [b"", b"R", b"R\xff\xff\xff\xff", b"W\x02\x00\x00\x00[]", b"R\x02\x00\x00\x00{}x"])

@@ -16,7 +16,7 @@ import numpy as np
 import pydantic
 import pytest
 
-from stoker.web.conversion import Invalid, converter, to_json
+from stoker.web.conversion import Invalid, converter, is_of_ours, to_json
 
 
 class Colour(Enum):
@@ -177,3 +177,22 @@ def test_what_has_no_form_is_named() -> None:
     itself.append(itself)
     with pytest.raises(TypeError, match="holds itself"):
         to_json(itself)
+
+
+def test_which_values_are_made_without_code_of_the_users() -> None:
+    class Model(pydantic.BaseModel):
+        x: int
+
+    ours: list[Any] = [Any, None, int, str, bytes, datetime, np.ndarray, dict, list[float], dict[str, list[int]]]
+    ours += [int | None, tuple[int, ...], Literal["a"], set[UUID], Union[int, str]]  # noqa: UP007 - the older way
+    theirs = [Point, Tree, Colour, Named, Model, list[Point], Model | None, dict[str, Tree], type, "int"]
+    assert [one for one in ours if not is_of_ours(one)] == []
+    assert [one for one in theirs if is_of_ours(one)] == []
+
+
+def test_a_list_of_plain_values_is_still_checked_and_converted() -> None:
+    assert converter(list[float])([1.0, 2], "$") == [1.0, 2.0]
+    assert [type(one) for one in converter(list[float])([1.0, 2], "$")] == [float, float]
+    assert converter(set[str])(["a", "a"], "$") == {"a"}
+    with pytest.raises(Invalid, match=r"\$\[1\]: expected a whole number"):
+        converter(list[int])([1, True], "$")

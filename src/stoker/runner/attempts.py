@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stoker.protocol.messages import Lease
@@ -18,9 +19,11 @@ from stoker.transport.current import CurrentCall
 from stoker.types import GangSeat
 
 if TYPE_CHECKING:
+    from stoker.runner.callables import Target
     from stoker.runner.channel import Channel
 
 Key: TypeAlias = "tuple[str, int]"
+Resolved: TypeAlias = "tuple[Target, tuple[Any, ...], dict[str, Any]]"
 
 FOREKNOWN_MAX = 10_000  # attempts named before their lease: most of these names are late, not early, and never used
 
@@ -29,8 +32,8 @@ class Attempt(CurrentCall):
     """One attempt and what becomes of it. ``segment`` is (name, size) when its input does not lie in ``body``."""
 
     __slots__ = (
-        "batch", "body", "channel", "credit", "encode", "interrupt", "is_generator", "is_request", "key", "method",
-        "raised", "segment", "started",
+        "ahead", "batch", "body", "channel", "credit", "encode", "interrupt", "is_generator", "is_request", "key",
+        "method", "raised", "segment", "started",
     )  # fmt: skip
 
     def __init__(
@@ -39,6 +42,7 @@ class Attempt(CurrentCall):
         super().__init__(call_id, number)
         self.key: Key = (call_id, number)
         self.body = body
+        self.ahead: Resolved | None = None  # what it runs with which arguments, where that was worked out before
         self.segment = segment
         self.credit = credit
         self.started = 0.0
@@ -102,6 +106,11 @@ class Desk:
             self.running[attempt.key] = attempt
             self.taken += 1
             return attempt
+
+    def first_waiting(self, count: int) -> list[Attempt]:
+        """Return the attempts that are next, so many at most; they go on waiting."""
+        with self.lock:
+            return list(islice(self.waiting, count))
 
     def add(self, attempt: Attempt) -> None:
         """Add an attempt that came by a channel."""

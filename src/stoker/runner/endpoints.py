@@ -58,6 +58,12 @@ class Endpoints:
             said = error_answer(422, "ValidationError", str(error), call_id=attempt.id, path=error.path)
             raise Answered(said) from None
 
+    def may_read_ahead(self, payload: Buffer) -> bool:
+        """Tell whether a request is for a batch, and its arguments are made without any code of the user's."""
+        came = decode_request(payload)
+        target, _, _ = self._code.target((came.target,) if came.target else (), {})
+        return target.batch is not None and self._interface(came.target, target).is_of_ours
+
     def _interface(self, name: str, target: Target) -> Interface:
         found = self._interfaces.get(name)
         if found is None:

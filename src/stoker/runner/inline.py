@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stoker.protocol.web_calls import WebRequest
+from stoker.runner.ahead import Ahead
 from stoker.runner.attempts import Attempt
 from stoker.runner.batches import Batches, Group
 from stoker.runner.callables import Target
@@ -98,6 +99,7 @@ class InlineLoop:
         self._inside: Attempt | None = None
         self._batch: list[Attempt] = []  # what runs together
         self._batches = Batches(worker) if worker.config.batch is not None else None
+        self._ahead: Ahead | None = None
         self._thread = 0
 
     def prepare(self) -> None:
@@ -110,6 +112,8 @@ class InlineLoop:
     def run(self) -> None:
         worker = self._worker
         outbox = worker.outbox
+        if self._batches is not None and worker.answers_requests:
+            self._ahead = Ahead(worker, self._waiter, count=self._batches.size)
         while True:
             attempt = worker.take()
             if attempt is not None and self._batches is not None:
@@ -164,11 +168,15 @@ class InlineLoop:
 
     def _run_group(self, batches: Batches, group: Group) -> None:
         try:
+            if self._ahead is not None:
+                self._ahead.begin()
             try:
                 self._batch = group.attempts
                 values = group.call()
             finally:
                 self._batch = []
+                if self._ahead is not None:
+                    self._ahead.end()
         except BaseException as error:  # noqa: BLE001 - user code may raise anything; nothing of it may end the worker
             self._batch = []
             batches.fail(group, error)

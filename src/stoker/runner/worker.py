@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from stoker.errors import InvalidRequest
 from stoker.protocol.input_messages import Inputs
@@ -18,8 +18,7 @@ from stoker.protocol.payload import decode_call
 from stoker.protocol.web_calls import is_request
 from stoker.protocol.zygotes import Fork, ZygoteConfig
 from stoker.runner import process
-from stoker.runner.attempts import Attempt, Desk, Key
-from stoker.runner.callables import Target
+from stoker.runner.attempts import Attempt, Desk, Key, Resolved
 from stoker.runner.channel import Channel
 from stoker.runner.checks import Checks
 from stoker.runner.config import EXIT_ABANDONED, EXIT_STOPPED, FLUSH_SECONDS
@@ -160,6 +159,11 @@ class Worker:
     # -- what the loops use
 
     @property
+    def answers_requests(self) -> bool:
+        """Tell whether some of its calls come over HTTP."""
+        return bool(_web_methods(self.config))
+
+    @property
     def is_finished(self) -> bool:
         """Tell whether the loop may return: all is done, and the server has every result."""
         if not self.desk.draining or not self.desk.is_idle:
@@ -177,13 +181,25 @@ class Worker:
             self.drain()
         return attempt
 
-    def resolve(self, attempt: Attempt) -> tuple[Target, tuple[Any, ...], dict[str, Any]]:
+    def resolve_ahead(self, attempt: Attempt) -> Resolved | None:
+        """Return what `resolve` would, from any thread, if that runs no code of the user's and the input is good."""
+        try:
+            payload = self.reports.read_input(attempt)
+            if not is_request(payload) or not self._endpoints.may_read_ahead(payload):
+                return None
+            return self.resolve(attempt)
+        except Exception:  # noqa: BLE001 - it will come again where somebody is told of it
+            return None
+
+    def resolve(self, attempt: Attempt) -> Resolved:
         """Return what an attempt runs, and the arguments for it.
 
         Raises:
             StokerError: its input is gone or malformed.
             Answered: it came over HTTP, and says nothing that could be run.
         """
+        if attempt.ahead is not None:
+            return attempt.ahead
         payload = self.reports.read_input(attempt)
         attempt.is_request = is_request(payload)
         if attempt.is_request:

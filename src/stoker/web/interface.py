@@ -26,6 +26,7 @@ from stoker.web.conversion import (
     from_text,
     hints_of,
     is_array,
+    is_of_ours,
     is_pydantic,
     is_struct,
 )
@@ -92,6 +93,7 @@ class Interface:
         self.inputs = self._inputs(parameters, hints)
         self.by_name = {one.name: one for one in self.inputs}
         sources = {one.source for one in self.inputs}
+        self.is_of_ours = all(is_of_ours(one.annotation) for one in self.inputs)  # reading runs no code of the user's
         self._reads_body = self.has_body and ("request" not in sources or bool(sources & {"field", "file", "body"}))
 
     def _inputs(self, parameters: list[inspect.Parameter], hints: Mapping[str, Any]) -> list[Input]:

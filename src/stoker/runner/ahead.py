@@ -1,0 +1,62 @@
+"""Reads the inputs of the next batch while one runs: a thread that works while the main thread is in user code.
+
+For a batch on a device, and for whatever else lets go of the interpreter, the next requests are read and converted in
+time that costs nothing; the batch after it begins at once. Only what runs no code of the user's is converted here:
+their code may not expect to be called beside itself.
+
+The lease connection has one reader at a time, the holder of ``_reading``: the main thread, which gives it away for as
+long as it is in user code.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stoker.runner.inline import Waiter
+    from stoker.runner.worker import Worker
+
+
+class Ahead:
+    """See the module. ``count`` is how many inputs are read ahead at most."""
+
+    def __init__(self, worker: Worker, waiter: Waiter, *, count: int) -> None:
+        self._worker = worker
+        self._waiter = waiter
+        self._count = count
+        self._reading = threading.Lock()
+        self._turn = threading.Lock()  # free while there is one to be taken
+        self._is_back = True
+        self._reading.acquire()
+        self._turn.acquire()
+        threading.Thread(target=self._run, name="stoker-ahead", daemon=True).start()
+
+    def begin(self) -> None:
+        """Let the thread read: the main thread goes into user code."""
+        self._is_back = False
+        self._reading.release()
+        if self._turn.locked():
+            self._turn.release()
+
+    def end(self) -> None:
+        """Return when the thread reads no more."""
+        self._is_back = True
+        if not self._reading.acquire(blocking=False):
+            self._worker.wake()
+            self._reading.acquire()
+
+    def _run(self) -> None:
+        while True:
+            self._turn.acquire()
+            with self._reading:
+                while not self._is_back:
+                    self._read()
+
+    def _read(self) -> None:
+        self._waiter.wait()
+        for attempt in self._worker.desk.first_waiting(self._count):
+            if self._is_back:
+                return
+            if attempt.ahead is None:
+                attempt.ahead = self._worker.resolve_ahead(attempt)

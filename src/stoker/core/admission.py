@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WINDOW_MAX = 4096  # calls of one map in flight: keeps many workers busy, and a client's memory flat
-WAIT_SHARE = 0.9  # of the time to a deadline that waiting may take: it is an estimate, and the answer has a way to go
+WAIT_SHARE = 0.75  # of the time to a deadline that waiting may take: it is an estimate, and the answer has a way to go
 MAP_BACKSTOP_CALLS = 100_000  # maps of many clients that have not heard of their smaller windows yet
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -76,6 +77,30 @@ def test_the_list_of_calls_says_what_was_asked_and_how_it_was_answered(served: S
     refused = told[1][0]
     assert "succeeded, 422" in served.stoker("calls", "list", "--app", "shop")
     assert re.search(r"http +422 POST /shop/move *\n", served.stoker("calls", "show", refused))
+
+
+def test_an_annotation_that_means_nothing_is_no_argument_that_takes_anything(served: Serving) -> None:
+    source = """
+    from __future__ import annotations
+    import contextlib
+    import stoker
+    if IMPORT:
+        from no_such_package import Picture
+
+    app = stoker.App("pictures")
+
+    @app.function()
+    @stoker.endpoint(requires_token=False)
+    def show(picture: Picture) -> int:
+        return 1
+    """
+    source = textwrap.dedent(source)
+    with pytest.raises(AssertionError, match="the annotation of 'picture' is 'Picture', which means nothing"):
+        served.deploy(source.replace("IMPORT", "__import__('typing').TYPE_CHECKING"), "pictures")
+    served.deploy(source.replace("if IMPORT", "with contextlib.suppress(ImportError)"), "pictures")
+    answer = httpx.post(f"{served.url}/pictures/show", json={"picture": 1}, timeout=60)
+    assert answer.status_code == 503
+    assert error_of(answer)["type"] == "StartupError" and "'picture' is 'Picture'" in error_of(answer)["message"]
 
 
 def test_a_token_is_asked_for_unless_the_endpoint_says_otherwise(served: Serving) -> None:

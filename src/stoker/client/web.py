@@ -55,13 +55,15 @@ class Endpoint:
         """Return the checked form that travels, with what the page of its app says of it.
 
         Raises:
-            InvalidOption: the function takes what no request could give.
+            InvalidOption: the function takes what no request could give, or an annotation means nothing.
         """
         if self.resume and not streams:
             raise InvalidOption(
                 f"{label}: endpoint(resume=…) is for streams, which a generator makes; this function yields nothing."
             )
-        interface = Interface(function, [self.method], label=label, is_method=is_method, is_batched=is_batched)
+        interface = Interface(
+            function, [self.method], label=label, is_method=is_method, is_batched=is_batched, runs_elsewhere=True
+        )
         return WebSpec(
             methods=[self.method],
             requires_token=self.requires_token,

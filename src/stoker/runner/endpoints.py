@@ -33,6 +33,17 @@ class Endpoints:
         self._methods = methods
         self._interfaces: dict[str, Interface] = {}
 
+    def prepare(self) -> None:
+        """Work out the interfaces of all endpoints, so that what is wrong with one is known before its first request.
+
+        Raises:
+            InvalidOption: an annotation means nothing in this environment.
+        """
+        for name in self._methods:
+            target, _, _ = self._code.target((name,) if name else (), {})
+            if not target.is_exchange:
+                self._interface(name, target)
+
     def resolve(self, attempt: Attempt, payload: Buffer) -> tuple[Target, tuple[Any, ...], dict[str, Any]]:
         """Return what a request is for, and the arguments that it gives; its answer is encoded as one.
 

@@ -49,7 +49,7 @@ class Hooks:
                 self._run(hook.call)
             except BaseException as error:  # noqa: BLE001 - SystemExit included, as with an import
                 what = _named(hook)
-                self._refuse(failed_hook(self._label, what, error))
+                self.refuse(failed_hook(self._label, what, error))
         late.cancel()
         self._output.end_call("")
 
@@ -67,8 +67,8 @@ class Hooks:
             tries = f", {spec.failures} times" if spec.failures > 1 else ""
             if isinstance(error, Exception):
                 said = f"its first check {check.name}() {described(error)}{tries}"
-                self._refuse(ErrorInfo("StartupError", f"{self._label}: {said}. Its worker takes no calls."))
-            self._refuse(failed_hook(self._label, f"first check {check.name}()", error))
+                self.refuse(ErrorInfo("StartupError", f"{self._label}: {said}. Its worker takes no calls."))
+            self.refuse(failed_hook(self._label, f"first check {check.name}()", error))
         late.cancel()
         self._output.end_call("")
 
@@ -86,14 +86,14 @@ class Hooks:
         frame = sys._current_frames().get(thread)
         stack = [one for one in traceback.extract_stack(frame) if not one.filename.startswith(PACKAGE_DIR)]
         where = "".join(traceback.format_list(stack)).rstrip()
-        self._refuse(
+        self.refuse(
             ErrorInfo(
                 "StartupError",
                 f"{self._label}: its {what} was not done within {allowed}. It was here:\n{where}",
             )
         )
 
-    def _refuse(self, error: ErrorInfo) -> NoReturn:
+    def refuse(self, error: ErrorInfo) -> NoReturn:
         """Tell the server that there will be no worker, and end."""
         self._refusing.acquire()  # whoever comes second waits for the end
         self._output.log.write(f"stoker: {error.message}\n".encode())

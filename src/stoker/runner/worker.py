@@ -11,7 +11,7 @@ import signal
 import time
 from typing import NoReturn
 
-from stoker.errors import InvalidRequest
+from stoker.errors import InvalidOption, InvalidRequest
 from stoker.protocol.input_messages import Inputs
 from stoker.protocol.messages import Ack, ChannelClosed, ChannelOpened, Lease, StreamCredit
 from stoker.protocol.payload import decode_call
@@ -39,6 +39,7 @@ from stoker.runner.targets import Code
 from stoker.runner.tasks import TasksLoop
 from stoker.runner.threads import ThreadsLoop
 from stoker.transport.current import WorkerIdentity, become_worker
+from stoker.types import ErrorInfo
 
 
 class Worker:
@@ -108,6 +109,10 @@ class Worker:
         signal.signal(signal.SIGTERM, self._on_terminate)
         hooks = Hooks(self._links, self.output, self._loop.run_hook, label=config.label, worker=self.order.worker)
         hooks.enter(self.code.enter_hooks, limit=config.startup_timeout)
+        try:
+            self._endpoints.prepare()
+        except InvalidOption as error:
+            hooks.refuse(ErrorInfo("StartupError", str(error)))
         check = self.code.check
         if self._checks is not None and check is not None:
             hooks.first_check(self._checks, check)

@@ -22,6 +22,8 @@ from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
 from uuid import UUID
 
+from stoker.web.annotations import fields_of
+
 DEPTH_MAX = 100  # nested containers in what is returned: more is a value that holds itself
 _MISSING = dataclasses.MISSING
 UNIONS = (Union, getattr(types, "UnionType", Union))
@@ -388,14 +390,6 @@ def _struct(kind: type) -> Convert:
     return convert
 
 
-def hints_of(kind: Any) -> dict[str, Any]:
-    """Return the annotations of a class or function, those that cannot be resolved as they stand."""
-    try:
-        return typing.get_type_hints(kind, include_extras=True)
-    except Exception:  # noqa: BLE001 - an annotation may be any expression, of names that are only there for checkers
-        return dict(getattr(kind, "__annotations__", {}))
-
-
 def _fields(parts: Mapping[str, tuple[Convert, bool]], build: Callable[..., Any]) -> Convert:
     """``parts``: of each field how it is converted, and whether it must be there."""
 
@@ -420,7 +414,7 @@ def _fields(parts: Mapping[str, tuple[Convert, bool]], build: Callable[..., Any]
 
 
 def _dataclass(kind: Any) -> Convert:
-    hints = hints_of(kind)
+    hints = fields_of(kind)
     parts: dict[str, tuple[Convert, bool]] = {}
     converting = _fields(parts, kind)
     _making.append((kind, converting))  # a class may name itself
@@ -451,7 +445,7 @@ def _known(annotation: Any) -> Convert:
 
 
 def _typed_dict(kind: Any) -> Convert:
-    hints = hints_of(kind)
+    hints = fields_of(kind)
     parts = {name: (converter(bare(hint)), name in kind.__required_keys__) for name, hint in hints.items()}
     return _fields(parts, dict)
 
@@ -463,7 +457,7 @@ def bare(hint: Any) -> Any:
 
 
 def _named_tuple(kind: Any) -> Convert:
-    hints = hints_of(kind)
+    hints = fields_of(kind)
     parts = {name: (converter(hints.get(name, Any)), name not in kind._field_defaults) for name in kind._fields}
     by_name = _fields(parts, kind)
 

@@ -18,13 +18,13 @@ from typing import Any, get_args, get_origin
 from urllib.parse import parse_qsl
 
 from stoker.errors import InvalidOption
+from stoker.web.annotations import Unresolved, hints_of
 from stoker.web.conversion import (
     UNIONS,
     Convert,
     Invalid,
     converter,
     from_text,
-    hints_of,
     is_array,
     is_of_ours,
     is_pydantic,
@@ -69,7 +69,8 @@ class Interface:
     """See the module.
 
     Raises:
-        InvalidOption: the function takes what no request could give; the message names the parameter.
+        InvalidOption: the function takes what no request could give, or an annotation means nothing; the message names
+            the parameter.
     """
 
     def __init__(
@@ -80,12 +81,18 @@ class Interface:
         label: str,
         is_method: bool = False,
         is_batched: bool = False,
+        runs_elsewhere: bool = False,
     ) -> None:
-        """``is_batched``: its parameters are lists, of which each request gives one item."""
+        """``is_batched``: its parameters are lists, of which each request gives one item. ``runs_elsewhere``: an
+        annotation that means nothing here may do so where the function runs, which has packages that this has not."""
         self.label = label
+        self._runs_elsewhere = runs_elsewhere
         self.has_body = any(method not in BODILESS for method in methods)
         signature = inspect.signature(function)
-        hints = hints_of(inspect.unwrap(function))
+        hints, missed = hints_of(inspect.unwrap(function))
+        for one in missed:
+            if one.name in signature.parameters:
+                self._without_meaning(one, one.name)
         if is_batched:
             hints = {name: _item_of(hint) for name, hint in hints.items()}
         self.returns = hints.get("return", Any)
@@ -114,9 +121,28 @@ class Interface:
         for parameter in parameters:
             annotation = annotations[parameter.name]
             source = self._source(annotation, is_whole=parameter.name == whole, has_whole=bool(whole or files))
-            convert = _file_converter(annotation) if source == "file" else converter(annotation)
-            made.append(Input(parameter.name, annotation, parameter.default, source, convert))
+            made.append(self._input(parameter, annotation, source))
         return made
+
+    def _input(self, parameter: inspect.Parameter, annotation: Any, source: str) -> Input:
+        try:
+            convert = _file_converter(annotation) if source == "file" else converter(annotation)
+        except Unresolved as error:
+            self._without_meaning(error, parameter.name)
+            annotation, convert = Any, converter(Any)
+        return Input(parameter.name, annotation, parameter.default, source, convert)
+
+    def _without_meaning(self, missed: Unresolved, name: str) -> None:
+        """Refuse a parameter that could be given anything, unless it may mean something where the function runs."""
+        if self._runs_elsewhere and not missed.is_final:
+            return
+        what = f"{missed.owner.__name__}.{missed.name} (of {name!r})" if isinstance(missed.owner, type) else repr(name)
+        raise InvalidOption(
+            f"{self.label}: the annotation of {what} is {missed.annotation!r}, which means nothing "
+            f"when its module runs: {missed}. What requests bring is read by it. Import what it names at the module's "
+            "top, not under TYPE_CHECKING alone; to take a file without its package write stoker.File, any JSON "
+            "typing.Any."
+        )
 
     def _source(self, annotation: Any, *, is_whole: bool, has_whole: bool) -> str:
         if annotation is Request:

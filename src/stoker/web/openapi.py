@@ -14,7 +14,8 @@ from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 from uuid import UUID
 
-from stoker.web.conversion import UNIONS, bare, hints_of, is_array, is_pydantic, is_struct, plain
+from stoker.web.annotations import hints_of
+from stoker.web.conversion import UNIONS, bare, is_array, is_pydantic, is_struct, plain
 from stoker.web.interface import BODILESS, Input, Interface, is_file, is_image
 from stoker.web.things import File, Request, Response
 
@@ -112,7 +113,7 @@ class Schemas:
             names = [one.name for one in dataclasses.fields(kind) if one.init]
             return self._named(kind, names, required)
         if typing.is_typeddict(kind):
-            return self._named(kind, list(hints_of(kind)), sorted(kind.__required_keys__))
+            return self._named(kind, list(hints_of(kind)[0]), sorted(kind.__required_keys__))
         if issubclass(kind, tuple) and hasattr(kind, "_fields"):
             return self._named_tuple(kind)
         if issubclass(kind, (list, set, frozenset, tuple)):
@@ -144,7 +145,7 @@ class Schemas:
 
     def _named(self, kind: Any, names: Sequence[str], required: Sequence[str]) -> Schema:
         if kind.__name__ not in self.named:
-            hints = hints_of(kind)
+            hints, _ = hints_of(kind)
             self.named[kind.__name__] = schema = {"type": "object", "additionalProperties": False}  # it may name itself
             schema["properties"] = {name: self.of(bare(hints.get(name, Any))) for name in names}
             if required:

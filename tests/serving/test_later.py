@@ -36,6 +36,11 @@ def echo(text: str) -> int:
     return len(text)
 
 @app.function()
+@stoker.endpoint(method="GET")
+def counts():
+    yield 1
+
+@app.function()
 @stoker.endpoint()
 def size(file: stoker.File) -> int:
     return file.size
@@ -82,6 +87,13 @@ def test_it_is_accepted_at_once_and_fetched_by_its_id(jobs: Serving, tmp_path: P
         assert (state["state"], state["function"], state["attempts"]) == ("succeeded", "jobs.note", 1)
         assert state["status"] == 200
         assert client.get(f"{place}/result").status_code == 200, "it may be fetched again"
+
+
+def test_a_stream_is_not_answered_later(jobs: Serving) -> None:
+    with jobs.client() as client:
+        answer = client.get("/jobs/counts", headers=LATER)
+        assert answer.status_code == 400 and "respond-async" in answer.json()["error"]["message"]
+        assert client.get("/jobs/counts", headers={"prefer": "wait=10"}).status_code == 200
 
 
 def test_what_it_raised_is_its_result(jobs: Serving) -> None:

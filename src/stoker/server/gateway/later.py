@@ -73,19 +73,28 @@ class LaterCalls:
         """
         if b"prefer" not in headers and b"x-stoker-callback" not in headers:
             return None  # as nearly all of them
-        later = wants_later(headers.get(b"prefer", b"").decode("latin-1")) and not route.streams
+        later = wants_later(headers.get(b"prefer", b"").decode("latin-1"))
+        if later and route.streams:
+            raise Problem(
+                400,
+                "BadRequest",
+                f"{route.label} streams what it yields, so it is answered at once and cannot be fetched later. Ask "
+                "without Prefer: respond-async, and with endpoint(resume=…) for a stream that outlives its connection; "
+                "or have the function return a list in place of yielding.",
+            )
         callback = headers.get(b"x-stoker-callback", b"").decode("latin-1").strip()
         if callback:
-            await self._check_callback(route, callback, holder, is_later=later)
+            await self._check_callback(callback, holder, is_later=later)
         if not later:
             return None
         key = headers.get(b"idempotency-key", b"").decode("latin-1")
         return Wanted(self._id(route, holder, key), key, callback, " ".join(asked_of(scope)))
 
-    async def _check_callback(self, route: Route, url: str, holder: str, *, is_later: bool) -> None:
+    async def _check_callback(self, url: str, holder: str, *, is_later: bool) -> None:
         if not is_later:
-            why = f"{route.label} streams, which is answered at once" if route.streams else "the request lacks it"
-            raise Problem(400, "BadRequest", f"X-Stoker-Callback goes with Prefer: respond-async; {why}.")
+            raise Problem(
+                400, "BadRequest", "X-Stoker-Callback goes with Prefer: respond-async, which the request lacks."
+            )
         if holder == PUBLIC:
             raise Problem(
                 400, "BadRequest", "X-Stoker-Callback goes with a token: what is sent is signed by its secret."

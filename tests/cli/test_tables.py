@@ -110,10 +110,44 @@ def test_an_id_is_whole_even_where_it_alone_fits_no_screen(
     assert CALL["id"] in stoker_command("calls", "list").out
 
 
+NAMES = {
+    "calls": CALL["function"],
+    "workers": CALL["function"],
+    "functions": "digits-sweep.score",
+    "apps": "digits-sweep",
+}
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+@pytest.mark.parametrize("verb", list(NAMES))
+def test_names_are_never_cut(
+    verb: str, columns: int, server: FakeSession, stoker_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    server.answers[verb] = ROWS[verb]
+    head, *lines = stoker_command(verb, "list").out.splitlines()
+    title = verb.removesuffix("s") if verb in {"apps", "functions"} else "function"
+    start = re.search(rf"\b{title}\b", head)
+    assert start is not None
+    end = next((at for at in range(start.end(), len(head)) if head[at] != " "), columns)
+    assert "".join(line[start.start() : end].strip() for line in lines).strip("─").startswith(NAMES[verb])
+
+
+@pytest.mark.parametrize("verb", list(NAMES))
+def test_what_a_program_reads_has_all_in_one_line(
+    verb: str, server: FakeSession, stoker_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    server.answers[verb] = ROWS[verb]
+    lines = stoker_command(verb, "list").out.splitlines()
+    assert len(lines) == 3 and "…" not in lines[2] and not any(line != line.rstrip() for line in lines)
+    assert NAMES[verb] in lines[2]
+
+
 def test_a_call_that_came_over_http_says_its_request_and_status(
     server: FakeSession, stoker_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.delenv("COLUMNS")
     http = {"method": "POST", "path": "/shop/[move]", "status": 422}
     server.answers["calls"] = [{**CALL, "state": "succeeded", "error": "", "http": http}]
     out = stoker_command("calls", "list").out

@@ -29,7 +29,7 @@ def when(row: Mapping[str, Any]) -> str:
 
 COLUMNS = (
     Column("call", field("call_id")),
-    Column("to", lambda row: escape(row["url"]), flexible=True),
+    Column("to", lambda row: escape(row["url"]), name=True),
     Column("state", state("state")),
     Column("tries", field("attempts"), right=True, spare=2),
     Column("when", when),

@@ -54,10 +54,10 @@ def _http(row: Mapping[str, Any]) -> str:
     return escape(" ".join(str(part) for part in (http["status"], http["method"], http["path"]) if part))
 
 
-HTTP = Column("http", _http, flexible=True, spare=6)
+HTTP = Column("http", _http, flexible=True, wraps=True, spare=6)
 COLUMNS = (
     Column("call", field("id")),
-    Column("function", _function, flexible=True),
+    Column("function", _function, name=True),
     Column("state", _state),
     Column("made", since("created"), right=True, spare=1),
     Column("took", duration("seconds"), right=True, spare=3),

@@ -16,8 +16,8 @@ resolved: list[Resolved] = []  # by the program's start, before it exported them
 
 COLUMNS = (
     Column("setting", field("name")),
-    Column("value", field("value"), flexible=True),
-    Column("from", field("source"), flexible=True),
+    Column("value", field("value"), name=True),
+    Column("from", field("source"), flexible=True, wraps=True),
     Column("variable", field("variable")),
 )
 

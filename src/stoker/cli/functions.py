@@ -24,7 +24,7 @@ def _parameters(row: Mapping[str, Any]) -> str:
 
 
 COLUMNS = (
-    Column("function", lambda row: f"{row['app']}.{row['name']}"),
+    Column("function", lambda row: f"{row['app']}.{row['name']}", name=True),
     Column("version", lambda row: f"v{row['version']}" if row.get("version") else "run", right=True, spare=5),
     Column("queued", count("queued"), right=True),
     Column("running", count("running"), right=True),
@@ -32,7 +32,7 @@ COLUMNS = (
     Column("done", field("calls_done"), right=True, spare=4),
     Column("failed", count("failed"), right=True, spare=2),
     Column("a call takes", duration("service_seconds"), right=True, spare=6),
-    Column("waiting", lambda row: escape(row.get("waiting") or ""), flexible=True, style="yellow", spare=3),
+    Column("waiting", lambda row: escape(row.get("waiting") or ""), flexible=True, wraps=True, style="yellow", spare=3),
 )
 
 
@@ -46,7 +46,7 @@ def list_functions(
     empty = "No functions. `stoker deploy FILE.py` deploys an app; `stoker run FILE.py` runs one."
     columns: Sequence[Column] = COLUMNS
     if any(row.get("parameters") for row in rows):
-        columns = (COLUMNS[0], Column("parameters", _parameters, flexible=True, spare=2), *COLUMNS[1:])
+        columns = (COLUMNS[0], Column("parameters", _parameters, flexible=True, wraps=True, spare=2), *COLUMNS[1:])
     show_rows(rows, columns, as_json=as_json, empty=empty)
     if not as_json:
         show_troubles(troubles_of(rows))

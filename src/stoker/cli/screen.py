@@ -15,10 +15,11 @@ from stoker.quantities import format_duration, format_size
 if TYPE_CHECKING:
     from rich.console import Console
 
-WIDTH_WITHOUT_TERMINAL = 100
+WIDTH_WITHOUT_TERMINAL = 100_000  # characters: programs read lines, and nothing is to be cut or broken for them
 NONE = "-"
 GAP = 3  # characters between two columns
 FLEXIBLE_MIN = 12
+NAMES_SHOWN = 3  # of several in one cell
 STATE_STYLES = {
     "running": "cyan",
     "busy": "cyan",
@@ -38,7 +39,8 @@ class Column:
     """``of`` gives a row's cell.
 
     Where the screen is too narrow, cells of ``flexible`` columns are cut short, or with ``wraps`` go on in the next
-    line; then whole columns are left out, that with the highest ``spare`` first. Those with 0 always stay.
+    line; then whole columns are left out, that with the highest ``spare`` first. Those with 0 always stay. A ``name``,
+    which people copy, is never cut: it goes on in the next line where nothing else is left to give way.
     """
 
     title: str
@@ -46,6 +48,7 @@ class Column:
     right: bool = False
     flexible: bool = False
     wraps: bool = False
+    name: bool = False
     style: str = ""
     spare: int = 0
 
@@ -124,11 +127,22 @@ def show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, a
         screen = console()
         made = table(rows, columns, width=screen.width)
         # What does not fit even so goes past the edge, where the terminal wraps it: half an id is worth nothing.
-        screen.print(made, width=max(screen.width, made.width or 0), crop=False, soft_wrap=False)
+        _print(screen, made, width=max(screen.width, made.width or 0))
+
+
+def _print(screen: Console, shown: Any, *, width: int | None = None) -> None:
+    """Print a table; to a program without the blanks at the ends of its lines."""
+    if screen.is_terminal:
+        screen.print(shown, width=width, crop=False, soft_wrap=False)
+        return
+    with screen.capture() as captured:
+        screen.print(shown, width=width, crop=False, soft_wrap=False)
+    screen.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, width: int) -> Any:
-    """Return a Rich table for a screen of ``width``: flexible columns are cut, the widest first, spare ones left out.
+    """Return a Rich table for a screen of ``width``: flexible columns are cut, the widest first, spare ones left out,
+    and names go on in the next line.
 
     It is wider than that where the columns that always stay are.
     """
@@ -144,10 +158,13 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, width
     for i, wide in fitted.items():
         column = columns[i]
         justify: Literal["left", "right"] = "right" if column.right else "left"
-        made.add_column(column.title, justify=justify, no_wrap=not column.wraps, style=column.style, width=wide)
+        goes_on = column.wraps or column.name
+        made.add_column(
+            column.title, justify=justify, no_wrap=not goes_on, overflow="fold", style=column.style, width=wide
+        )
     for row in cells:
         for i, wide in fitted.items():
-            if not columns[i].wraps:
+            if not columns[i].wraps and not columns[i].name:
                 row[i].truncate(wide, overflow="ellipsis")
         made.add_row(*(row[i] for i in fitted))
     return made
@@ -155,19 +172,26 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, width
 
 def _fit(columns: Sequence[Column], needed: Sequence[int], width: int) -> dict[int, int]:
     """Return the columns to show, by their place, and how wide each is."""
-    least = [min(n, max(FLEXIBLE_MIN, len(c.title))) if c.flexible else n for c, n in zip(columns, needed, strict=True)]
+    narrow = [min(n, max(FLEXIBLE_MIN, len(c.title))) for c, n in zip(columns, needed, strict=True)]
+    least = [narrow[i] if column.flexible else needed[i] for i, column in enumerate(columns)]
     kept = list(range(len(columns)))
     for spare in sorted((i for i in kept if columns[i].spare), key=lambda i: -columns[i].spare):
         if sum(least[i] + GAP for i in kept) - GAP <= width:
             break
         kept.remove(spare)
     widths = {i: needed[i] for i in kept}
-    while sum(widths.values()) + GAP * (len(kept) - 1) > width:
-        wider = [i for i in kept if widths[i] > least[i]]
-        if not wider:
-            break
-        widths[max(wider, key=lambda i: widths[i])] -= 1
+    _narrow(widths, least, width)
+    _narrow(widths, [narrow[i] if column.name else least[i] for i, column in enumerate(columns)], width)
     return widths
+
+
+def _narrow(widths: dict[int, int], least: Sequence[int], width: int) -> None:
+    """Take from the widest columns until all fit, or none may get narrower."""
+    while sum(widths.values()) + GAP * (len(widths) - 1) > width:
+        wider = [i for i in widths if widths[i] > least[i]]
+        if not wider:
+            return
+        widths[max(wider, key=lambda i: widths[i])] -= 1
 
 
 def show_facts(facts: Mapping[str, str]) -> None:
@@ -179,7 +203,7 @@ def show_facts(facts: Mapping[str, str]) -> None:
     made.add_column(overflow="fold")
     for name, value in facts.items():
         made.add_row(name, value)
-    console().print(made)
+    _print(console(), made)
 
 
 def show_json(value: Any, stream: TextIO | None = None) -> None:
@@ -195,6 +219,12 @@ def show_json_line(value: Any, stream: TextIO | None = None) -> None:
 def say(text: str) -> None:
     """Print a sentence for people."""
     print(text)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return the first of several names, and how many more there are."""
+    shown, more = ", ".join(names[:NAMES_SHOWN]), len(names) - NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def escape(text: str) -> str:

@@ -37,7 +37,7 @@ def _expiry(row: Mapping[str, Any]) -> str:
 
 
 COLUMNS = (
-    Column("token", field("name"), flexible=True),
+    Column("token", field("name"), name=True),
     Column("id", field("id")),
     Column("for", _use),
     Column("rate", lambda row: row["rate"] or "any", spare=2),

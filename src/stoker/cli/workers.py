@@ -15,7 +15,7 @@ app = typer.Typer(help="Workers: the processes that run calls.", no_args_is_help
 
 COLUMNS = (
     Column("worker", field("id")),
-    Column("function", field("function"), flexible=True),
+    Column("function", field("function"), name=True),
     Column("state", state("state")),
     Column("pid", field("pid"), right=True, spare=2),
     Column("cores", lambda row: f"{row['cpus']:g}", right=True, spare=5),

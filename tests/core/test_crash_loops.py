@@ -172,15 +172,16 @@ def test_people_are_told_of_calls_that_end_their_workers_until_one_has_run() -> 
     world = World()
     key = world.declare(spec(lost_retries=0, max_workers=1))
     state, pool = world.plane.state, world.plane.state.pools[key]
-    for name in "ab":
-        assert crash_loops.refusal(state, key, now=world.now) is None
+    for name in "abcde":
+        assert crash_loops.refusal(state, key, now=world.now) is None, "so short a pause is waited"
         world.submit([name], key=key)
-        _run(world, {name}, until=world.now + 0.05)
+        while name not in world.results:
+            _run(world, {name}, until=world.now + 0.05)
     told = crash_loops.told(pool, world.now)
-    assert told.startswith("its last 2 workers ended in their calls, the next one in 0.2 s: killed by signal 9")
+    assert told.startswith("its last 5 workers ended in their calls, the next one in 2.0 s: killed by signal 9")
     refusal = crash_loops.refusal(state, key, now=world.now)
     assert refusal is not None and "ended in their calls" in refusal.message
-    world.sleep(0.3)
+    world.sleep(2.0)
     assert crash_loops.refusal(state, key, now=world.now) is None
     world.submit(["good"], key=key)
     assert "another one starts" in crash_loops.told(pool, world.now)

@@ -27,9 +27,8 @@ def said(served: Serving, data: bytes) -> bytes:
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
         answer = b""
-        with suppress(ConnectionResetError):  # what it has not read when it closes takes the answer's end with it
-            while data := sock.recv(65536):
-                answer += data
+        while data := sock.recv(65536):
+            answer += data
         return answer
 
 

@@ -17,6 +17,7 @@ from stoker.server.gateway.connections import (
     Connection,
     Connections,
 )
+from stoker.server.gateway.lingering import LINGER_BYTES, LINGER_SECONDS
 from stoker.server.gateway.sockets import Socket
 from stoker.server.gateway.tunnels import Tunnel
 from stoker.server.gateway.unread import READ_SECONDS
@@ -29,6 +30,14 @@ class Transport(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.ended = ""
+        self.is_half_closed = False
+        self.protocol: Any = None
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
+    def write_eof(self) -> None:
+        self.is_half_closed = True
 
     def write(self, data: Any) -> None:
         self.written += bytes(data)
@@ -78,7 +87,7 @@ async def test_headers_have_their_time(connection: Connection) -> None:
     connection.check(100.0 + HEAD_SECONDS)
     assert not transport_of(connection).ended
     connection.check(100.1 + HEAD_SECONDS)
-    assert transport_of(connection).ended and b" 408 " in transport_of(connection).written
+    assert transport_of(connection).is_half_closed and b" 408 " in transport_of(connection).written
 
 
 async def test_a_trickle_of_headers_has_no_more(connection: Connection) -> None:
@@ -87,7 +96,7 @@ async def test_a_trickle_of_headers_has_no_more(connection: Connection) -> None:
     connection._now = lambda: 100.0 + HEAD_SECONDS - 1
     connection.data_received(b"X")
     connection.check(100.1 + HEAD_SECONDS)
-    assert transport_of(connection).ended
+    assert transport_of(connection).is_half_closed
 
 
 async def test_one_that_says_nothing_is_let_go(connection: Connection) -> None:
@@ -114,9 +123,34 @@ async def test_an_answer_goes_on_being_read(connection: Connection) -> None:
     assert transport_of(connection).ended == "aborted"
 
 
-async def test_a_closed_connection_has_its_time_to_be_read_out(connection: Connection) -> None:
+async def test_who_is_refused_has_time_to_read_why(connection: Connection) -> None:
+    """What comes meanwhile is dropped: a socket closed with unread input would be reset, the answer with it."""
     connection.data_received(b"nonsense\r\n\r\n")
+    transport, lingering = transport_of(connection), transport_of(connection).protocol
+    assert transport.is_half_closed and not transport.is_closing() and b" 400 " in transport.written
+    assert connection.connections == {lingering}
+    lingering.data_received(b"x" * 1000)
+    lingering.check(100.0 + LINGER_SECONDS)
+    assert not transport.is_closing()
+    lingering.check(100.1 + LINGER_SECONDS)
+    assert transport.ended == "closed"
+    lingering.check(101.1 + LINGER_SECONDS)
+    assert transport.ended == "aborted"
+    lingering.connection_lost(None)
+    assert not connection.connections
+
+
+async def test_who_does_not_listen_is_let_go(connection: Connection) -> None:
+    connection.data_received(b"nonsense\r\n\r\n")
+    for _ in range(LINGER_BYTES >> 20):
+        transport_of(connection).protocol.data_received(bytes(1 << 20))
+    assert not transport_of(connection).is_closing()
+    transport_of(connection).protocol.data_received(b"x")
     assert transport_of(connection).ended == "closed"
+
+
+async def test_a_closed_connection_has_its_time_to_be_read_out(connection: Connection) -> None:
+    connection.transport.close()
     connection.check(101.0)
     connection.check(101.0 + READ_SECONDS)
     assert transport_of(connection).ended == "closed"
@@ -165,7 +199,7 @@ async def test_headers_after_an_early_answer_have_their_bounds(early: Connection
     early.data_received(b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 1000)
     for _ in range(10):
         early.data_received(b"X: a\r\n" * 1000)
-    assert transport_of(early).ended and b" 431 " in transport_of(early).written
+    assert transport_of(early).is_half_closed and b" 431 " in transport_of(early).written
 
 
 async def test_an_early_answer_leaves_no_connection_open_for_ever(early: Connection) -> None:
@@ -186,7 +220,7 @@ async def test_an_early_answer_leaves_no_connection_open_for_ever(early: Connect
 )
 async def test_what_is_no_request_is_refused(connection: Connection, data: bytes) -> None:
     connection.data_received(data)
-    assert transport_of(connection).ended and b" 400 " in transport_of(connection).written
+    assert transport_of(connection).is_half_closed and b" 400 " in transport_of(connection).written
 
 
 async def test_a_connection_that_is_being_answered_is_not_handed_over(connection: Connection) -> None:

@@ -21,6 +21,7 @@ DEATHS_BACKOFF_MAX_SECONDS = 5.0  # for those that start well: the next call, wh
 FIRST_PAUSE_SECONDS = 0.25  # after the second in a row, and twice as much after each that follows
 STEADY_SECONDS = 30.0  # of a worker that lives for so long after its start nobody says that it does not start
 REFUSED_FROM = 2  # the first may have had any reason: it is tried again at once
+WAITED_SECONDS = 1.0  # for a start after workers that ended in their calls: to wait so long is no worse than to retry
 WORDS_MAX = 300  # of a reason, for people
 
 
@@ -122,6 +123,8 @@ def refusal(st: State, key: str, *, now: float) -> ErrorInfo | None:
     if any(worker.state in there for worker in pool.workers.values()):
         return None  # of one that starts it is known that it does, where they only end in their calls
     left = pause(pool, now)
+    if not pool.bad_starts and left <= WAITED_SECONDS:
+        return None
     message = (
         f"{pool.spec.label} cannot answer: {_what_they_did(pool)}. The next one is "
         f"tried in {left:.1f} s. The last one: {pool.trouble}"

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from stoker.protocol.web_calls import SOCKET_MESSAGE_BYTES
+from stoker.server.gateway.lingering import Lingering
 from stoker.server.gateway.plain import PlainRequest, PlainRequests
 from stoker.server.gateway.problems import error_body, whole_answer
 from stoker.server.gateway.sockets import Socket
@@ -44,11 +45,12 @@ log = logging.getLogger(__name__)
 class Corked:
     """The transport as one answer writes to it: its head goes out with what follows at once, in one write."""
 
-    __slots__ = ("_held", "_is_begun", "_loop", "_transport")
+    __slots__ = ("_close", "_held", "_is_begun", "_loop", "_transport")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
+    def __init__(self, connection: Connection) -> None:
+        self._transport = connection.transport
+        self._loop = connection.loop
+        self._close = connection.close_in_order
         self._is_begun = False
         self._held = b""
 
@@ -73,7 +75,7 @@ class Corked:
 
     def close(self) -> None:
         self._flush()
-        self._transport.close()
+        self._close()
 
 
 class Connection(HttpToolsProtocol):
@@ -181,7 +183,7 @@ class Connection(HttpToolsProtocol):
                 return
         super().on_headers_complete()
         if self.cycle is not before:  # else it is to be upgraded
-            self.cycle.transport = Corked(self.transport, self.loop)  # type: ignore[assignment]
+            self.cycle.transport = Corked(self)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         last = self._last
@@ -203,7 +205,7 @@ class Connection(HttpToolsProtocol):
         """Have ``answer``, an application of ASGI, answer a request that turned out to take more than one write."""
         cycle = RequestResponseCycle(
             scope={**request.scope, "method": request.method},  # type: ignore[typeddict-item]
-            transport=Corked(self.transport, self.loop),  # type: ignore[arg-type]
+            transport=Corked(self),  # type: ignore[arg-type]
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -245,7 +247,22 @@ class Connection(HttpToolsProtocol):
         self._refused[status] += 1
         if not self.transport.is_closing():
             self.transport.write(whole_answer(status, error_body(kind, message)))
+            if self._last is None or self._last.response_complete:
+                self._linger()
+            else:
+                self.transport.close()  # with what is being answered: it was asked by who sends nonsense now
+
+    def close_in_order(self) -> None:
+        """Close after an answer; of a request that has not come to its end, once its client has read that."""
+        last = self._last
+        if last is not None and last.response_complete and last.more_body and not self.transport.is_closing():
+            self._linger()
+        else:
             self.transport.close()
+
+    def _linger(self) -> None:
+        self.connection_lost(ConnectionAbortedError())  # to all here it is over
+        Lingering(self.transport, self.connections, now=self._now())
 
     def cut(self) -> None:
         """End the connection in the middle of an answer, so that nobody takes what has come for all of it."""
@@ -360,7 +377,7 @@ class Connections:
             now = loop.time()
             self._lags.append(max(0.0, now - due))
             for connection in list(self._state.connections):
-                if isinstance(connection, (Connection, Socket, Tunnel)):
+                if isinstance(connection, (Connection, Socket, Tunnel, Lingering)):
                     connection.check(now)
 
     def close(self) -> None:

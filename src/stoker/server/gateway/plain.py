@@ -304,7 +304,7 @@ class PlainRequest:
     def _write(self, head: Head, body: Buffer) -> None:
         """Write an answer in one piece."""
         transport, tracked = self._connection.transport, self._tracked
-        if transport.is_closing():
+        if transport.is_closing() or self._connection.parser is None:
             self._over(HUNG_UP)
             return
         status, lines, names = head

@@ -133,6 +133,18 @@ def test_json_of_an_entrypoint_is_what_it_returns(program: str) -> None:
     assert "quiet 5" in done.stderr
 
 
+def test_files_beside_a_program_are_found_from_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("found")
+    (tmp_path / "beside.py").write_text(
+        "import os, stoker\n"
+        "app = stoker.App('beside')\n"
+        "@app.function(image=stoker.Image.local().add_local_file('words.txt', 'words.txt'))\n"
+        "def read() -> str:\n"
+        "    return open(os.path.join(os.environ['STOKER_FILES'], 'words.txt')).read()\n"
+    )
+    assert "found" in _stoker("run", str(tmp_path / "beside.py")).stdout
+
+
 def test_our_own_options_may_stand_behind_the_target(program: str) -> None:
     assert _stoker("run", f"{program}::square", "--x", "3", "--no-progress").stdout.splitlines()[-1] == "9"
 

@@ -158,11 +158,14 @@ def test_a_function_runs_at_build_time_inside_the_environment(
 ) -> None:
     script = tmp_path / "weights_job.py"
     script.write_text(
-        "import os, sys\nimport weights_helper\n"
+        "import os, sys\nimport stoker\nimport weights_helper\n"
+        "image = stoker.Image.python().add_local_dir('beside', 'x').requirements('beside/needs.txt')\n"
         "def fetch():\n    import six, cloudpickle, stoker\n"
         "    open('got', 'w').write(weights_helper.NAME + ' ' + sys.prefix + ' ' + os.environ['MODE'])\n"
         "def broken():\n    raise ValueError('no weights today')\n"
     )
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "needs.txt").write_text("six\n")
     (tmp_path / "weights_helper.py").write_text("NAME = 'weights'\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     import weights_job  # type: ignore[import-not-found]

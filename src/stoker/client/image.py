@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from stoker.client.bundle import module_files
 from stoker.client.packing import pack, walk
+from stoker.client.relative import beside_caller, hint, stays_behind
 from stoker.client.requirements import check_requirement, read_requirements
 from stoker.errors import InvalidOption, InvalidRequest
 from stoker.fingerprint import fingerprint
@@ -122,12 +123,18 @@ class Image:
     def requirements(self, path: str | os.PathLike[str]) -> Image:
         """Install what a requirements file lists; files it includes (``-r``, ``-c``) are read too.
 
+        A relative path begins at the directory of the file that this is written in, here as in the other methods.
+
         Raises:
             InvalidRequest: the file cannot be read.
             InvalidOption: a line is malformed; file and line are named.
         """
-        image = self
-        for file in read_requirements(Path(path)):
+        if stays_behind():
+            return self._packages("unread", name=str(path))
+        image, found = self, beside_caller(path)
+        if not found.is_file():
+            raise InvalidRequest(f"requirements: {found} is no file.{hint(path)}")
+        for file in read_requirements(found, name=str(path)):
             args: dict[str, Any] = {"text": file.text, "name": file.name}
             image = image._packages("requirements", **args, **({"constraint": True} if file.constraint else {}))
         return image
@@ -137,14 +144,17 @@ class Image:
 
         ``path`` is the file or its directory. The project itself is not installed, nor are its development groups.
         """
-        file = Path(path).expanduser()
-        file = file / "pyproject.toml" if file.is_dir() else file
+        if stays_behind():
+            return self._packages("unread", name=str(path))
+        file, shown = beside_caller(path), Path(path)
+        if file.is_dir():
+            file, shown = file / "pyproject.toml", shown / "pyproject.toml"
         lock = file.with_name("uv.lock")
         return self._packages(
             "uv_sync",
-            pyproject=_read_text(file, f"uv_sync({str(path)!r})"),
-            lock=_read_text(lock, "uv_sync") if lock.is_file() else "",
-            name=str(file),
+            pyproject=_read_text(file, f"uv_sync({str(path)!r})", hint(path)),
+            lock=_read_text(lock, "uv_sync", "") if lock.is_file() else "",
+            name=str(shown),
         )
 
     def env(self, variables: Mapping[str, str]) -> Image:
@@ -180,18 +190,18 @@ class Image:
 
     def add_local_dir(self, local: str | os.PathLike[str], remote: str) -> Image:
         """Copy a directory into the image, to ``remote`` below the directory that ``$STOKER_FILES`` names."""
-        path = Path(local).expanduser().resolve()
-        if not path.is_dir():
-            raise InvalidRequest(f"add_local_dir: {path} is no directory.")
+        path = beside_caller(local).resolve()
+        if not path.is_dir() and not stays_behind():
+            raise InvalidRequest(f"add_local_dir: {path} is no directory.{hint(local)}")
         return self._with(
             "add_local", path, target=_check_target(remote, "add_local_dir"), name=str(path), single=False
         )
 
     def add_local_file(self, local: str | os.PathLike[str], remote: str) -> Image:
         """Copy a file into the image, to ``remote`` below ``$STOKER_FILES``; ``"dir/"`` keeps the file's name."""
-        path = Path(local).expanduser().resolve()
-        if not path.is_file():
-            raise InvalidRequest(f"add_local_file: {path} is no file.")
+        path = beside_caller(local).resolve()
+        if not path.is_file() and not stays_behind():
+            raise InvalidRequest(f"add_local_file: {path} is no file.{hint(local)}")
         target = remote + path.name if remote.endswith("/") else remote
         return self._with(
             "add_local", path, target=_check_target(target, "add_local_file"), name=str(path), single=True
@@ -203,7 +213,8 @@ class Image:
         for place, module in enumerate(modules, 1):
             if not _MODULE.fullmatch(_string(module, f"add_local_python_source argument {place}")):
                 raise InvalidOption(f"add_local_python_source argument {place}: {module!r} is no module name.")
-            module_files(module)
+            if not stays_behind():
+                module_files(module)
             image = image._with("add_python", name=module)
         return image
 
@@ -269,6 +280,10 @@ def _local_spec(collector: Collector) -> LocalPython:
 
 def _resolve(step: _Step, collector: Collector) -> ImageStep:
     args: dict[str, Any] = json.loads(step.args)
+    if step.kind == "unread":
+        raise InvalidRequest(
+            f"{args['name']} stays where its app was deployed from, so this image cannot be made from within a worker."
+        )
     if step.kind == "add_local":
         assert isinstance(step.origin, Path)
         args["blob"] = collector.add_blob(_pack_local(step.origin))
@@ -307,7 +322,7 @@ def _check_python(version: str) -> str:
     if not isinstance(version, str):
         raise InvalidOption(f"Image.python: {version!r} is not a string. Write Image.python('3.12').")
     if "/" in version:
-        return str(Path(version).expanduser())
+        return str(beside_caller(version))
     found = re.fullmatch(r"(\d+)\.(\d+)(?:\.(\d+))?", version.strip())
     if not found:
         raise InvalidOption(
@@ -342,17 +357,17 @@ def _absolute_links(where: str | os.PathLike[str]) -> str:
     text = os.fspath(where)
     if "://" in text:
         return text
-    path = Path(text).expanduser().resolve()
-    if not path.is_dir():
-        raise InvalidRequest(f"pip_install find_links: {path} is no directory.")
+    path = beside_caller(text).resolve()
+    if not path.is_dir() and not stays_behind():
+        raise InvalidRequest(f"pip_install find_links: {path} is no directory.{hint(text)}")
     return str(path)
 
 
-def _read_text(path: Path, where: str) -> str:
+def _read_text(path: Path, where: str, hint: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{where}: {path} cannot be read: {error}.") from error
+        raise InvalidRequest(f"{where}: {path} cannot be read: {error}.{hint}") from error
 
 
 def _source_digest(function: Callable[..., Any]) -> str:

@@ -110,7 +110,7 @@ class FunctionOptions:
         cpu: cores that one worker holds; fractions are fine.
         memory: a limit such as ``"512MiB"``; over it the attempt fails with `OutOfMemory`. None: no limit.
         env: environment variables of the worker.
-        workdir: the worker's working directory.
+        workdir: the worker's working directory, in full.
         timeout: per attempt, waiting in the queue excluded.
         startup_timeout: for a worker to import the function's module.
         retries: for exceptions, timeouts and memory; a number, or `Retries`.
@@ -186,7 +186,7 @@ class FunctionOptions:
             cpu=_cores(self.cpu),
             memory=_memory(self.memory),
             env=_texts("env", self.env),
-            workdir=_text("workdir", self.workdir),
+            workdir=_workdir(self.workdir),
             timeout=parse_duration(self.timeout, option="timeout"),
             startup_timeout=parse_duration(self.startup_timeout, option="startup_timeout"),
             retries=_retries(self.retries),
@@ -323,6 +323,16 @@ def _text(option: str, value: Any) -> str:
     if isinstance(value, str) and "\0" not in value:
         return value
     raise InvalidOption(f"{option}={value!r} is not a text.")
+
+
+def _workdir(value: Any) -> str:
+    path = _text("workdir", value)
+    if path and not path.startswith("/"):
+        raise InvalidOption(
+            f"workdir={path!r} is a relative path, which begins nowhere on the machine that the worker will run on. "
+            "Write it in full; a directory of yours can be given as str(pathlib.Path(__file__).parent / …)."
+        )
+    return path
 
 
 def _texts(option: str, value: Any) -> dict[str, str]:

@@ -76,16 +76,17 @@ def _hint(text: str) -> str:
     return "Write it as 'name', 'name==1.2', 'name[extra]>=1,<2' or 'name @ https://…'."
 
 
-def read_requirements(path: Path, *, constraint: bool = False) -> list[RequirementsFile]:
+def read_requirements(path: Path, *, name: str = "", constraint: bool = False) -> list[RequirementsFile]:
     """Read a requirements file and those it includes (``-r``, ``-c``), each checked; included ones come first.
 
-    Lines keep their numbers, so that a later error can name one. Relative ``--find-links`` become absolute.
+    Lines keep their numbers, so that a later error can name one. Relative ``--find-links`` become absolute. ``name`` is
+    what its user calls it.
 
     Raises:
         InvalidRequest: a file is missing or no text, or includes itself.
         InvalidOption: a line is malformed; file and line are named.
     """
-    return list(_read(path, str(path), constraint, ()))
+    return list(_read(path, name or str(path), constraint, ()))
 
 
 def _read(path: Path, name: str, constraint: bool, above: tuple[Path, ...]) -> Iterator[RequirementsFile]:

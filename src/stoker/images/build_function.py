@@ -19,7 +19,9 @@ def load(request: dict[str, Any]) -> Any:
     if request["pickle"]:
         cloudpickle = importlib.import_module("cloudpickle")
         return cloudpickle.loads(Path(request["pickle"]).read_bytes())
-    found: Any = importlib.import_module(request["module"])
+    current = importlib.import_module("stoker.transport.current")  # now that it is on the path
+    with current.loading(request["qualname"]):  # what the module declares of images is not looked for here
+        found: Any = importlib.import_module(request["module"])
     for name in request["qualname"].split("."):
         found = getattr(found, name)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +17,9 @@ from .harness import spec
 SIZE = {"size": ParameterSpec("str", default="small")}
 
 
-def functions() -> tuple[Functions, list[e.Event]]:
+def functions(used: Collection[str] = ()) -> tuple[Functions, list[e.Event]]:
     decided: list[e.Event] = []
-    return Functions(MemoryStore(), decided.append, lambda _: None), decided
+    return Functions(MemoryStore(), decided.append, lambda _: None, used.__contains__), decided
 
 
 def deploy(known: Functions, version: int, *specs: FunctionSpec) -> list[str]:
@@ -61,6 +62,33 @@ def test_an_instance_of_a_class_that_is_deployed_anew() -> None:
     now = known.specs[known.newest(large)]
     assert (now.parameters, now.is_async, now.version) == ({"size": "large"}, True, 2)
     assert known.newest(large) == known.newest(large)
+
+
+def test_an_instance_that_is_in_use_is_handed_over_like_what_is_deployed() -> None:
+    used: set[str] = set()
+    known, decided = functions(used)
+    (first,) = deploy(known, 1, a_class())
+    large = configured(known, first, size="large")
+    used.add(large)
+    deploy(known, 2, a_class(is_async=True))
+    second = known.newest(large)
+    assert second != large and e.FunctionReplaced(large, second) in decided
+    assert decided.index(e.FunctionReplaced(large, second)) > next(
+        i for i, x in enumerate(decided) if isinstance(x, e.FunctionDeclared) and x.key == second
+    ), "it is there before it is to take over"
+    used.add(second)
+    deploy(known, 3, a_class(declared={"size": ParameterSpec("int", default=1)}, parameters={"size": 1}))
+    assert e.FunctionRetired(second) in decided, "the new class cannot have it"
+
+
+def test_with_recreate_no_instance_waits_for_another() -> None:
+    used: set[str] = set()
+    known, decided = functions(used)
+    (first,) = deploy(known, 1, a_class())
+    used.add(large := configured(known, first, size="large"))
+    made = (replace(a_class(is_async=True), run_id="", version=2),)
+    known.deployed(Deployment("app", 2, 0.0, made, current=True, tags={"strategy": "recreate"}))
+    assert e.FunctionRetired(large) in decided
 
 
 def test_an_instance_that_the_new_class_cannot_have_is_not_another_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +23,10 @@ import stoker
 
 app = stoker.App("steps")
 
-@app.cls(max_workers=1)
+@app.cls(max_workers=1, cpu=0.5)
 class Model:
+    size: str = stoker.parameter(default="small")
+
     @stoker.enter()
     def load(self):
         while "GATE" and not os.path.exists("GATE"):
@@ -34,6 +37,25 @@ class Model:
     @stoker.endpoint(method="GET", requires_token=False)
     def version(self) -> int:
         return VERSION
+
+    @stoker.method()
+    def told(self) -> tuple[int, str]:
+        return VERSION, self.size
+"""
+
+CALLER = """
+import os, time
+import stoker
+
+def model(**parameters):
+    return stoker.Cls.from_name("steps", "Model")(**parameters)
+
+large, small = model(size="large"), model()
+said = []
+while said != [(9, "large"), (9, "small"), (9, "large"), (9, "small")]:
+    said = [one.told.remote() for one in (large, small, model(size="large"), model())]
+    print([version for version, _ in said], flush=True)
+    time.sleep(0.02)
 """
 
 
@@ -78,3 +100,31 @@ def test_a_version_that_does_not_start_takes_nothing_over(steps: Serving) -> Non
         assert "no weights" in steps.stoker("apps", "list")
         steps.deploy(source(4), "steps")
         assert client.get("/steps/Model/version").json() == 4
+
+
+def test_pools_with_other_parameters_take_part(steps: Serving, tmp_path: Path) -> None:
+    gate = tmp_path / "loaded"
+    steps.deploy(source(8), "steps")
+    (steps.root / "caller.py").write_text(CALLER)
+    heard = tmp_path / "heard"
+
+    def lines() -> list[str]:
+        return heard.read_text().splitlines()
+
+    with (
+        heard.open("w") as out,
+        ThreadPoolExecutor(1) as pool,
+        subprocess.Popen([sys.executable, "caller.py"], env=steps.env, cwd=steps.root, stdout=out) as caller,
+    ):
+        try:
+            wait_until(lines, timeout=30)
+            deploying = pool.submit(steps.deploy, source(9, str(gate)), "steps")
+            wait_until(lambda: len(json.loads(steps.stoker("functions", "list", "--json"))) == 4, timeout=30)
+            seen = len(lines())
+            wait_until(lambda: len(lines()) > seen + 10, timeout=30, message="nobody waits for the new version")
+            assert lines()[-1] == "[8, 8, 8, 8]" and not deploying.done()
+        finally:
+            gate.touch()
+        assert "deployed steps, version" in deploying.result()
+        assert caller.wait(60) == 0
+    assert lines()[-1] == "[9, 9, 9, 9]"

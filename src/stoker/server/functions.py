@@ -39,7 +39,8 @@ class Beside:
 
 @dataclass(slots=True)
 class Functions:
-    """See the module. ``decide`` takes events; ``keep`` writes a spec down, without anybody waiting.
+    """See the module. ``decide`` takes events; ``keep`` writes a spec down, without anybody waiting. ``is_used`` tells
+    of a pool whether it has workers, or waits to take over from one that has.
 
     Runs have no name that others could call them by, but for those that are *served*: a served app has its own name
     unless an app is deployed under it, and always that with `SERVED_SUFFIX`. Of several, the one served last counts.
@@ -48,6 +49,7 @@ class Functions:
     store: Store
     decide: Callable[[e.Event], None]
     keep: Callable[[FunctionSpec], None]
+    is_used: Callable[[str], bool]
     specs: dict[str, FunctionSpec] = field(default_factory=dict)
     runs: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)  # (app, run id) → name → key
     variants: dict[tuple[str, str], set[str]] = field(default_factory=dict)  # (app, run id) → keys of `with_options`
@@ -162,22 +164,33 @@ class Functions:
         keys = {spec.key for spec in deployment.functions}
         for key in keys:
             self.outdated.pop(key, None)
-        replaced: dict[str, str] = {}
+        replaced = []
         for key, name in old.items():
             if key not in keys:
                 self.outdated[key] = (deployment.app, name)
                 self._drop_variant(deployment.app, key)
-                by = _successor(before, deployment, key)
-                if by and deployment.tags.get(STRATEGY) != RECREATE:
-                    replaced[key] = by
+                if deployment.tags.get(STRATEGY) != RECREATE:
+                    replaced.append(key)
                 else:
                     self._retire(key)
         for spec in deployment.functions:  # only now: with strategy=recreate it waits for those before it
             self.declare(spec)
         for key in self._instances_of(deployment.app, "") if beside is not None else ():
             self.declare(self.specs[key])  # of a version that stood beside, and does no more
-        for key, by in replaced.items():
-            self._retire(key, by=by)
+        for key in replaced:
+            self._retire(key, by=self._successor(before, key))
+
+    def _successor(self, before: Deployment | None, key: str) -> str:
+        """Return the pool that takes the place of one of the version before; empty where none does.
+
+        That of a class with other parameters is made where the one before is in use: nobody may ever ask for it again.
+        """
+        if before is None or all(spec.key != key for spec in before.functions):
+            found = self.newest(key) if self.is_used(key) else key
+            return "" if found == key else found
+        app, name = self.outdated[key]
+        spec = self.specs.get(self._deployed(app).get(name, ""))
+        return spec.key if spec is not None and not spec.is_template else ""
 
     def stand_beside(self, rollout: Rollout, deployment: Deployment) -> None:
         """Have a version stand beside the current one, in place of another that did, or with another share."""
@@ -421,14 +434,6 @@ class Functions:
         deployed = any(spec.key == key for d in self._there() for spec in d.functions)
         if not in_use and not deployed:
             self.decide(e.FunctionReplaced(key, by) if by else e.FunctionRetired(key))
-
-
-def _successor(before: Deployment | None, deployment: Deployment, key: str) -> str:
-    """Return the pool that takes the place of a deployed one; empty for pools that others have made of deployed ones,
-    and for what is deployed no more."""
-    name = next((spec.name for spec in before.functions if spec.key == key), "") if before is not None else ""
-    found = next((spec for spec in deployment.functions if spec.name == name), None)
-    return found.key if found is not None and not found.is_template else ""
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -123,7 +123,7 @@ class Server:
             seq=self.store.last_seq(),
             keeping=self.keeping,
         )
-        self.functions = Functions(self.store, decide=self.decide, keep=self._keep_function)
+        self.functions = Functions(self.store, self.decide, keep=self._keep_function, is_used=self._is_used)
         self.tally = Tally(self)
         self.traffic, self.shadows = Traffic(self), Shadows(self)
         self.news = News(self)
@@ -483,6 +483,10 @@ class Server:
         if isinstance(event, engine_base.PhaseChanged):
             return [e.WorkerProgress(event.worker, event.phase, event.detail)]
         return []
+
+    def _is_used(self, key: str) -> bool:
+        pool = self.plane.state.pools.get(key)
+        return pool is not None and bool(pool.workers or pool.awaits)
 
     def _node_joined(self, event: engine_base.NodeJoined) -> e.NodeReported:
         workers = []

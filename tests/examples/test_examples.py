@@ -146,10 +146,12 @@ def test_serve_embeddings(tmp_path: Path) -> None:
         assert client.post("/Embedder/vectors", json={"texts": []}).json() == []
         assert client.post("/Embedder/vectors", json={"texts": ["a"] * 257}).status_code == 413
         wanted = {"query": weather[0], "texts": [*weather, *["nothing to do with it"] * 40]}
-        lines = client.post("/Embedder/search", json=wanted, headers={"accept": "application/x-ndjson"}).text
+        lines = client.post("/Embedder/scores", json=wanted, headers={"accept": "application/x-ndjson"}).text
         hits = [json.loads(line) for line in lines.splitlines()]
         assert len(hits) == 43 and [hit["score"] for hit in hits[:3]] == alike
-        assert client.post("/Embedder/search", json=wanted).text.endswith("event: done\ndata: null\n\n")
+        assert client.post("/Embedder/scores", json=wanted).text.endswith("event: done\ndata: null\n\n")
+        found = client.post("/Embedder/search", json={**wanted, "top": 3}).json()
+        assert found == sorted(hits, key=lambda hit: hit["score"], reverse=True)[:3] and found[0]["score"] == 1.0
         check_page(served, "embeddings", tmp_path)
 
 

@@ -145,6 +145,18 @@ def test_files_beside_a_program_are_found_from_anywhere(tmp_path: Path) -> None:
     assert "found" in _stoker("run", str(tmp_path / "beside.py")).stdout
 
 
+def test_a_module_that_an_image_has_not_is_named_with_what_brings_it(tmp_path: Path) -> None:
+    (tmp_path / "lacks.py").write_text(
+        "import stoker\n"
+        "app = stoker.App('lacks')\n"
+        "@app.function(image=stoker.Image.python())\n"
+        "def work() -> None:\n"
+        "    import sklearn\n"
+    )
+    said = _stoker("run", str(tmp_path / "lacks.py"), "--no-progress", status=1).stderr
+    assert said.count("The image of this function has no 'sklearn': add .pip_install(\"scikit-learn\") to it.") == 1
+
+
 def test_our_own_options_may_stand_behind_the_target(program: str) -> None:
     assert _stoker("run", f"{program}::square", "--x", "3", "--no-progress").stdout.splitlines()[-1] == "9"
 

@@ -13,6 +13,7 @@ import typer
 import stoker
 from stoker.errors import RemoteError, StokerError
 from stoker.protocol.remote_exceptions import RemoteTraceback
+from stoker.runner.missing_modules import distribution_of
 
 _OURS = tuple(f"{Path(module.__file__ or '').resolve().parent}{os.sep}" for module in (stoker, typer))
 
@@ -30,7 +31,7 @@ def describe(error: BaseException) -> str:
         return "".join(traceback.format_exception(error)).rstrip()  # a bug of Stoker's own: all of it is wanted
     if not there:
         return "".join(shown.format()).rstrip()
-    there = "\n".join([there, *(str(note) for note in getattr(error, "__notes__", ()))])
+    there = "\n".join([there, *(note for note in map(str, getattr(error, "__notes__", ())) if note not in there)])
     if not shown.stack:
         return there
     here = "".join(shown.stack.format()).rstrip()
@@ -51,7 +52,7 @@ def missing_here(error: BaseException) -> str:
     name = error.name.partition(".")[0]
     return (
         f"\n\n{name!r} is not installed here, where the file is read as well. If it is only in a function's image, "
-        f"import it inside that function; else install it."
+        f"import it inside that function; else install {distribution_of(name)}."
     )
 
 

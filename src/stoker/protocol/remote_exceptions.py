@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import traceback
 from typing import Any
 
@@ -19,6 +20,7 @@ from stoker.protocol.saving import encode
 from stoker.types import ErrorInfo
 
 _WRONG_ARGUMENTS = re.compile(r"\S+\(\) (takes|missing|got) ")
+_PRINTS_NOTES = sys.version_info >= (3, 11)
 TEXT_MAX_CHARS = 100_000  # of a message or a traceback: it travels in a header and is printed
 
 
@@ -85,7 +87,8 @@ def format_exception(error: BaseException, *, strip: str = "") -> str:
     try:
         formatted = traceback.TracebackException.from_exception(error)
         _strip(formatted, strip, set())
-        return _clip("".join(formatted.format()))
+        notes = [] if _PRINTS_NOTES else [f"{note}\n" for note in getattr(error, "__notes__", ())]
+        return _clip("".join([*formatted.format(), *notes]))
     except Exception as failure:  # noqa: BLE001 - formatting runs users' __str__, __notes__ and __cause__
         return f"{_qualified(type(error))}: {_message(error)}\n(its traceback could not be made: {failure!r})\n"
 
@@ -209,12 +212,12 @@ def decode_exception(payload: Any, info: ErrorInfo, *, call_id: str, function: s
     with contextlib.suppress(Exception):  # a user's type may refuse attributes
         error.__cause__ = RemoteTraceback(info.traceback) if info.traceback else None
         if "rank" in info.fields:
-            _add_note(error, f"It was raised by rank {info.fields['rank']} of {info.fields['ranks']}.")
+            add_note(error, f"It was raised by rank {info.fields['rank']} of {info.fields['ranks']}.")
     return error
 
 
-def _add_note(error: BaseException, text: str) -> None:
-    """Say something below an exception's message; Python 3.10 shows no notes, and keeps them."""
+def add_note(error: BaseException, text: str) -> None:
+    """Say something below an exception's message; a program of Python 3.10 shows no notes, and keeps them."""
     notes = getattr(error, "__notes__", None)
     error.__notes__ = [*(notes if isinstance(notes, list) else []), text]  # type: ignore[attr-defined, unused-ignore]
 

@@ -15,6 +15,7 @@ from stoker.errors import StartupError
 from stoker.protocol.payload import set_main_by_value
 from stoker.protocol.remote_exceptions import encode_exception
 from stoker.protocol.zygotes import ZygoteConfig
+from stoker.runner.missing_modules import advise, set_kind
 from stoker.types import ErrorInfo
 
 PACKAGE_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - as below
@@ -25,6 +26,7 @@ def set_import_path(config: ZygoteConfig, worker_path: str) -> None:
     """Put the bundle first, then the user's packages, then Stoker's."""
     own = config.sys_path or [entry for entry in sys.path if entry != worker_path]
     bundle = [config.bundle_dir] if config.bundle_dir else []
+    set_kind(is_image=not config.sys_path)
     sys.path[:] = [*bundle, *(entry for entry in own if entry not in ("", *bundle)), worker_path]
     importlib.invalidate_caches()
 
@@ -96,6 +98,7 @@ def _plain(found: Any, config: ZygoteConfig) -> Callable[..., Any]:
 def describe_failure(error: BaseException) -> ErrorInfo:
     """Return what went wrong while loading; the traceback begins at the user's own code where it gets that far."""
     at = error.__traceback__
+    advise(error)
     while at is not None and at.tb_next is not None and _is_machinery(at):
         at = at.tb_next
     return encode_exception(error.with_traceback(at), strip=PACKAGE_DIR)[1]

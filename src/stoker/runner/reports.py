@@ -17,6 +17,7 @@ from stoker.runner.endpoints import Answered
 from stoker.runner.exchanges import ClientGone
 from stoker.runner.interrupts import Interrupt
 from stoker.runner.loading import PACKAGE_DIR
+from stoker.runner.missing_modules import advise
 from stoker.runner.outbox import Outbox, Payload
 from stoker.runner.output import Output
 from stoker.transport.segments import SegmentDir
@@ -137,6 +138,7 @@ class Reports:
             label = self._label(attempt)
             text = f"{label}: what it returned cannot travel: {cause}"
             return Report(Outcome.UNSENDABLE, error=ErrorInfo(type(cause).__name__, text, fields=cause.fields))
+        advise(error)
         encoded, info = encode_exception(error, strip=PACKAGE_DIR)
         if attempt.is_request and not isinstance(error, ClientGone):
             # Who asks over HTTP is told its type and message alone: where it was raised is for who keeps the function.

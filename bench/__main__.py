@@ -32,6 +32,7 @@ ROWS = (
     "serve_first_token",
     "serve_idle",
     "serve_redeploy",
+    "serve_paths",
     "serve_overload",
 )
 

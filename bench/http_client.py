@@ -3,6 +3,7 @@
 closed   so many connections, each asks again when it has been answered
 open     requests at a rate, whether earlier ones are answered or not, as from clients that know nothing of each other
 idle     connections that have asked once and stay
+paths    a path of its own for each request
 stream   what a stream's first piece took beyond what the function says it took itself
 """
 
@@ -40,7 +41,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, pool: list[Connection], request: bytes) -> None:
         self._pool = pool
-        self._request = request
+        self.request = request
         self._asked: Asked | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._transport: Any = None
@@ -90,7 +91,7 @@ class Connection(asyncio.Protocol):
         if patience is not None:
             wakes = asyncio.get_running_loop().call_later(patience, self._transport.abort)
         self._asked = Asked(time.perf_counter(), tell, wakes)
-        self._transport.write(self._request)
+        self._transport.write(self.request)
 
 
 class Client:
@@ -100,18 +101,22 @@ class Client:
         self._port = given["port"]
         body = json.dumps(given["body"]).encode()
         more = "".join(f"{name}: {value}\r\n" for name, value in given.get("headers", {}).items())
-        head = (
-            f"POST {given['path']} HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n{more}\r\n"
-        )
-        self._request = head.encode() + body
+        self._body, self._more = body, more
+        self.request = self.request_for(given["path"])
         self.free: list[Connection] = []
         self.count = 0
+
+    def request_for(self, path: str) -> bytes:
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(self._body)}\r\n{self._more}\r\n"
+        )
+        return head.encode() + self._body
 
     async def connect(self) -> Connection:
         self.count += 1
         loop = asyncio.get_running_loop()
-        _, made = await loop.create_connection(lambda: Connection(self.free, self._request), "127.0.0.1", self._port)
+        _, made = await loop.create_connection(lambda: Connection(self.free, self.request), "127.0.0.1", self._port)
         return made
 
 
@@ -221,6 +226,25 @@ async def idle(client: Client, given: dict[str, Any]) -> dict[str, Any]:
     return {"open": len(client.free)}
 
 
+async def paths(client: Client, given: dict[str, Any]) -> dict[str, Any]:
+    """Ask for ``paths`` paths that nobody else asks for: of no app, of no function, and below the endpoint."""
+    numbers = iter(range(given["first"], given["first"] + given["paths"]))
+    wrong = 0
+
+    async def loop_of(connection: Connection) -> None:
+        nonlocal wrong
+        for i in numbers:
+            path, wanted = ((f"/app{i}/f", 404), (f"/bench/f{i}", 404), (f"{given['path']}/{i}", 200))[i % 3]
+            connection.request = client.request_for(path)
+            status, _ = await answered(connection)
+            wrong += status != wanted
+
+    connections = [await client.connect() for _ in range(given["connections"])]
+    began = time.perf_counter()
+    await asyncio.gather(*map(loop_of, connections))
+    return {"rate": given["paths"] / (time.perf_counter() - began), "wrong": wrong}
+
+
 async def stream(client: Client, given: dict[str, Any]) -> dict[str, Any]:
     """Return the milliseconds from the request to the first event, minus those which that says it took itself."""
     connection = await client.connect()
@@ -258,7 +282,7 @@ def at(found: list[float], share: float) -> float:
 
 def main() -> None:
     given = json.loads(sys.stdin.readline())
-    does = {"closed": closed, "open": opened, "idle": idle, "stream": stream}[given["do"]]
+    does = {"closed": closed, "open": opened, "idle": idle, "paths": paths, "stream": stream}[given["do"]]
     print(json.dumps(uvloop.run(does(Client(given), given))), flush=True)
 
 

@@ -90,6 +90,7 @@ class Routes:
         self._functions = functions
         self._known: dict[tuple[str, str], dict[str, Route]] = {}
         self._hosts: dict[str, Route] = {}
+        self._apps: dict[str, list[Route]] = {}
         self._generation = -1
 
     def find(self, path: str, host: bytes = b"") -> tuple[Route, str]:
@@ -140,6 +141,7 @@ class Routes:
         if self._generation != self._functions.generation:
             self._known.clear()
             self._hosts.clear()
+            self._apps.clear()
             self._generation = self._functions.generation
 
     def of_app(self, app: str) -> list[Route]:
@@ -148,6 +150,9 @@ class Routes:
         Raises:
             Problem: there is no such app.
         """
+        self._forget_if_changed()
+        if (known := self._apps.get(app)) is not None:
+            return known
         names = self._functions.names_of(app)
         if names is None:
             raise Problem(404, "NotFound", self._functions.missing(app[:LONGEST], ""))
@@ -157,6 +162,7 @@ class Routes:
                 routes += self._look_up(app, name).values()
             except Problem:
                 continue
+        self._apps[app] = routes  # who asks for what is not there is told what is, each time
         return routes
 
     def _look_up(self, app: str, name: str) -> dict[str, Route]:

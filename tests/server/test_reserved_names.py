@@ -43,4 +43,4 @@ def test_web_apps_are_no_paths_of_the_document_and_are_led_to() -> None:
     routes = [*endpoints_of(spec("site", web=SITE), "k").values(), *endpoints_of(spec("f", web=ENDPOINT), "k").values()]
     made = openapi("shop", routes)
     assert [*made["paths"]] == ["/shop/f"]
-    assert made["x-stoker-web-apps"] == ["/shop/site/"]
+    assert made["x-stoker-web-apps"] == [{"path": "/shop/site/", "token": True}]

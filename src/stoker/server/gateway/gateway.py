@@ -472,7 +472,7 @@ class Gateway:
     async def _page(self, app: str, page: str, send: Any) -> None:
         routes = self._routes.of_app(app)
         if page == "docs":
-            policy = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+            policy = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src blob:"
             headers = [(b"content-security-policy", policy), (b"x-content-type-options", b"nosniff")]
             await send_bytes(send, 200, b"text/html; charset=utf-8", pages.docs(app), headers)
         else:

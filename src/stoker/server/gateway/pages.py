@@ -56,7 +56,9 @@ def openapi(app: str, routes: Sequence[Route]) -> dict[str, Any]:
         "info": {"title": app, "version": str(version)},
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"token": BEARER}},
-        "x-stoker-web-apps": [f"/{app}/{route.path}/" for route in routes if route.web.app],
+        "x-stoker-web-apps": [
+            {"path": f"/{app}/{route.path}/", "token": route.web.requires_token} for route in routes if route.web.app
+        ],
     }
 
 

@@ -51,6 +51,9 @@ ALLOWED_HEADERS = (
     b"authorization, content-type, x-stoker-deadline, x-request-id, traceparent, prefer, idempotency-key, "
     b"x-stoker-callback, last-event-id"
 )
+PAGE_POLICY = (
+    b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src blob:"
+)
 PAGES = {"/healthz": Labels("", "healthz"), "/metrics": Labels("", "metrics")}
 
 Scope = dict[str, Any]
@@ -472,8 +475,7 @@ class Gateway:
     async def _page(self, app: str, page: str, send: Any) -> None:
         routes = self._routes.of_app(app)
         if page == "docs":
-            policy = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src blob:"
-            headers = [(b"content-security-policy", policy), (b"x-content-type-options", b"nosniff")]
+            headers = [(b"content-security-policy", PAGE_POLICY), (b"x-content-type-options", b"nosniff")]
             await send_bytes(send, 200, b"text/html; charset=utf-8", pages.docs(app), headers)
         else:
             await send_bytes(send, 200, JSON, msgspec.json.encode(pages.openapi(app, routes)))

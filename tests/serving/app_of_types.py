@@ -73,78 +73,8 @@ def thing(thing: Thing, by: int = 1, colours: list[Colour] = []) -> Thing:  # no
 
 @app.function(concurrency=8)
 @stoker.endpoint(requires_token=False)
-def order(order: Order) -> Order:
-    return order
-
-
-@app.function(concurrency=8)
-@stoker.endpoint(method="PUT", requires_token=False)
-def point(point: Point) -> Point:
-    return point
-
-
-@app.function(concurrency=8)
-@stoker.endpoint(method="GET", requires_token=False)
-def scalars(  # noqa: PLR0917
-    flag: bool,
-    count: int,
-    ratio: float,
-    text: str,
-    day: date,
-    lasts: timedelta = timedelta(seconds=1),
-    id: UUID | None = None,
-    kind: Literal["a", "b", 3] = "a",
-    many: list[int] = [],  # noqa: B006
-) -> dict[str, Any]:
-    return {"flag": flag, "count": count, "ratio": ratio, "text": text, "day": day, "many": many}
-
-
-@app.function(concurrency=8)
-@stoker.endpoint(method="DELETE", requires_token=False)
-def delete(id: int, colour: Colour | None = None) -> None: ...
-
-
-@app.function(concurrency=8)
-@stoker.endpoint(method="PATCH", requires_token=False)
-def several(pair: Pair, fixed: tuple[int, str], rest: tuple[float, ...] = (), either: int | str = 0) -> list[Any]:
-    return [pair, fixed, rest, either]
-
-
-@app.function(concurrency=8)
-@stoker.endpoint(requires_token=False)
-def array(values: numpy.ndarray) -> list[int]:
-    return list(values.shape)
-
-
-@app.function(concurrency=8)
-@stoker.endpoint(requires_token=False)
-def files(files: list[stoker.File], note: str = "") -> list[int]:
-    return [len(one.content) for one in files]
-
-
-@app.function(concurrency=8)
-@stoker.endpoint(requires_token=False)
-def file(content: bytes) -> bytes:
-    return content
-
-
-@app.function(concurrency=8)
-@stoker.endpoint(method="GET", requires_token=False)
-def items(to: Annotated[int, "as many"] = 3) -> Iterator[Pair]:
-    for i in range(min(to, 100)):
-        yield Pair(i)
-
-
-@app.function(concurrency=8)
-@stoker.endpoint(requires_token=False)
 async def later(text: str) -> AsyncIterator[dict[str, str]]:
     yield {"text": text}
-
-
-@app.function(concurrency=8)
-@stoker.endpoint(requires_token=False)
-def anything(request: stoker.Request) -> stoker.Response:
-    return stoker.Response(request.body, media_type="application/octet-stream")
 
 
 @app.function(batch=stoker.Batch(max_size=8, max_wait="1ms"))
@@ -153,8 +83,63 @@ def batched(sizes: list[Size]) -> list[int]:
     return [len(size) for size in sizes]
 
 
-@app.cls()
+@app.cls(concurrency=8)
 class Kept:
+    """Most of them, so that they share their workers: each function imports its libraries anew."""
+
     @stoker.endpoint(requires_token=True)
     def method(self, x: int, y: Colour | None = None) -> int:
         return x
+
+    @stoker.endpoint(requires_token=False)
+    def order(self, order: Order) -> Order:
+        return order
+
+    @stoker.endpoint(method="PUT", requires_token=False)
+    def point(self, point: Point) -> Point:
+        return point
+
+    @stoker.endpoint(method="GET", requires_token=False)
+    def scalars(  # noqa: PLR0917
+        self,
+        flag: bool,
+        count: int,
+        ratio: float,
+        text: str,
+        day: date,
+        lasts: timedelta = timedelta(seconds=1),
+        id: UUID | None = None,
+        kind: Literal["a", "b", 3] = "a",
+        many: list[int] = [],  # noqa: B006
+    ) -> dict[str, Any]:
+        return {"flag": flag, "count": count, "ratio": ratio, "text": text, "day": day, "many": many}
+
+    @stoker.endpoint(method="DELETE", requires_token=False)
+    def delete(self, id: int, colour: Colour | None = None) -> None: ...
+
+    @stoker.endpoint(method="PATCH", requires_token=False)
+    def several(
+        self, pair: Pair, fixed: tuple[int, str], rest: tuple[float, ...] = (), either: int | str = 0
+    ) -> list[Any]:
+        return [pair, fixed, rest, either]
+
+    @stoker.endpoint(requires_token=False)
+    def array(self, values: numpy.ndarray) -> list[int]:
+        return list(values.shape)
+
+    @stoker.endpoint(requires_token=False)
+    def files(self, files: list[stoker.File], note: str = "") -> list[int]:
+        return [len(one.content) for one in files]
+
+    @stoker.endpoint(requires_token=False)
+    def file(self, content: bytes) -> bytes:
+        return content
+
+    @stoker.endpoint(method="GET", requires_token=False)
+    def items(self, to: Annotated[int, "as many"] = 3) -> Iterator[Pair]:
+        for i in range(min(to, 100)):
+            yield Pair(i)
+
+    @stoker.endpoint(requires_token=False)
+    def anything(self, request: stoker.Request) -> stoker.Response:
+        return stoker.Response(request.body, media_type="application/octet-stream")

@@ -18,11 +18,11 @@ ENDPOINTS = (Path(__file__).parent / "app_of_endpoints.py").read_text()
 # What no page can say: that lists are of one length, and that any text of a form is a file.
 CONFIG = """
 [[operations]]
-include-operation-id = "array"
+include-operation-id = "Kept.array"
 checks.positive_data_acceptance.enabled = false
 
 [[operations]]
-include-operation-id = ["file", "files"]
+include-operation-id = ["Kept.file", "Kept.files"]
 checks.negative_data_rejection.enabled = false
 """
 # They raise, die, hang, or give as much as they are asked for: that is what they are there for.
@@ -31,7 +31,7 @@ ON_PURPOSE = ("fail", "reflects", "hangs", "dies_once", "slowly", "narrow", "big
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Serving]:
-    with serving() as found:
+    with serving(STOKER_NODE_CPUS="16") as found:  # each keeps its worker: none gives way to another's requests
         yield found
 
 

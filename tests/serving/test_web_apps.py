@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import socket
@@ -348,6 +349,25 @@ def test_a_websocket_goes_both_ways(served: Serving, kind: str) -> None:
             4001,
             "as you wish",
         )
+
+
+def test_the_list_of_calls_has_websockets_and_what_apps_have_answered(served: Serving) -> None:
+    with served.client() as client:
+        client.get("/webapps/site/no/such/page")
+    with talk(served, "/webapps/site/chat") as socket:
+        socket.send("hello")
+        assert socket.recv() == "HELLO"
+    with talk(served, "/webapps/server/chat") as socket:
+        socket.send("hello")
+        assert socket.recv() == "HELLO"
+
+    def listed() -> bool:
+        rows = json.loads(served.stoker("calls", "list", "--app", "webapps", "--json"))
+        told = [(row["http"]["path"], row["http"]["status"]) for row in rows if row["http"]]
+        wanted = [("/webapps/site/no/such/page", 404), ("/webapps/site/chat", 101), ("/webapps/server/chat", 101)]
+        return all(one in told for one in wanted)
+
+    wait_until(listed, timeout=20, message="they are listed with their status")
 
 
 def test_an_app_is_told_that_its_websocket_was_closed(served: Serving) -> None:

@@ -138,7 +138,7 @@ def _facts(row: Mapping[str, Any]) -> dict[str, str]:
     if row.get("seconds") is not None:
         facts["took"] = format_duration(row["seconds"])
     facts["attempts"] = str(row["attempts"])
-    facts["kind"] = "spawned: kept on disk" if row.get("detached") else "attached to its program"
+    facts["kind"] = _kind(row)
     if row.get("version"):
         facts["version"] = f"v{row['version']}"
     if row.get("shadow"):
@@ -155,6 +155,12 @@ def _facts(row: Mapping[str, Any]) -> dict[str, str]:
     if row.get("error"):
         facts["error"] = f"[red]{escape(row['error'])}[/red]"
     return facts
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    if row.get("http"):
+        return "answered later: kept on disk" if row.get("detached") else "a request whose client waits for the answer"
+    return "spawned: kept on disk" if row.get("detached") else "attached to its program"
 
 
 def _timeline_columns(timeline: list[dict[str, Any]]) -> tuple[Column, ...]:

@@ -29,6 +29,7 @@ from stoker.server.gateway.web_calls import WebCall, WebCalls
 from stoker.types import InputEnd, Outcome
 
 if TYPE_CHECKING:
+    from stoker.server.gateway.tracked import Tracked
     from stoker.server.gateway.tunnels import Tunnel
     from stoker.server.server import Server
 
@@ -223,13 +224,14 @@ class Exchanges:
 
     # WebSockets
 
-    async def talk(self, asked: Asked, scope: Scope, receive: Any, send: Any, extra: Pairs) -> None:
+    async def talk(self, asked: Asked, scope: Scope, receive: Any, send: Tracked, extra: Pairs) -> None:
         """Have a WebSocket's messages passed on, both ways, until one side closes it.
 
         Raises:
             Failed: the call has, before it was accepted.
         """
         call = self._submit(asked, request_of(asked, scope, kind="websocket"))
+        send.call_id = call.id
         feed = self._server.feeds.open(call.id)
         hearing = asyncio.create_task(self._hear(feed, receive), name=f"websocket of {call.id}")
         when_lost(scope, lambda: self._cancel_soon(call))
@@ -296,13 +298,14 @@ class Exchanges:
 
     # Other upgrades
 
-    async def tunnel(self, asked: Asked, scope: Scope, tunnel: Tunnel) -> None:
+    async def tunnel(self, asked: Asked, scope: Scope, tunnel: Tunnel, tracked: Tracked) -> None:
         """Pass bytes on both ways between a client and a server of a function's own, from the head of its answer on.
 
         Raises:
             Failed: the call has, before anything came of it.
         """
         call = self._submit(asked, request_of(asked, scope, kind="upgrade"))
+        tracked.call_id = call.id
         feed = self._server.feeds.open(call.id)
         hearing = asyncio.create_task(_hear_bytes(feed, tunnel), name=f"tunnel of {call.id}")
         tunnel.when_lost(lambda: self._cancel_soon(call))

@@ -306,7 +306,7 @@ class Gateway:
         tracked = Tracked(scope, headers, None, now=time.monotonic())
         tracked.status = 101
         try:
-            await self._exchanges.tunnel(self._asked(scope, headers, tracked, []), scope, tunnel)
+            await self._exchanges.tunnel(self._asked(scope, headers, tracked, []), scope, tunnel, tracked)
         except Problem as problem:
             tracked.status = problem.status
             await tunnel.write(whole_answer(problem.status, problem.body()))

@@ -142,6 +142,8 @@ def test_what_a_program_reads_has_all_in_one_line(
     lines = stoker_command(verb, "list").out.splitlines()
     assert len(lines) == 3 and "…" not in lines[2] and not any(line != line.rstrip() for line in lines)
     assert NAMES[verb] in lines[2]
+    if verb == "apps":
+        assert ", ".join(ROWS["apps"][0]["functions"]) in lines[2]
 
 
 def test_a_call_that_came_over_http_says_its_request_and_status(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from stoker.cli import versions
-from stoker.cli.screen import Column, count, field, say, show_json, show_rows, since, some_of
+from stoker.cli.screen import Column, count, field, say, show_json, show_rows, since
 from stoker.cli.server_requests import ask
 from stoker.cli.troubles import show_troubles
 
@@ -31,7 +31,7 @@ COLUMNS = (
     Column("queued", count("queued"), right=True),
     Column("running", count("running"), right=True),
     Column("workers", count("workers"), right=True, spare=1),
-    Column("functions", lambda row: some_of(row["functions"]), flexible=True, wraps=True, spare=4),
+    Column("functions", lambda row: ", ".join(row["functions"]), flexible=True, wraps=True, spare=4),
 )
 
 

@@ -19,7 +19,7 @@ WIDTH_WITHOUT_TERMINAL = 100_000  # characters: programs read lines, and nothing
 NONE = "-"
 GAP = 3  # characters between two columns
 FLEXIBLE_MIN = 12
-NAMES_SHOWN = 3  # of several in one cell
+WRAPPED_MIN = 24  # of a cell that goes on in the next line: in less it would be a tower
 STATE_STYLES = {
     "running": "cyan",
     "busy": "cyan",
@@ -172,7 +172,10 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, width
 
 def _fit(columns: Sequence[Column], needed: Sequence[int], width: int) -> dict[int, int]:
     """Return the columns to show, by their place, and how wide each is."""
-    narrow = [min(n, max(FLEXIBLE_MIN, len(c.title))) for c, n in zip(columns, needed, strict=True)]
+    narrow = [
+        min(n, max(WRAPPED_MIN if c.wraps else FLEXIBLE_MIN, len(c.title)))
+        for c, n in zip(columns, needed, strict=True)
+    ]
     least = [narrow[i] if column.flexible else needed[i] for i, column in enumerate(columns)]
     kept = list(range(len(columns)))
     for spare in sorted((i for i in kept if columns[i].spare), key=lambda i: -columns[i].spare):
@@ -219,12 +222,6 @@ def show_json_line(value: Any, stream: TextIO | None = None) -> None:
 def say(text: str) -> None:
     """Print a sentence for people."""
     print(text)
-
-
-def some_of(names: Sequence[str]) -> str:
-    """Return the first of several names, and how many more there are."""
-    shown, more = ", ".join(names[:NAMES_SHOWN]), len(names) - NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def escape(text: str) -> str:

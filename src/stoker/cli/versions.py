@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stoker.cli.screen import Column, ago, count, escape, say, show_facts, show_json, show_rows, since, some_of
+from stoker.cli.screen import Column, ago, count, escape, say, show_facts, show_json, show_rows, since
 from stoker.cli.server_requests import ask
 from stoker.cli.usage import WrongUsage
 from stoker.errors import NotFound
@@ -44,7 +44,7 @@ COLUMNS = (
     Column("calls", _share, right=True),
     Column("done", count("done"), right=True, spare=2),
     Column("failed", count("failed"), right=True, spare=1),
-    Column("functions", lambda row: some_of(row["functions"]), flexible=True, wraps=True, spare=4),
+    Column("functions", lambda row: ", ".join(row["functions"]), flexible=True, wraps=True, spare=4),
 )
 
 

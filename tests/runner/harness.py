@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import stoker
 from stoker.errors import ConnectionFailed
-from stoker.protocol.frames import Buffer
+from stoker.protocol.frames import Buffer, encode_prefix
 from stoker.protocol.messages import (
     Ack,
     CancelAttempts,
@@ -32,6 +32,7 @@ from stoker.protocol.messages import (
     Welcome,
 )
 from stoker.protocol.payload import decode, encode_call
+from stoker.protocol.structure import encode_header
 from stoker.protocol.zygotes import (
     THREAD_VARIABLES,
     Exited,
@@ -78,6 +79,11 @@ def worker_path(directory: Path) -> Path:
         source = origin.parent if origin.name == "__init__.py" else origin
         (target / source.name).symlink_to(source)
     return target
+
+
+def _frame(message: Any) -> bytes:
+    kind, header = encode_header(message)
+    return encode_prefix(kind, len(header), 0) + header
 
 
 @dataclass
@@ -176,6 +182,7 @@ class FakeServer:
         self.segments = path.parent / "segments"
         self.segments.mkdir(exist_ok=True)
         self.connections: list[Connection] = []
+        self.says_at_once: list[Any] = []  # on the control socket, in one write with the welcome
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.settimeout(WAIT_SECONDS)
         path.unlink(missing_ok=True)
@@ -201,7 +208,8 @@ class FakeServer:
         hello = link.receive().message
         assert isinstance(hello, Hello)
         assert hello.role == role
-        link.send(Welcome("0", "server", 1, segments=str(self.segments)))
+        welcome = Welcome("0", "server", 1, segments=str(self.segments))
+        link.send_frame(b"".join(map(_frame, [welcome, *(self.says_at_once if role == "control" else [])])))
         return link, hello
 
     def close(self) -> None:

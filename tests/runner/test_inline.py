@@ -220,6 +220,12 @@ def test_what_user_code_may_do(stage: Stage) -> None:
     assert stage.agent.exited().status == 0
 
 
+def test_what_is_said_together_with_the_welcome_is_heard(stage: Stage) -> None:
+    stage.server.says_at_once = [Drain()]
+    stage.worker("def f(): return 1")
+    assert stage.agent.exited().status == 0
+
+
 @pytest.mark.parametrize("how", ["os._exit(9)", "os.kill(os.getpid(), 11)"])
 def test_a_worker_that_dies_is_collected(stage: Stage, how: str) -> None:
     worker = stage.worker(f"import os\ndef f(): {how}")

@@ -132,6 +132,9 @@ class Control:
             if registered < 0 and control is not None:
                 registered = control.fileno()
                 poller.register(registered, select.POLLIN)
+                if control.has_buffered:  # it has come with the welcome: the socket may never be readable again
+                    self._read()
+                    continue
             if self._sleep(poller):
                 self._read()
 

@@ -88,3 +88,76 @@ def test_code_of_the_users_is_not_run_beside_itself(stage: Stage) -> None:
     eventually((stage.directory / "started").exists)
     ask(worker, second={"x": 1})
     assert answer(worker, "first") == (200, 0) and answer(worker, "second") == (200, 1)
+
+
+def test_a_child_that_comes_back_out_of_a_batch_waits_for_no_thread(stage: Stage) -> None:
+    source = """
+        import os, sys, time
+        def f(x: list[int]):
+            time.sleep(0.1)  # so that the thread reads
+            child = os.fork()
+            if child == 0:
+                sys.exit(0)
+            return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for _ in x]
+    """
+    worker = stage.worker(source, batch=BatchSpec(max_size=8, max_wait=0.0), web=WebSpec(methods=["POST"]))
+    ask(worker, first={"x": 0})
+    assert answer(worker, "first") == (200, 0)
+
+
+def test_what_is_lost_in_reading_is_leased_anew(stage: Stage) -> None:
+    source = (
+        SOURCE
+        + """
+    def fails(x: list[int]):
+        if x[0] == 0:
+            worker = next(each for each in gc.get_objects() if isinstance(each, Worker))
+            put = worker.desk.put
+            def once(*args, **kwargs):
+                worker.desk.put = put
+                open("failed", "w").close()
+                raise MemoryError("no room")
+            worker.desk.put = once
+            open("started", "w").close()
+            until(lambda: os.path.exists("go"))
+        return x
+    """
+    )
+    worker = stage.worker(source, "fails", batch=BatchSpec(max_size=8, max_wait=0.0), web=WebSpec(methods=["POST"]))
+    ask(worker, first={"x": 0})
+    eventually((stage.directory / "started").exists)
+    ask(worker, lost={"x": 1})
+    eventually((stage.directory / "failed").exists)
+    again = stage.server.accept()
+    assert again.held.ids == ["first"]
+    (stage.directory / "go").touch()
+    ask(again, lost={"x": 1}, other={"x": 2})
+    assert [answer(again, name) for name in ("first", "lost", "other")] == [(200, 0), (200, 1), (200, 2)]
+    assert "connects again: its thread that reads ahead has failed" in stage.log.read_text()
+
+
+def test_what_is_big_or_bad_is_left_to_its_own_batch(stage: Stage) -> None:
+    source = (
+        SOURCE
+        + """
+    def counts(x: list[str]):
+        if x[0] == "first":
+            worker = next(each for each in gc.get_objects() if isinstance(each, Worker))
+            tried, resolve = [], worker.resolve_ahead
+            worker.resolve_ahead = lambda attempt: tried.append(attempt.id) or resolve(attempt)
+            open("started", "w").close()
+            until(lambda: len(tried) >= 3)
+            for _ in range(20):
+                worker.wake()
+                time.sleep(0.005)
+            return [f"{sorted(tried)} {[each.id for each in waiting() if each.ahead]}"]
+        return [str(len(each)) for each in x]
+    """
+    )
+    worker = stage.worker(source, "counts", batch=BatchSpec(max_size=8, max_wait=0.0), web=WebSpec(methods=["POST"]))
+    ask(worker, first={"x": "first"})
+    eventually((stage.directory / "started").exists)
+    ask(worker, big={"x": "y" * 300_000}, bad={"x": 7}, good={"x": "z"})
+    assert answer(worker, "first") == (200, "['bad', 'big', 'good'] ['good']")
+    assert answer(worker, "big") == (200, "300000") and answer(worker, "good") == (200, "1")
+    assert answer(worker, "bad")[0] == 422

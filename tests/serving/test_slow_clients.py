@@ -32,6 +32,10 @@ class Transport(asyncio.Transport):
         self.ended = ""
         self.is_half_closed = False
         self.protocol: Any = None
+        self.unread = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
 
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
@@ -256,3 +260,23 @@ async def test_a_tunnel_whose_client_says_no_more_is_not_yet_lost() -> None:
     tunnel.connection_lost(None)
     tunnel.when_lost(lambda: lost.append("lost before"))
     assert lost == ["lost", "lost before"]
+
+
+async def test_who_comes_when_there_are_too_many_is_not_kept(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.server.gateway.connections.CONNECTIONS_MAX", 0)
+    connection.connection_made(Transport())
+    transport = transport_of(connection)
+    assert transport.ended == "closed" and b" 503 " in transport.written and transport.protocol is None
+
+
+async def test_who_reads_slowly_why_it_was_refused_has_its_time(connection: Connection) -> None:
+    connection.data_received(b"nonsense\r\n\r\n")
+    transport = transport_of(connection)
+    transport.unread = 1
+    transport.protocol.check(100.1 + LINGER_SECONDS)
+    transport.protocol.check(100.0 + LINGER_SECONDS + READ_SECONDS)
+    assert not transport.is_closing()
+    transport.protocol.check(100.1 + LINGER_SECONDS + READ_SECONDS)
+    assert transport.ended == "aborted"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Literal, NamedTuple, Optional, TypedDict, Union
+from typing import Annotated, Any, Literal, NamedTuple, Optional, TypedDict, Union
 from uuid import UUID
 
 import msgspec
@@ -184,7 +184,7 @@ def test_which_values_are_made_without_code_of_the_users() -> None:
         x: int
 
     ours: list[Any] = [Any, None, int, str, bytes, datetime, np.ndarray, dict, list[float], dict[str, list[int]]]
-    ours += [int | None, tuple[int, ...], Literal["a"], set[UUID], Union[int, str]]  # noqa: UP007 - the older way
+    ours += [Annotated[int, {"unit": "ms"}], int | None, tuple[int, ...], Literal["a"], set[UUID], Union[int, str]]  # noqa: UP007 - the older way
     theirs = [Point, Tree, Colour, Named, Model, list[Point], Model | None, dict[str, Tree], type, "int"]
     assert [one for one in ours if not is_of_ours(one)] == []
     assert [one for one in theirs if is_of_ours(one)] == []

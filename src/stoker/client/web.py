@@ -13,6 +13,7 @@ from stoker.client.names import names_checked
 from stoker.errors import InvalidOption
 from stoker.quantities import parse_duration
 from stoker.types import WebSpec
+from stoker.web.answers import THE_SERVERS
 from stoker.web.interface import Interface
 from stoker.web.openapi import describe
 
@@ -124,6 +125,8 @@ def endpoint(
     for name, value in (headers or {}).items():
         if not _HEADER.fullmatch(str(name)) or not isinstance(value, str) or re.search(r"[\r\n\0]", value):
             raise InvalidOption(f"endpoint(headers=…): {name!r}: {value!r} is no header of HTTP.")
+        if name.lower() in THE_SERVERS | {"content-length"}:
+            raise InvalidOption(f"endpoint(headers=…): {name!r} is the server's to set: it says where an answer ends.")
     waits = 0.0 if resume is None else parse_duration(resume, option="endpoint(resume)")
     if waits > RESUME_MAX_SECONDS:
         raise InvalidOption(

@@ -294,7 +294,7 @@ def decode_message(piece: Buffer) -> SocketMessage:
 def _list_of(text: bytes) -> list[Any]:
     try:
         header = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ProtocolError("The header of a payload that came over HTTP is no JSON.") from None
     if not isinstance(header, list):
         raise ProtocolError("The header of a payload that came over HTTP is no list.")

@@ -2,7 +2,8 @@
 
 For a batch on a device, and for whatever else lets go of the interpreter, the next requests are read and converted in
 time that costs nothing; the batch after it begins at once. Only what runs no code of the user's is converted here:
-their code may not expect to be called beside itself.
+their code may not expect to be called beside itself. And only what is small: the batch that runs has its timeout, which
+no other call's input may use up.
 
 The lease connection has one reader at a time, the holder of ``_reading``: the main thread, which gives it away for as
 long as it is in user code.
@@ -28,13 +29,17 @@ class Ahead:
         self._reading = threading.Lock()
         self._turn = threading.Lock()  # free while there is one to be taken
         self._is_back = True
+        self._is_given = False  # the main thread's: it has given the reading away
         self._reading.acquire()
         self._turn.acquire()
         threading.Thread(target=self._run, name="stoker-ahead", daemon=True).start()
 
     def begin(self) -> None:
         """Let the thread read: the main thread goes into user code."""
+        if self._is_given:
+            return  # it was interrupted on its way back
         self._is_back = False
+        self._is_given = True
         self._reading.release()
         if self._turn.locked():
             self._turn.release()
@@ -45,18 +50,26 @@ class Ahead:
         if not self._reading.acquire(blocking=False):
             self._worker.wake()
             self._reading.acquire()
+        self._is_given = False
 
     def _run(self) -> None:
-        while True:
-            self._turn.acquire()
-            with self._reading:
-                while not self._is_back:
-                    self._read()
+        try:
+            while True:
+                self._turn.acquire()
+                with self._reading:
+                    while not self._is_back:
+                        self._read()
+        except BaseException as error:
+            # What it has read may be lost with it. The server is told what is held when it is connected to again, and
+            # leases the rest anew. The main thread reads by itself from now on.
+            self._worker.lose_connection(f"its thread that reads ahead has failed: {error!r}")
+            raise
 
     def _read(self) -> None:
         self._waiter.wait()
         for attempt in self._worker.desk.first_waiting(self._count):
             if self._is_back:
                 return
-            if attempt.ahead is None:
+            if not attempt.was_read_ahead:
+                attempt.was_read_ahead = True
                 attempt.ahead = self._worker.resolve_ahead(attempt)

@@ -33,7 +33,7 @@ class Attempt(CurrentCall):
 
     __slots__ = (
         "ahead", "batch", "body", "channel", "credit", "encode", "interrupt", "is_generator", "is_request", "key",
-        "method", "raised", "segment", "started",
+        "method", "raised", "segment", "started", "was_read_ahead",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +43,7 @@ class Attempt(CurrentCall):
         self.key: Key = (call_id, number)
         self.body = body
         self.ahead: Resolved | None = None  # what it runs with which arguments, where that was worked out before
+        self.was_read_ahead = False  # or that was tried
         self.segment = segment
         self.credit = credit
         self.started = 0.0

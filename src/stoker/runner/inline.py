@@ -106,6 +106,10 @@ class InlineLoop:
         self._thread = threading.get_ident()
         signal.signal(INTERRUPT_SIGNAL, self._on_signal)
 
+    def after_user_fork(self) -> None:
+        """In a child that user code forked there are no other threads to wait for."""
+        self._ahead = None
+
     def run_hook(self, call: Callable[[], Any]) -> None:
         call()
 

@@ -65,6 +65,9 @@ class TasksLoop:
     def prepare(self) -> None:
         asyncio.set_event_loop(self._loop)
 
+    def after_user_fork(self) -> None:
+        """Nothing to do: nobody waits for another thread on the way out of user code."""
+
     def run_hook(self, call: Callable[[], Any]) -> None:
         outcome = call()
         if inspect.iscoroutine(outcome):

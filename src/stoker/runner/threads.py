@@ -43,6 +43,9 @@ class ThreadsLoop:
     def prepare(self) -> None:
         """Nothing to do: threads start when there is work for them."""
 
+    def after_user_fork(self) -> None:
+        """Nothing to do: nobody waits for another thread on the way out of user code."""
+
     def run_hook(self, call: Callable[[], Any]) -> None:
         call()
 

@@ -41,6 +41,8 @@ from stoker.runner.threads import ThreadsLoop
 from stoker.transport.current import WorkerIdentity, become_worker
 from stoker.types import ErrorInfo
 
+AHEAD_MAX_BYTES = 256 << 10  # of an input that is read ahead: some milliseconds
+
 
 class Worker:
     """See the module. The loops use its parts; `Control` calls the methods in the middle."""
@@ -131,6 +133,12 @@ class Worker:
         self.output.end_call("")
         os._exit(EXIT_STOPPED if self.stopping else 0)
 
+    def lose_connection(self, reason: str) -> None:
+        """Have the connection to the server opened anew, which says then what is held here."""
+        self.output.log.write(f"stoker: worker {self.order.worker} connects again: {reason}\n".encode())
+        self._links.report_broken(self._links.number)
+        self.control.poke()
+
     def abandon(self, reason: str) -> NoReturn:
         self.output.log.write(
             f"stoker: worker {self.order.worker} ends: the server was away for more than {self.config.grace:g} s "
@@ -158,6 +166,7 @@ class Worker:
         self._links.close_in_child()
         if self.channel is not None:
             self.channel.release()
+        self._loop.after_user_fork()
         if signal.getsignal(signal.SIGTERM) == self._on_terminate:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -187,12 +196,13 @@ class Worker:
         return attempt
 
     def resolve_ahead(self, attempt: Attempt) -> Resolved | None:
-        """Return what `resolve` would, from any thread, if that runs no code of the user's and the input is good."""
+        """Return what `resolve` would, from any thread, if that is little work, runs no code of the user's, and the
+        input is good."""
+        payload = attempt.body
+        if attempt.segment is not None or len(payload) > AHEAD_MAX_BYTES or not is_request(payload):
+            return None
         try:
-            payload = self.reports.read_input(attempt)
-            if not is_request(payload) or not self._endpoints.may_read_ahead(payload):
-                return None
-            return self.resolve(attempt)
+            return self.resolve(attempt) if self._endpoints.may_read_ahead(payload) else None
         except Exception:  # noqa: BLE001 - it will come again where somebody is told of it
             return None
 

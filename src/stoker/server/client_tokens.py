@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import os
 import secrets
 import time
@@ -20,6 +21,8 @@ from typing import Any
 
 from stoker.core.rate_limits import Bucket, Rate
 from stoker.errors import InvalidRequest, NotFound, PermissionDenied, StoreError
+
+log = logging.getLogger(__name__)
 
 PREFIX = "stoker"
 NAME_MAX_CHARACTERS = 64
@@ -195,7 +198,11 @@ class ClientTokens:
         used = replace(token, used=now)
         self._tokens[used.id] = used
         if now - self._saved_at >= SAVE_USE_SECONDS:
-            self._save(self._tokens)
+            try:
+                self._save(self._tokens)
+            except StoreError:  # when it was used last is for people: no reason to turn away who may come in
+                self._saved_at = now
+                log.exception("when the token %s was used is not written down", token.name)
         return used
 
     def get(self, token_id: str) -> ClientToken | None:

@@ -203,10 +203,10 @@ def _refuse(name: str) -> Any:
 def is_of_ours(annotation: Any) -> bool:
     """Tell whether values of an annotated type are made without any code of the user's: plain ones, and what holds
     those. Models are classes of theirs, with whatever checks they make."""
-    if annotation is Any or annotation is None or annotation in _SCALARS or annotation is type(None):
+    if annotation is Any or annotation is None or annotation is type(None):
         return True
-    if isinstance(annotation, type) and (annotation in {list, dict, tuple, set, frozenset} or is_array(annotation)):
-        return True
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return annotation in _SCALARS or annotation in {list, dict, tuple, set, frozenset} or is_array(annotation)
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is typing.Annotated:
         return is_of_ours(args[0])

@@ -105,7 +105,8 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > CONNECTIONS_MAX:
-            self._refuse(503, "Overloaded", f"This server holds {CONNECTIONS_MAX} connections and takes no more now.")
+            said = f"This server holds {CONNECTIONS_MAX} connections and takes no more now."
+            self._refuse(503, "Overloaded", said, lingers=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -177,7 +178,7 @@ class Connection(HttpToolsProtocol):
             raise httptools.HttpParserError("two hosts")  # one was looked at here, another would be by who answers
         before = self.cycle
         if self._plain is not None and (before is None or before.response_complete):
-            plain = self._plain.begin(self)
+            plain = self._begin_plain(self._plain)
             if plain is not None:
                 self.cycle = plain  # type: ignore[assignment]
                 return
@@ -185,10 +186,17 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not before:  # else it is to be upgraded
             self.cycle.transport = Corked(self)  # type: ignore[assignment]
 
+    def _begin_plain(self, plain: PlainRequests) -> PlainRequest | None:
+        try:
+            return plain.begin(self)
+        except Exception:  # the parser would take it for the client's fault
+            log.exception("a request takes the long way")
+            return None
+
     def on_body(self, body: bytes) -> None:
         last = self._last
         if isinstance(last, PlainRequest):
-            last.pieces.append(body)
+            last.body += body
         else:
             super().on_body(body)
 
@@ -225,8 +233,10 @@ class Connection(HttpToolsProtocol):
         """Go on after a plain request, of which nothing is kept: most connections are idle."""
         if self._last is request:
             self.cycle = ANSWERED  # type: ignore[assignment]
-            self.headers = []
-            self.scope = {}  # type: ignore[typeddict-item]
+            if self.scope is request.scope:  # else the head of the next one has begun to come
+                self.url = b""
+                self.headers = []
+                self.scope = {}  # type: ignore[typeddict-item]
         self.on_response_complete()
 
     def on_response_complete(self) -> None:
@@ -251,11 +261,11 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "BadRequest", "What came is no request of HTTP/1.1.")
 
-    def _refuse(self, status: int, kind: str, message: str) -> None:
+    def _refuse(self, status: int, kind: str, message: str, *, lingers: bool = True) -> None:
         self._refused[status] += 1
         if not self.transport.is_closing():
             self.transport.write(whole_answer(status, error_body(kind, message)))
-            if self._last is None or self._last.response_complete:
+            if lingers and (self._last is None or self._last.response_complete):
                 self._linger()
             else:
                 self.transport.close()  # with what is being answered: it was asked by who sends nonsense now
@@ -410,4 +420,7 @@ class Connections:
         loop = asyncio.get_running_loop()
         give_up = loop.time() + seconds
         while self._state.connections and loop.time() < give_up:
+            for connection in list(self._state.connections):
+                if isinstance(connection, Lingering):
+                    connection.shutdown()
             await asyncio.sleep(0.01)

@@ -131,7 +131,7 @@ class Exchanges:
         call = self._submit(asked, request_of(asked, scope, body=b"" if has_more else body, has_more=has_more))
         extra = [*extra, (b"x-stoker-call-id", call.id.encode())]
         connection = scope["stoker.connection"]
-        connection.on_lost = lambda: self._calls.cancel(call)
+        mine = connection.on_lost = lambda: self._calls.cancel(call)
         try:
             if has_more:
                 async with self._fed(call, receive, body):
@@ -139,7 +139,8 @@ class Exchanges:
             else:
                 await self._pass_on(call, scope, send, extra)
         finally:
-            connection.on_lost = None
+            if connection.on_lost is mine:  # else the next request on it has come
+                connection.on_lost = None
             self._calls.cancel(call)
 
     @asynccontextmanager

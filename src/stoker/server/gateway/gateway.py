@@ -203,11 +203,12 @@ class Gateway:
         if route.web.resume:
             await self._resuming.answer(call, route, connection, send, extra, holder=holder)
             return
-        connection.on_lost = lambda: self._calls.cancel(call)
+        mine = connection.on_lost = lambda: self._calls.cancel(call)
         try:
             await (send_stream(self._calls, call, send, extra) if route.streams else self._single(call, send, extra))
         finally:
-            connection.on_lost = None
+            if connection.on_lost is mine:  # else the next request on it has come
+                connection.on_lost = None
             if call.result is not None and call.result.error is not None and not self._server.functions.beside:
                 key, now = self._key(scope, headers), time.monotonic()
                 self._shedding.learn(key, call.result, deadline=deadline, route=route, now=now)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from stoker.server.gateway.unread import READ_SECONDS
+
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 64 << 20  # that a client which does not listen may send meanwhile
 
@@ -40,6 +42,8 @@ class Lingering(asyncio.Protocol):
         self.transport.close()
 
     def check(self, now: float) -> None:
-        """Close once the time is over; what has not been taken by then is not waited for."""
-        if now > self._until:
+        """Close once the time is over; who reads slowly has the time of an answer."""
+        if now > self._until and not self.transport.get_write_buffer_size():
             self.transport.abort() if self.transport.is_closing() else self.transport.close()
+        elif now > self._until + READ_SECONDS:
+            self.transport.abort()

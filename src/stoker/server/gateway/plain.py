@@ -38,6 +38,7 @@ from stoker.server.gateway.web_calls import WebCall, WebCalls, lost_answer
 from stoker.types import Outcome
 
 if TYPE_CHECKING:
+    from stoker.server.client_tokens import ClientToken
     from stoker.server.gateway.connections import Connection
     from stoker.server.server import Server
 
@@ -102,18 +103,19 @@ class PlainRequests:
         now = time.monotonic()
         key = self.shedding.key(method, path, headers)
         refused = self.shedding.find(key, now=now)
-        if refused is not None:
+        if refused is not None and method != "HEAD":  # whose answers have no bodies
             return PlainRequest(self, connection, refused.route, headers, method=method, now=now, refused=refused)
         host = headers.get(b"host", b"")
         try:
             check_host(host, is_local=self._is_local)
             route, rest = self._routes.find(path, host)
+            if not route.is_plain or method not in route.web.methods or server.traffic.goes_on(route.key):
+                return None
+            token = self.door.checked(route, headers)  # before its body: of who may not come in nothing is held
         except Problem:
             return None
-        if not route.is_plain or method not in route.web.methods or server.traffic.goes_on(route.key):
-            return None
         request = PlainRequest(self, connection, route, headers, method=method, now=now)
-        request.key, request.rest, request.query = key, rest, url.query or b""
+        request.key, request.rest, request.query, request.token = key, rest, url.query or b"", token
         return request
 
 
@@ -150,8 +152,8 @@ class PlainRequest:
 
     __slots__ = (
         *("_call", "_connection", "_extra", "_headers", "_of", "_refused", "_route", "_tracked", "disconnected"),
-        *("keep_alive", "key", "method", "more_body", "pieces", "query", "response_complete", "response_started"),
-        *("rest", "scope"),
+        *("body", "keep_alive", "key", "method", "more_body", "query", "response_complete", "response_started"),
+        *("rest", "scope", "token"),
     )
     message_event = _Unheard()
 
@@ -181,18 +183,30 @@ class PlainRequest:
         self.key: Key | None = None
         self.rest = ""
         self.query = b""
-        self.pieces: list[bytes] = []
+        self.token: ClientToken | None = None
+        self.body = bytearray()
         self.more_body = True
         self.keep_alive = True
         self.disconnected = False
         self.response_started = False
         self.response_complete = False
+        connection.on_lost = self._lost
 
     def complete(self) -> None:
         """All of the request has come: have it answered."""
+        if not self.more_body:
+            return  # what has come to its end is something else, which nobody answers while this is being answered
         self.more_body = False
         if self.response_complete or self.disconnected:
             return  # it was turned away meanwhile
+        try:
+            self._ask()
+        except Exception:  # the parser would take it for the client's fault
+            log.exception("a request failed in the server")
+            problem = Problem(500, "StokerError", "The server failed at this request; its log says how.", closes=True)
+            self._tell(problem)
+
+    def _ask(self) -> None:
         if self._refused is not None:
             self._refuse(self._refused)
             return
@@ -205,11 +219,10 @@ class PlainRequest:
             self._ended()
         else:
             call.on_end = self._ended
-            self._connection.on_lost = self._cancel
 
     def _submit(self) -> WebCall:
         of, route = self._of, self._route
-        holder = of.door.admit(route, self._headers, self._extra)
+        holder = of.door.counted(self.token, self._extra)
         self._extra += versions.version_of(route)
         deadline = deadline_of(self._headers)
         self._extra += route.told
@@ -231,14 +244,14 @@ class PlainRequest:
             for name, value in self.scope["headers"]
             if name != b"authorization"  # the token is Stoker's alone
         ]
-        pieces, self.pieces = self.pieces, []
+        body, self.body = self.body, bytearray()
         return request_payload(
             *(self.method, self.rest, self.query.decode("ascii", "replace"), pairs),
             client=client[0] if client else "",
             target=self._route.method,
             accept=headers.get(b"accept", b"").decode("latin-1"),
             content_type=headers.get(b"content-type", b"").decode("latin-1"),
-            body=pieces[0] if len(pieces) == 1 else b"".join(pieces),
+            body=body,
             dumps=_dumps,
         )
 
@@ -246,9 +259,12 @@ class PlainRequest:
         deadline = deadline_of(self._headers)
         self._of.shedding.learn(self.key, result, deadline=deadline, route=self._route, now=time.monotonic())
 
-    def _cancel(self) -> None:
+    def _lost(self) -> None:
+        """Its client has hung up."""
         if self._call is not None:
             self._of.calls.cancel(self._call)
+        elif not self.response_complete:
+            self._over(HUNG_UP)
 
     # Answers
 
@@ -273,6 +289,7 @@ class PlainRequest:
                 self._learn(result)
             self._tell(problem_of(result.outcome, result.error))
         elif isinstance(payload, Segment) or self._connection.flow.write_paused:
+            self._connection.on_lost = None
             self._connection.go_on(self, self._answer_slowly)
         else:
             try:
@@ -309,8 +326,10 @@ class PlainRequest:
 
     def _refuse(self, refused: Refused) -> None:
         """Say what such a request was told a moment ago."""
-        tally = self._of.server.tally
-        tally.shed(refused.route.key)
+        self._of.server.tally.shed(refused.route.key)
+        if not self.keep_alive or self._connection.transport.is_closing():
+            self._tell(refused.problem)
+            return
         self._connection.transport.write(refused.whole)
         self._over(refused.problem.status)
 

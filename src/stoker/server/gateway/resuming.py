@@ -88,7 +88,7 @@ class Resuming:
         self, call: WebCall, route: Route, connection: Connection, send: Any, extra: Pairs, *, holder: str
     ) -> None:
         """Answer with what a call yields; until its first item it ends with its connection, as any other."""
-        connection.on_lost = lambda: self._calls.cancel(call)
+        lost = connection.on_lost = lambda: self._calls.cancel(call)
         head: WebAnswer | None = None
         try:
             await call.wait()
@@ -97,7 +97,8 @@ class Resuming:
                 return
             head = await self._calls.answer_in(call.id, self._calls.take_item(call))
         finally:
-            connection.on_lost = None
+            if connection.on_lost is lost:
+                connection.on_lost = None
             if head is None:
                 self._calls.cancel(call)  # of one that is over nothing is left to cancel
         kept = self._kept[call.id] = KeptStream(call, route, holder, head)
@@ -149,7 +150,7 @@ class Resuming:
         if kept.timer is not None:
             kept.timer.cancel()
             kept.timer = None
-        connection.on_lost = lambda: self._left(kept, mine)
+        lost = connection.on_lost = lambda: self._left(kept, mine)
         if connection.transport.is_closing():  # it was lost before anybody could be told
             kept.reader += 1
             self._left(kept, kept.reader)
@@ -158,7 +159,8 @@ class Resuming:
             await send_head(send, kept.head.status, [*encoded_pairs(kept.head.headers), *extra])
             await self._send_items(kept, at, mine, send)
         finally:
-            connection.on_lost = None
+            if connection.on_lost is lost:  # else the next request on it has come
+                connection.on_lost = None
             self._left(kept, mine)
 
     async def _send_items(self, kept: KeptStream, at: int, mine: int, send: Any) -> None:

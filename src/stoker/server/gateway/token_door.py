@@ -29,15 +29,32 @@ class TokenDoor:
             Problem: a token is asked for, and there is none, it is not known, or not for this; or one was used too
                 often.
         """
+        return self.counted(self.checked(route, headers), extra)
+
+    def checked(self, route: Route, headers: dict[bytes, bytes]) -> ClientToken | None:
+        """Return the token that lets a request in; None where it needs none.
+
+        Raises:
+            Problem: a token is asked for, and there is none, it is not known, or not for this.
+        """
         given = headers.get(b"authorization", b"")
         if not route.web.requires_token and (not given or route.web.app):
-            return PUBLIC  # what a public app of a user's own is given is for that to check
+            return None  # what a public app of a user's own is given is for that to check
         try:
-            token = self._allowed(given, route)
+            return self._allowed(given, route)
         except Problem:
             if not route.web.requires_token:
-                return PUBLIC  # no token is asked for, so one of something else takes nothing away
+                return None  # no token is asked for, so one of something else takes nothing away
             raise
+
+    def counted(self, token: ClientToken | None, extra: Pairs) -> str:
+        """Return whose request it is that a token has let in, and count it; `extra` as in `admit`.
+
+        Raises:
+            Problem: the token was used too often.
+        """
+        if token is None:
+            return PUBLIC
         if token.rate is not None:
             self._count(token, extra)
         return token.id

@@ -224,7 +224,7 @@ def stop(
     """Stop the server and wait until everything that it started is gone. Spawned calls go on with its next start."""
     pid = _pid()
     was_there = bool(pid or _agents() or _started())
-    if pid and not as_json and (warning := _what_is_interrupted()):
+    if pid and not as_json and not force and (warning := _what_is_interrupted()):  # one that hangs is asked in vain
         say(warning)
     if pid and not force:
         _ask_to_end(pid)

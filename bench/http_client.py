@@ -205,6 +205,8 @@ def of_overload(took: dict[int, list[float]], *, seconds: float, deadline: float
         "late": len(accepted) - in_time,
         "accepted_p50": 1e3 * at(accepted, 0.5),
         "accepted_p99": 1e3 * at(accepted, 0.99),
+        "accepted_p999": 1e3 * at(accepted, 0.999),
+        "accepted_max": 1e3 * at(accepted, 1.0),
         "refused": len(refused),
         "refused_p50": 1e3 * at(refused, 0.5),
         "refused_p99": 1e3 * at(refused, 0.99),

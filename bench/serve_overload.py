@@ -17,13 +17,14 @@ from bench import persistent
 from bench.environments import scratch
 from bench.http_load import closed_loop, own_client
 from bench.http_servers import NAMES, Served, serving
-from bench.processes import descendants, pss
+from bench.processes import descendants, lives, rss
 from bench.report import RESULTS, Line
 
 TITLE = "HTTP: ten times more requests than can be answered, deadline 500 ms"
 DEADLINE_SECONDS = 0.5
 TIMES = (0.5, 1.0, 2.0, 5.0, 10.0)
 PEERS = ("uvicorn", "ray_serve", "bentoml", "litserve")
+BARE = "uvicorn, an echo as often"  # what the machine itself leaves: that one is at a quarter of what it can do
 CURVES = RESULTS / "serve_overload_curves.json"
 HEADERS = {"x-stoker-deadline": "500ms"}  # peers know nothing of it
 
@@ -54,6 +55,7 @@ def measure(scale: float) -> list[Line]:
                     peers[side] = overloaded(served, seconds=max(2.0, 6 * scale), last=max(2.0, 6 * scale))
             except RuntimeError as error:  # one that does not stand it is no reason to lose what was measured
                 print(f"{NAMES[side]} is left out: {error}", file=sys.stderr)
+    bare = _bare(10 * ours.capacity, seconds=max(2.0, 20 * scale))
     if scale == 1.0:
         _keep({"stoker": ours, **peers})
     last = ours.loads[-1]
@@ -62,8 +64,9 @@ def measure(scale: float) -> list[Line]:
         Line("goodput at ten times that, of it", "%", ours.share, better="higher", bound=90.0),
         Line("what is accepted, p99", "ms", last["accepted_p99"], bound=1e3 * DEADLINE_SECONDS),
         Line("refusals, p50", "ms", last["refused_p50"]),
-        Line("refusals, p99.9", "ms", last["refused_p999"]),
-        Line("refusals, slowest", "ms", last["refused_max"], bound=20.0),
+        Line("refusals, p99", "ms", last["refused_p99"], peer=BARE, theirs=bare["accepted_p99"]),
+        Line("refusals, p99.9", "ms", last["refused_p999"], peer=BARE, theirs=bare["accepted_p999"]),
+        Line("refusals, slowest", "ms", last["refused_max"], bound=20.0, peer=BARE, theirs=bare["accepted_max"]),
         Line("memory gained meanwhile", "MiB", ours.growth, bound=10.0),
         Line("answered otherwise or not at all", "", _other(last), bound=0.0),
         *(
@@ -96,18 +99,29 @@ def overloaded(served: Served, *, seconds: float, last: float, server: int = 0) 
 
 
 def _watched(server: int, given: dict[str, Any], seconds: float) -> tuple[dict[str, Any], float]:
-    """Return what the client has found, and by how many MiB the server and its workers grew after a sixth of it."""
+    """Return what the client has found, and by how many MiB the server and its workers grew after a sixth of it.
+
+    By a figure that the kernel has at hand: to add up the pages of a process stops it for as long as that takes.
+    """
     memory: list[float] = []
+    pids = [server, *descendants(server)] if server else []
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(own_client, given)
-        while server and not asking.done():
+        while pids and not asking.done():
             try:
-                asking.exception(seconds / 60)
+                asking.exception(seconds / 12)
             except TimeoutError:
-                memory.append(sum(pss(pid) for pid in (server, *descendants(server))))
+                memory.append(sum(rss(pid) for pid in pids if lives(pid)))
         figures = asking.result()
     settled = memory[len(memory) // 6 :]
-    return figures, (max(settled[-5:]) - settled[0]) if settled else 0.0
+    return figures, (settled[-1] - settled[0]) if settled else 0.0
+
+
+def _bare(rate: float, *, seconds: float) -> dict[str, Any]:
+    """Return what came of as many requests a second to a server that does nothing but answer."""
+    with scratch() as variables, serving("uvicorn", "echo", {"x": 21}, variables) as served:
+        asked = {"do": "open", "port": served.port, "path": served.path, "body": served.body, "rate": rate}
+        return own_client({**asked, "deadline": DEADLINE_SECONDS, "seconds": seconds})
 
 
 def _other(figures: dict[str, Any]) -> float:

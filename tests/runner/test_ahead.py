@@ -161,3 +161,49 @@ def test_what_is_big_or_bad_is_left_to_its_own_batch(stage: Stage) -> None:
     assert answer(worker, "first") == (200, "['bad', 'big', 'good'] ['good']")
     assert answer(worker, "big") == (200, "300000") and answer(worker, "good") == (200, "1")
     assert answer(worker, "bad")[0] == 422
+
+
+def test_a_batch_is_reported_while_the_next_one_runs(stage: Stage) -> None:
+    source = (
+        SOURCE
+        + """
+    def reports(x: list[int]):
+        if x[0] == 0:
+            open("started", "w").close()
+            until(lambda: len(waiting()) == 2)
+        elif x[0] == 1:
+            until(lambda: os.path.exists("go"))
+        return x
+    """
+    )
+    options = {"batch": BatchSpec(max_size=1, max_wait=0.0), "web": WebSpec(methods=["POST"])}
+    worker = stage.worker(source, "reports", **options)
+    ask(worker, first={"x": 0})
+    eventually((stage.directory / "started").exists)
+    ask(worker, second={"x": 1}, third={"x": 2})
+    assert answer(worker, "first") == (200, 0), "the second one has not ended"
+    (stage.directory / "go").touch()
+    assert [answer(worker, name) for name in ("second", "third")] == [(200, 1), (200, 2)], "also the last one"
+
+
+def test_what_the_next_batch_may_write_over_is_reported_before_it(stage: Stage) -> None:
+    source = (
+        SOURCE
+        + """
+    kept = [[0]]
+
+    def writes_over(x: list[int]):
+        kept[0][0] = x[0]
+        if x[0] == 0:
+            open("started", "w").close()
+            until(lambda: len(waiting()) == 2)
+        return [kept[0] for _ in x]
+    """
+    )
+    options = {"batch": BatchSpec(max_size=1, max_wait=0.0), "web": WebSpec(methods=["POST"])}
+    worker = stage.worker(source, "writes_over", **options)
+    ask(worker, first={"x": 0})
+    eventually((stage.directory / "started").exists)
+    ask(worker, second={"x": 1}, third={"x": 2})
+    names = ("first", "second", "third")
+    assert [answer(worker, name) for name in names] == [(200, [0]), (200, [1]), (200, [2])]

@@ -117,6 +117,7 @@ class Stage:
             is_plain=True,
             labels=Labels("a", "f"),
             told=[],
+            lines=b"",
             kind="call",
         )
         server: Any = SimpleNamespace(

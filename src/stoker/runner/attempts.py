@@ -108,6 +108,14 @@ class Desk:
             self.taken += 1
             return attempt
 
+    def take_all(self, count: int) -> list[Attempt]:
+        """Return the next attempts to run, so many at most."""
+        with self.lock:
+            taken = [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
+            self.running.update((attempt.key, attempt) for attempt in taken)
+            self.taken += len(taken)
+            return taken
+
     def first_waiting(self, count: int) -> list[Attempt]:
         """Return the attempts that are next, so many at most; they go on waiting."""
         with self.lock:

@@ -12,7 +12,10 @@ from stoker.runner.callables import Target
 from stoker.runner.patience import Patience
 
 if TYPE_CHECKING:
+    from stoker.runner.outbox import Payload
     from stoker.runner.worker import Worker
+
+_IMMUTABLE = frozenset({int, float, str, bool, bytes, type(None)})
 
 
 class Group:
@@ -23,6 +26,11 @@ class Group:
         self.attempts: list[Attempt] = []
         self.args: list[list[Any]] = [[] for _ in range(shape[0])]
         self.kwargs: dict[str, list[Any]] = {name: [] for name in shape[1]}
+
+    def is_of(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Tell whether these belong here, at a glance: false where that takes more."""
+        same = target is self.target and target.batch is not None and kwargs.keys() == self.kwargs.keys()
+        return same and len(args) == len(self.args)
 
     def add(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.attempts.append(attempt)
@@ -58,8 +66,7 @@ class Batches:
         """
         worker, found, until = self._worker, [first], 0.0
         while True:
-            while len(found) < self.size and (attempt := worker.take()) is not None:
-                found.append(attempt)
+            found += worker.take_more(self.size - len(found))
             now = time.monotonic()
             until = until or now + self.patience.seconds(len(found))
             if len(found) >= self.patience.enough or now >= until or worker.desk.draining:
@@ -73,6 +80,7 @@ class Batches:
         What is not batched is a group by itself.
         """
         groups: dict[Any, Group] = {}
+        last: Group | None = None  # nearly all are of one group: looking that up takes longer than adding to it
         for attempt in attempts:
             if attempt.interrupt is not None:  # it was cancelled while others were waited for
                 self._finish(attempt, None)
@@ -82,15 +90,25 @@ class Batches:
             except BaseException as error:  # noqa: BLE001 - opening an input runs user code
                 self._worker.finish(attempt, self._worker.reports.of_error(attempt, error), flush=False)
                 continue
+            if last is not None and last.is_of(target, args, kwargs):
+                last.add(attempt, args, kwargs)
+                continue
             shape = len(args), tuple(sorted(kwargs))
             key = (target, shape) if target.batch is not None else attempt.key
             if key not in groups:
                 groups[key] = Group(target, shape)
             groups[key].add(attempt, args, kwargs)
+            last = groups[key]
         return list(groups.values())
 
-    def end(self, group: Group, values: Any) -> None:
-        """Report what a batch has returned: one result for each call."""
+    @staticmethod
+    def may_end_later(values: Any) -> bool:
+        """Tell whether what a batch has returned is the same later: what can be changed may be written over by the next
+        batch, as a buffer of results is."""
+        return isinstance(values, (list, tuple)) and _IMMUTABLE.issuperset(map(type, values))
+
+    def end(self, group: Group, values: Any, *, flush_every: int = 0) -> None:
+        """Report what a batch has returned: one result for each call. With ``flush_every`` so many go at a time."""
         group.attempts[0].batch = len(group.attempts)
         try:
             label, method = self._worker.config.label, group.target.method
@@ -98,8 +116,20 @@ class Batches:
         except Exception as error:  # noqa: BLE001 - iterating over what was returned may run user code
             self.fail(group, error)
             return
+        encoded: list[tuple[Attempt, Payload]] = []
         for attempt, value in zip(group.attempts, results):  # noqa: B905 - `_one_each` has counted them
-            self._finish(attempt, value)
+            if isinstance(value, BaseException) or attempt.interrupt is not None or attempt.channel is not None:
+                self._finish(attempt, value)
+                continue
+            try:
+                encoded.append((attempt, self._worker.reports.encode_result(attempt, value)))
+            except BaseException as error:  # noqa: BLE001 - for one result that cannot travel the others are no worse
+                self._finish(attempt, error)
+            if len(encoded) == flush_every:
+                self._worker.finish_all(encoded)
+                self._worker.outbox.flush()
+                encoded = []
+        self._worker.finish_all(encoded)
 
     def fail(self, group: Group, error: BaseException) -> None:
         """Report that a batch has raised: each of its calls has."""

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from stoker.runner.worker import Worker
 
 
+FLUSHED_TOGETHER = 16  # results: their callers are answered, and may ask again, while the others are made
+
+
 class Waiter:
     """Waits for the lease connection and for being woken, by whoever reads the inbox on the main thread."""
 
@@ -121,16 +124,25 @@ class InlineLoop:
         while True:
             attempt = worker.take()
             if attempt is not None and self._batches is not None:
-                self._run_all(self._batches, self._batches.gather(attempt, wait=self._waiter.wait))
+                self._run_all(self._batches, self._batches.gather(attempt, wait=self._wait))
                 continue
             if attempt is not None:
                 self._run(attempt)
                 continue
             enter_only_call(None)
+            self._catch_up()
             outbox.flush()
             if worker.is_finished:
                 return
             self._waiter.wait()
+
+    def _wait(self, seconds: float) -> None:
+        self._catch_up()
+        self._waiter.wait(seconds)
+
+    def _catch_up(self) -> None:
+        if self._ahead is not None:
+            self._ahead.catch_up()
 
     def _run(self, attempt: Attempt) -> None:
         worker = self._worker
@@ -168,6 +180,7 @@ class InlineLoop:
 
     def _run_alone(self, group: Group) -> None:
         """Run what is not batched, of a class of which other methods are."""
+        self._catch_up()
         self._report(group.attempts[0], lambda: self._apply(*group.only()))
 
     def _run_group(self, batches: Batches, group: Group) -> None:
@@ -185,7 +198,20 @@ class InlineLoop:
             self._batch = []
             batches.fail(group, error)
         else:
+            self._end_group(batches, group, values)
+
+    def _end_group(self, batches: Batches, group: Group, values: Any) -> None:
+        """Report what a batch has returned: at once, or beside the next one where that may begin."""
+        worker = self._worker
+        if self._ahead is None or not worker.desk.waiting or not batches.may_end_later(values):
             batches.end(group, values)
+            return
+
+        def end() -> None:
+            batches.end(group, values, flush_every=FLUSHED_TOGETHER)
+            worker.outbox.flush()
+
+        self._ahead.leave(end)
 
     def _call(self, attempt: Attempt) -> Any:
         return self._apply(attempt, *self._worker.resolve(attempt))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from stoker.errors import ConnectionFailed, NotFound, StokerError
@@ -201,6 +202,25 @@ class Outbox:
             batch.add(payload)
         attempt.body = _NO_BODY
         return batch
+
+    def add_values(self, encoded: Sequence[tuple[Attempt, Payload]], now: float) -> None:
+        """Note attempts that have finished together, with a value each."""
+        value = Outcome.VALUE.value
+        with self._desk.lock:
+            running, batch = self._desk.running, self._pending
+            if batch is None:
+                batch = self._pending = ResultBatch(now)
+            for attempt, payload in encoded:
+                running.pop(attempt.key, None)
+                if attempt.printed:
+                    batch.printed.append(len(batch.ids))
+                batch.ids.append(attempt.id)
+                batch.batches.append(attempt.batch)
+                batch.attempts.append(attempt.number)
+                batch.outcomes.append(value)
+                batch.seconds.append(now - attempt.started if attempt.started else 0.0)
+                batch.add(payload)
+                attempt.body = _NO_BODY
 
     def is_due(self, batch: ResultBatch, now: float, *, remaining: int) -> bool:
         """Tell whether a batch should go now, with ``remaining`` attempts waiting here.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 from typing import NoReturn
 
 from stoker.errors import InvalidOption, InvalidRequest
@@ -30,7 +31,7 @@ from stoker.runner.incoming import AllIncoming
 from stoker.runner.inline import InlineLoop
 from stoker.runner.interrupts import Interrupt
 from stoker.runner.links import Abandoned, Inbox, Links
-from stoker.runner.outbox import Outbox, Stream
+from stoker.runner.outbox import Outbox, Payload, Stream
 from stoker.runner.output import Output
 from stoker.runner.reports import Report, Reports
 from stoker.runner.sampling import Sampler
@@ -195,6 +196,15 @@ class Worker:
             self.drain()
         return attempt
 
+    def take_more(self, count: int) -> list[Attempt]:
+        """Return the next attempts, so many at most, as `take` does."""
+        found: list[Attempt] = []
+        if not self.stopping and self.config.recycle_after is None:
+            return self.desk.take_all(count)
+        while len(found) < count and (attempt := self.take()) is not None:
+            found.append(attempt)
+        return found
+
     def resolve_ahead(self, attempt: Attempt) -> Resolved | None:
         """Return what `resolve` would, from any thread, if that is little work, runs no code of the user's, and the
         input is good."""
@@ -254,6 +264,15 @@ class Worker:
             self.outbox.flush()
         elif len(batch.ids) == 1:
             self.control.want(now + FLUSH_SECONDS)
+
+    def finish_all(self, encoded: Sequence[tuple[Attempt, Payload]]) -> None:
+        """Note the values of attempts that came by no channel; as `finish`, without a flush."""
+        for attempt, _ in encoded:
+            if self.output.has_open:
+                self.output.end_call(attempt.id)
+            if self._escalations:
+                self._escalations.pop(attempt.key, None)
+        self.outbox.add_values(encoded, time.monotonic())
 
     def _answer(self, attempt: Attempt, report: Report) -> bool:
         """Answer a call that came by the channel there; false if that is the server's to do."""

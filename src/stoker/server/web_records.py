@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any, NamedTuple
 
 from stoker.core.calls import Call, Result, Segment
 from stoker.errors import ProtocolError
 from stoker.protocol.web_calls import decode_request
 from stoker.server.gateway.problems import problem_of
+from stoker.server.gateway.request_lines import PATH_CHARACTERS
 from stoker.server.payloads import PayloadFiles
 from stoker.types import Outcome
 
@@ -38,15 +40,17 @@ class WebRecords:
     """The latest answers of calls that are attached, which leave no row."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, WebRecord] = {}
+        self._kept: OrderedDict[str, tuple[str, bytes, int]] = OrderedDict()
 
-    def answered(self, call_id: str, record: WebRecord) -> None:
-        self._kept[call_id] = record
+    def answered(self, call_id: str, method: str, path: bytes, status: int) -> None:
+        """Take note of an answer; ``path`` as it was written. On the hot path: few of them are ever looked at."""
+        self._kept[call_id] = method, path[:PATH_CHARACTERS], status
         if len(self._kept) > KEPT_ANSWERS:
-            del self._kept[next(iter(self._kept))]
+            self._kept.popitem(last=False)
 
     def get(self, call_id: str) -> WebRecord | None:
-        return self._kept.get(call_id)
+        found = self._kept.get(call_id)
+        return None if found is None else WebRecord(found[0], found[1].decode("ascii", "replace"), found[2])
 
 
 def asked_by(call: Call, files: PayloadFiles) -> WebRecord | None:

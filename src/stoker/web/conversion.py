@@ -499,7 +499,7 @@ def to_json(value: Any) -> bytes:
         TypeError: some of it has no form in JSON; the message names its type.
     """
     try:
-        text = _ENCODER.encode(value)
+        text = _encode(value)
     except (ValueError, TypeError, RecursionError):
         text = json.dumps(_finite(value, 0), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "replace")
@@ -532,7 +532,18 @@ def plain(value: Any) -> Any:
     )
 
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain)
+def _encoder() -> Callable[[Any], str]:
+    """Return what makes JSON of a value: the C function that `json.JSONEncoder` would make anew for each, which takes
+    longer than most answers do. It looks for no cycles; what holds itself is nested too deeply."""
+    whole = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain)
+    make, text = json.encoder.c_make_encoder, json.encoder.encode_basestring  # type: ignore[attr-defined]
+    if make is None:
+        return whole.encode
+    pieces = make(None, plain, text, None, ":", ",", False, False, False)
+    return lambda value: "".join(pieces(value, 0))
+
+
+_encode = _encoder()
 _PLAIN: tuple[tuple[tuple[str, ...], Callable[[Any], Any]], ...] = (
     (("__pydantic_serializer__",), lambda value: value.model_dump(mode="json")),
     (("__struct_fields__",), lambda value: {name: getattr(value, name) for name in value.__struct_fields__}),

@@ -14,10 +14,12 @@ import json
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence, Set
+from functools import cached_property
 from typing import Any, get_args, get_origin
 from urllib.parse import parse_qsl
 
 from stoker.errors import InvalidOption
+from stoker.protocol.encoded import Buffer
 from stoker.web.annotations import Unresolved, hints_of
 from stoker.web.conversion import (
     UNIONS,
@@ -55,7 +57,12 @@ class Input:
     source: str
     convert: Convert
 
-    @property
+    @cached_property
+    def path(self) -> str:
+        """Where it stands in a request, for people."""
+        return "$" if self.source == "body" else f"$.{self.name}"
+
+    @cached_property
     def is_required(self) -> bool:
         return self.default is REQUIRED
 
@@ -100,6 +107,10 @@ class Interface:
         self.inputs = self._inputs(parameters, hints)
         self.by_name = {one.name: one for one in self.inputs}
         sources = {one.source for one in self.inputs}
+        # Those that come as they are: one alone may be the whole body.
+        arrays = [one for one in self.inputs if one.source == "field" and is_array(one.annotation)]
+        self._files = [one for one in self.inputs if one.source == "file" or one in arrays]
+        self._whole = next((one for one in self.inputs if one.source == "body"), None)
         self.is_of_ours = all(is_of_ours(one.annotation) for one in self.inputs)  # reading runs no code of the user's
         self._reads_body = self.has_body and ("request" not in sources or bool(sources & {"field", "file", "body"}))
 
@@ -164,7 +175,7 @@ class Interface:
             Invalid: some of them are missing, or not what the annotations say.
             BadRequest: its body cannot be read.
         """
-        query = _query(request.query)
+        query = _query(request.query) if request.query else _NO_QUERY
         fields = self._fields(request) if self._reads_body else {}
         found: dict[str, Any] = {}
         for one in self.inputs:
@@ -172,14 +183,13 @@ class Interface:
                 found[one.name] = request
             elif one.name in fields:
                 value = fields[one.name]
-                path = "$" if one.source == "body" else f"$.{one.name}"
-                found[one.name] = _of_texts(one, value) if isinstance(value, _Texts) else one.convert(value, path)
+                found[one.name] = _of_texts(one, value) if type(value) is _Texts else one.convert(value, one.path)
             elif one.name in query and one.source != "body":
                 found[one.name] = _of_texts(one, query[one.name])
             elif one.is_required:
-                raise Invalid("$" if one.source == "body" else f"$.{one.name}", "this argument is missing")
-        unknown = [name for name in fields if name not in self.by_name]
-        if unknown:
+                raise Invalid(one.path, "this argument is missing")
+        if not fields.keys() <= self.by_name.keys():
+            unknown = [name for name in fields if name not in self.by_name]
             known = ", ".join(one.name for one in self.inputs if one.source != "request")
             raise Invalid(f"$.{unknown[0]}", f"there is no argument {unknown[0]!r}; there are: {known or 'none'}")
         return found
@@ -193,7 +203,7 @@ class Interface:
         if kind == "application/x-www-form-urlencoded" and request.size:
             form = fields_of_form(self._text_of_form(request.body))
             return {name: self._of_form(name, values) for name, values in form.items()}
-        files = self._files()
+        files = self._files
         if not request.size and not (len(files) == 1 and is_file_type(kind)):
             return {}
         if kind not in {"", "application/json"} and not kind.endswith("+json"):
@@ -203,20 +213,13 @@ class Interface:
                     return {files[0].name: _loaded(file)}
                 return {files[0].name: [file] if files[0].is_many else file}
             raise BadRequest(415, f"{self.label} takes JSON, and what came is {kind}. Send it as application/json.")
-        value = _json(request.body)
-        whole = next((one for one in self.inputs if one.source == "body"), None)
-        if whole is not None:
-            return {whole.name: value}
+        value = _json(request.view)
+        if self._whole is not None:
+            return {self._whole.name: value}
         if not isinstance(value, dict):
             names = ", ".join(one.name for one in self.inputs)
             raise Invalid("$", f"expected an object with the arguments by name: {names}")
         return value
-
-    def _files(self) -> list[Input]:
-        """Return those that come as they are: one alone may be the whole body."""
-        return [
-            one for one in self.inputs if one.source == "file" or (one.source == "field" and is_array(one.annotation))
-        ]
 
     def _text_of_form(self, body: bytes) -> str:
         """Return a form's text.
@@ -232,7 +235,7 @@ class Interface:
         try:
             return str(body, "utf-8")
         except UnicodeDecodeError:
-            wanted = "Send a file with its own type, as -H 'content-type: image/png'." if self._files() else ""
+            wanted = "Send a file with its own type, as -H 'content-type: image/png'." if self._files else ""
             raise BadRequest(415, f"{self.label}: {came}, and is no UTF-8, as forms are. {wanted}".rstrip()) from None
 
     def _of_form(self, name: str, values: list[str | File]) -> Any:
@@ -298,10 +301,11 @@ def _item(one: Input, text: str) -> Any:
     return text if args and args[0] is str else from_text(text)
 
 
+_NO_QUERY: Mapping[str, list[str]] = {}
+
+
 def _query(text: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    if not text:
-        return found
     try:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=PARTS_MAX, errors="strict")
     except UnicodeDecodeError:
@@ -313,9 +317,16 @@ def _query(text: str) -> dict[str, list[str]]:
     return found
 
 
-def _json(body: bytes) -> Any:
+def _json(body: Buffer) -> Any:
     try:
-        return _DECODER.decode(str(body, "utf-8"))
+        text = str(body, "utf-8")
+        try:
+            value, end = _scan(text, 0)
+            if end == len(text):
+                return value
+        except StopIteration:
+            pass
+        return _DECODER.decode(text)  # there is space around it, or something else
     except UnicodeDecodeError:
         raise BadRequest(400, "The body is no UTF-8, which JSON is written in.") from None
     except RecursionError:
@@ -329,6 +340,7 @@ def _refuse(name: str) -> Any:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse)
+_scan: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined] # as raw_decode does
 
 
 # Annotations

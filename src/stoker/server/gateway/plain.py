@@ -92,14 +92,11 @@ class PlainRequests:
         if not length.isdigit() or int(length) > BODY_BYTES or connection.flow.write_paused:
             return None
         try:
-            url = httptools.parse_url(connection.url)
-            path = url.path.decode("ascii")
+            path, raw_path, query = _place(connection.url)
         except (ValueError, AttributeError, httptools.HttpParserError):
             return None
-        if "%" in path:
-            path = unquote(path)
         method = parser.get_method().decode("ascii")
-        connection.scope["method"], connection.scope["raw_path"] = method, url.path
+        connection.scope["method"], connection.scope["raw_path"] = method, raw_path
         now = time.monotonic()
         key = self.shedding.key(method, path, headers)
         refused = self.shedding.find(key, now=now)
@@ -115,8 +112,16 @@ class PlainRequests:
         except Problem:
             return None
         request = PlainRequest(self, connection, route, headers, method=method, now=now)
-        request.key, request.rest, request.query, request.token = key, rest, url.query or b"", token
+        request.key, request.rest, request.query, request.token = key, rest, query, token
         return request
+
+
+@lru_cache(maxsize=256)  # of no more than the bytes of a head each; most clients ask for one place
+def _place(url: bytes) -> tuple[str, bytes, bytes]:
+    """Return the path, as it is meant and as it was written, and the query."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
 
 
 class Head(NamedTuple):
@@ -151,7 +156,18 @@ class PlainRequest:
     """One of them. To its connection it is what uvicorn calls a cycle."""
 
     __slots__ = (
-        *("_call", "_connection", "_extra", "_headers", "_of", "_refused", "_route", "_tracked", "disconnected"),
+        *(
+            "_call",
+            "_connection",
+            "_extra",
+            "_has_route",
+            "_headers",
+            "_of",
+            "_refused",
+            "_route",
+            "_tracked",
+            "disconnected",
+        ),
         *("body", "keep_alive", "key", "method", "more_body", "query", "response_complete", "response_started"),
         *("rest", "scope", "token"),
     )
@@ -174,6 +190,7 @@ class PlainRequest:
         self._headers = headers
         self.method = method
         self._refused = refused
+        self._has_route = False  # it was let in: its answer has what the endpoint's answers have
         self._extra: Pairs = []
         self._call: WebCall | None = None
         scope: Any = connection.scope
@@ -223,9 +240,8 @@ class PlainRequest:
     def _submit(self) -> WebCall:
         of, route = self._of, self._route
         holder = of.door.counted(self.token, self._extra)
-        self._extra += versions.version_of(route)
         deadline = deadline_of(self._headers)
-        self._extra += route.told
+        self._has_route = True
         return of.calls.submit(
             route.spec,
             route.key,
@@ -303,7 +319,7 @@ class PlainRequest:
         """Write an answer whose bytes have to be read first, or to a client that does not read what it is sent."""
         call, tracked = self._call, self._tracked
         assert call is not None and call.result is not None
-        extra = [*self._extra, (CALL_ID, call.id.encode())]
+        extra = [*self._extra, *versions.version_of(self._route), *self._route.told, (CALL_ID, call.id.encode())]
         tracked.sends_by(send)
         try:
             await send_answer(tracked, await self._of.calls.answer_in(call.id, call.result.payload), extra)
@@ -343,6 +359,8 @@ class PlainRequest:
         pieces: list[Buffer] = [STATUS_LINE[status], lines]
         if status not in _NO_BODY:
             pieces.append(b"content-length: %d\r\n" % len(body))
+        if self._has_route:
+            pieces.append(self._route.lines)
         for name, value in self._extra:
             pieces += (name, b": ", value, b"\r\n")
         if self._call is not None:

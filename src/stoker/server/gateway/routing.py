@@ -20,6 +20,7 @@ CACHED_MAX = 10_000  # paths that lead somewhere; those that lead nowhere are no
 
 
 HOST_MARK = b"--"
+VERSION = b"x-stoker-version"
 
 
 def is_host_of_function(host: bytes) -> bool:
@@ -61,6 +62,12 @@ class Route:
     def told(self) -> Pairs:
         """The headers that each of its answers has."""
         return [(name.lower().encode(), value.encode()) for name, value in self.web.headers.items()]
+
+    @cached_property
+    def lines(self) -> bytes:
+        """The headers of each answer of its version, as they are written."""
+        version = [(VERSION, b"%d" % self.spec.version)] if self.spec.version else []
+        return b"".join(b"%b: %b\r\n" % pair for pair in [*version, *self.told])
 
     @property
     def kind(self) -> str:

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.protocol.traces import Trace, parse_trace
 from stoker.server.gateway.replies import CALL_ID
-from stoker.server.gateway.request_lines import asked_of
 from stoker.server.metrics.tally import UNKNOWN, Labels
-from stoker.server.web_records import WebRecord
 
 REQUEST_ID = b"x-request-id"
 PARENT, STATE = b"traceparent", b"tracestate"
@@ -65,8 +63,10 @@ class Tracked:
         self.request_id = asked if asked and _ID.fullmatch(asked) else self.traceparent[_TRACE_ID].encode()
         if given is not None and self.parent is None:
             self._put({PARENT: b"", STATE: b"", REQUEST_ID: self.request_id})
-        elif self.request_id is not asked:
+        elif self.request_id is not asked and asked:
             self._put({REQUEST_ID: self.request_id})
+        elif self.request_id is not asked:
+            scope["headers"] = [*scope["headers"], (REQUEST_ID, self.request_id)]
 
     def _put(self, changed: dict[bytes, bytes]) -> None:
         """Have the request say this, once each, whatever it said; of what is empty nothing."""
@@ -104,9 +104,9 @@ class Tracked:
         return [*headers, *ours]
 
     @property
-    def record(self) -> WebRecord:
-        """Return what is kept for people of a request that became a call."""
-        return WebRecord(*asked_of(self._scope), self.status)
+    def asked(self) -> tuple[str, bytes]:
+        """Return the method and the path, as it was written."""
+        return self._scope.get("method", "GET"), self._scope["raw_path"]
 
     @property
     def outcome(self) -> int:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from stoker.core.trials import CANARY
 from stoker.server.gateway.problems import Problem
-from stoker.server.gateway.routing import Route, endpoints_of
+from stoker.server.gateway.routing import VERSION, Route, endpoints_of
 
 if TYPE_CHECKING:
     from stoker.server.server import Server
 
 STICKY_MAX_CHARACTERS = 255
 COOKIE = "stoker-sticky"
-HEADER = b"x-stoker-version"
+HEADER = VERSION
 
 
 def chosen(server: Server, route: Route, headers: dict[bytes, bytes]) -> Route:

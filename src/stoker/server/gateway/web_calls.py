@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stoker.server.server import Server
 
 PUBLIC = "public"  # who comes without a token
+DECIDED_TOGETHER = 8  # events: a message costs about as much as one more
 WHOLE_READ_BYTES = 4 << 20  # a bigger answer's file is read beside the loop
 
 
@@ -256,11 +257,14 @@ class WebCalls:
     def _decide_soon(self, event: e.Event) -> None:
         """Feed an event to the core once this turn of the loop is over.
 
-        What requests have asked for in it is decided together, in its order, and a worker is sent it as one message.
+        What requests have asked for in it is decided together, in its order, and a worker is sent it as one message;
+        of many the first are, so that it begins to read them while the others are read here.
         """
         self._events.append(event)
         if len(self._events) == 1:
             self._server.loop.call_soon(self._decide)
+        elif len(self._events) >= DECIDED_TOGETHER:
+            self._decide()
 
     def _decide(self) -> None:
         events, self._events = self._events, []

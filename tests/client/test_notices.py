@@ -113,3 +113,10 @@ def test_nothing_stands_in_for_what_is_no_terminal() -> None:
     screen = notices.Screen()
     screen.status("half way")
     assert (sys.stdout, sys.stderr) == before
+
+
+def test_output_for_a_stream_that_was_closed_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stdout", closed)
+    notices.show(Notice("log", {"function": "a.f", "streams": ["stdout"], "texts": ["one"]}))

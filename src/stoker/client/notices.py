@@ -44,8 +44,11 @@ class Screen:
         target = bare(stream)
         with self._lock:
             self._erase()
-            target.write(text if text.endswith("\n") else text + "\n")
-            target.flush()
+            try:
+                target.write(text if text.endswith("\n") else text + "\n")
+                target.flush()
+            except ValueError:  # it was closed: whoever reads what the server says must not end for that
+                return
             self._partial = self._partial and not is_terminal(target)
             self._draw()
 

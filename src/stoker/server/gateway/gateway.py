@@ -182,10 +182,10 @@ class Gateway:
         if route.web.resume and last:
             await self._resuming.resume(last, route, connection, send, extra, holder=holder)
             return
+        extra += route.told
         deadline = deadline_of(headers)
         later = await self._later.wanted(route, scope, headers, holder)
         payload = await self._payload(scope, headers, _request_of(route, scope, method, rest), receive)
-        extra += route.told
         if later is not None:
             trace = send.traceparent
             await self._begin(route, payload, later, send, extra, holder=holder, deadline=deadline, trace=trace)

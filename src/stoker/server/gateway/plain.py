@@ -240,8 +240,8 @@ class PlainRequest:
     def _submit(self) -> WebCall:
         of, route = self._of, self._route
         holder = of.door.counted(self.token, self._extra)
-        deadline = deadline_of(self._headers)
         self._has_route = True
+        deadline = deadline_of(self._headers)
         return of.calls.submit(
             route.spec,
             route.key,

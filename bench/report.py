@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import time
@@ -62,10 +63,16 @@ class Line:
             self.what,
             shown(self.stoker, self.unit),
             f"{self.peer}: {shown(self.theirs, self.unit)}" if self.theirs is not None else "",
-            f"{self.ratio:.2f}x" if self.ratio is not None else "",
+            _times(self.ratio),
             self.floor,
             {True: "yes", False: "**no**", None: ""}[self.met],
         ]
+
+
+def _times(ratio: float | None) -> str:
+    if ratio is None:
+        return ""
+    return f"{ratio:.2f}x" if math.isfinite(ratio) else "peer: none"
 
 
 HEADINGS = ["what", "Stoker", "peer", "times better", "floor", "met"]

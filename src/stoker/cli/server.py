@@ -231,6 +231,7 @@ def stop(
         _wait_for_end(lambda: not _lives(pid))
     elif pid:
         os.kill(pid, signal.SIGKILL)
+        _wait_for_end(lambda: not _lives(pid))  # until then it holds its lock, and what it has in shared memory stays
     _end_rest(force=force)
     if force:
         (paths.server_runtime() / "server.sock").unlink(missing_ok=True)

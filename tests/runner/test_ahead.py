@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from stoker.protocol.messages import Drain, Lease, Revoke
 from stoker.protocol.web_calls import WebRequest, decode_answer, encode_request
 from stoker.types import BatchSpec, Outcome, WebSpec
@@ -186,7 +188,10 @@ def test_a_batch_is_reported_while_the_next_one_runs(stage: Stage) -> None:
     assert [answer(worker, name) for name in ("second", "third")] == [(200, 1), (200, 2)], "also the last one"
 
 
-def test_what_the_next_batch_may_write_over_is_reported_before_it(stage: Stage) -> None:
+@pytest.mark.parametrize(("returned", "said"), [("[kept[0] for _ in x]", [[0], [1], [2]]), ("kept[0]", [0, 1, 2])])
+def test_what_the_next_batch_may_write_over_is_reported_as_it_was(
+    stage: Stage, returned: str, said: list[object]
+) -> None:
     source = (
         SOURCE
         + """
@@ -197,13 +202,13 @@ def test_what_the_next_batch_may_write_over_is_reported_before_it(stage: Stage) 
         if x[0] == 0:
             open("started", "w").close()
             until(lambda: len(waiting()) == 2)
-        return [kept[0] for _ in x]
+        return RETURNED
     """
     )
     options = {"batch": BatchSpec(max_size=1, max_wait=0.0), "web": WebSpec(methods=["POST"])}
-    worker = stage.worker(source, "writes_over", **options)
+    worker = stage.worker(source.replace("RETURNED", returned), "writes_over", **options)
     ask(worker, first={"x": 0})
     eventually((stage.directory / "started").exists)
     ask(worker, second={"x": 1}, third={"x": 2})
     names = ("first", "second", "third")
-    assert [answer(worker, name) for name in names] == [(200, [0]), (200, [1]), (200, [2])]
+    assert [answer(worker, name) for name in names] == [(200, each) for each in said]

@@ -32,8 +32,8 @@ class Attempt(CurrentCall):
     """One attempt and what becomes of it. ``segment`` is (name, size) when its input does not lie in ``body``."""
 
     __slots__ = (
-        "ahead", "batch", "body", "channel", "credit", "encode", "interrupt", "is_generator", "is_request", "key",
-        "method", "raised", "segment", "started", "was_read_ahead",
+        "ahead", "batch", "body", "channel", "credit", "encode", "ended", "interrupt", "is_generator", "is_request",
+        "key", "method", "raised", "segment", "started", "was_read_ahead",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +47,7 @@ class Attempt(CurrentCall):
         self.segment = segment
         self.credit = credit
         self.started = 0.0
+        self.ended = 0.0  # when it was over, where that is reported later
         self.encode: Callable[[Any], bytes] | None = None  # of what it returns or yields, where that is no pickle
         self.is_generator = False  # what it runs, once that is known
         self.is_request = False  # it came over HTTP, once that is known

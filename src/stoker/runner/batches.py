@@ -105,7 +105,7 @@ class Batches:
     def may_end_later(values: Any) -> bool:
         """Tell whether what a batch has returned is the same later: what can be changed may be written over by the next
         batch, as a buffer of results is."""
-        return isinstance(values, (list, tuple)) and _IMMUTABLE.issuperset(map(type, values))
+        return type(values) in {list, tuple} and _IMMUTABLE.issuperset(map(type, values))
 
     def end(self, group: Group, values: Any, *, flush_every: int = 0) -> None:
         """Report what a batch has returned: one result for each call. With ``flush_every`` so many go at a time."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -207,8 +208,12 @@ class InlineLoop:
             batches.end(group, values)
             return
 
+        kept, now = list(values), time.monotonic()  # the list itself may be written over, too
+        for attempt in group.attempts:
+            attempt.ended = now
+
         def end() -> None:
-            batches.end(group, values, flush_every=FLUSHED_TOGETHER)
+            batches.end(group, kept, flush_every=FLUSHED_TOGETHER)
             worker.outbox.flush()
 
         self._ahead.leave(end)

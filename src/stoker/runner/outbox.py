@@ -198,7 +198,7 @@ class Outbox:
             batch.batches.append(attempt.batch)
             batch.attempts.append(attempt.number)
             batch.outcomes.append(outcome.value)
-            batch.seconds.append(now - attempt.started if attempt.started else 0.0)
+            batch.seconds.append((attempt.ended or now) - attempt.started if attempt.started else 0.0)
             batch.add(payload)
         attempt.body = _NO_BODY
         return batch
@@ -218,7 +218,7 @@ class Outbox:
                 batch.batches.append(attempt.batch)
                 batch.attempts.append(attempt.number)
                 batch.outcomes.append(value)
-                batch.seconds.append(now - attempt.started if attempt.started else 0.0)
+                batch.seconds.append((attempt.ended or now) - attempt.started if attempt.started else 0.0)
                 batch.add(payload)
                 attempt.body = _NO_BODY
 

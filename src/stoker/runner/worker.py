@@ -388,7 +388,7 @@ class Worker:
                 self._loop.interrupt(attempt)
             elif escalation is not None:
                 due = min(due, escalation)
-            if attempt.interrupt is None and attempt.started:
+            if attempt.interrupt is None and attempt.started and not attempt.ended:
                 if now >= attempt.started + timeout:
                     attempt.interrupt = Interrupt.TIMEOUT
                     self._loop.interrupt(attempt)

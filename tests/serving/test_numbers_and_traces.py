@@ -153,15 +153,17 @@ def test_a_worker_that_dies_is_seen_in_numbers_and_spans(watched: Watched) -> No
 
 
 def test_paths_that_lead_nowhere_are_one_series_however_many(watched: Watched) -> None:
-    before = len(watched.numbers())
+    before = 0
     with httpx.Client(base_url=watched.served.url) as client:
         for i in range(300):
+            if i == 5:  # of each kind one: whichever tests came before
+                before = len(watched.numbers())
             path = (f"/nowhere/{i}", f"/{i}", f"/{i}/docs", f"/watched/{i}/x", f"/v1/calls/{i}")[i % 5]
             assert client.get(path).status_code == 404
             assert client.get("/healthz", headers={"x-request-id": f"{i}"}).headers["x-request-id"] == f"{i}"
     found = watched.numbers()
     assert found["stoker_http_requests_total{function=(unknown),status=404}"] == 180
-    assert len(found) - before < 100
+    assert len(found) - before < 25  # those of /metrics, which was counted after it was read first
     assert not any("nowhere" in name for name in found)
 
 

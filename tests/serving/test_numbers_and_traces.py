@@ -163,7 +163,7 @@ def test_paths_that_lead_nowhere_are_one_series_however_many(watched: Watched) -
             assert client.get("/healthz", headers={"x-request-id": f"{i}"}).headers["x-request-id"] == f"{i}"
     found = watched.numbers()
     assert found["stoker_http_requests_total{function=(unknown),status=404}"] == 180
-    assert len(found) - before < 25  # those of /metrics, which was counted after it was read first
+    assert len(found) - before < 100  # a series each would be thousands; some are of what earlier tests left running
     assert not any("nowhere" in name for name in found)
 
 

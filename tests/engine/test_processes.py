@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,3 +40,14 @@ def test_a_tracker_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) 
     with subprocess.Popen(command) as process:
         processes.kill_all(lambda: [process.pid])
         assert process.wait(5) == -9
+
+
+def test_what_is_found_by_its_environment_is_gone_and_not_only_out_of_sight() -> None:
+    """A process that exits lets go of its memory first, its environment with it: much memory takes a while."""
+    program = "import time; held = bytearray(300 << 20); print(flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"STOKER_TEST_MARK": "held"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        processes.kill_all(lambda: processes.with_environment({b"STOKER_TEST_MARK=held"}))
+        assert processes.start_time(process.pid) is None

@@ -18,6 +18,7 @@ from pathlib import Path
 from tests import leftovers
 
 START_SECONDS = 30.0
+ALL_MET_AFTER = 12  # kills
 WORKER_LOG = re.compile(r"w\d+-\d+\.log")  # Ray has worker logs of its own
 
 
@@ -59,6 +60,8 @@ def kill(pid: int, number: int = signal.SIGKILL) -> bool:
 
 class Chaos:
     """Kills processes at random moments until it is told to stop. ``weights``: how often each role is drawn.
+
+    None is left out by bad luck: after so many kills the roles come next that none was of yet.
 
     ``limits``: how many of a role are killed at most. A program gives its own server up that ends more than five times
     within a minute, and says so: such tests bound it.
@@ -105,7 +108,8 @@ class Chaos:
     def _strike(self) -> None:
         """Kill one of a role that is drawn; nobody where there is none, so that each is killed by its share only."""
         roles = [role for role in sorted(self._weights) if self.killed[role] < self._limits.get(role, 1 << 30)]
-        (role,) = self._random.choices(roles, [self._weights[role] for role in roles])
+        unmet = [role for role in roles if not self.killed[role]] if self.total >= ALL_MET_AFTER else []
+        (role,) = self._random.choices(unmet or roles, [self._weights[role] for role in unmet or roles])
         if living := by_role(self._runtime).get(role):
             self.killed[role] += kill(self._random.choice(sorted(living)))
 

@@ -143,15 +143,17 @@ def kill_all(find: Callable[[], Iterable[int]]) -> None:
     multiprocessing end by themselves once all that they serve are gone, and remove their semaphores and shared memory,
     which nobody else would: they have a moment for it.
     """
-    killed: set[int] = set()
-    began = time.monotonic()
+    killed: dict[int, int | None] = {}  # by pid, with its start: while one exits, its environment reads empty already,
+    began = time.monotonic()  # and what was found by a mark in there would be taken for gone
     pause, give_up = KILL_PAUSE_SECONDS, began + KILL_SECONDS
     while (now := time.monotonic()) < give_up:
-        living = {pid for pid in find() if start_time(pid) is not None}
+        found = {pid: start_time(pid) for pid in find()}
+        exiting = {pid: start for pid, start in killed.items() if start_time(pid) == start}
+        living = {pid: start for pid, start in (found | exiting).items() if start is not None}
         spared = {pid for pid in living if _is_tracker(pid)} if now < began + TRACKER_SECONDS else set()
-        if not spared | {pid for pid in living - spared if send_signal(pid, signal.SIGKILL)}:
+        if not spared | {pid for pid in living.keys() - spared if send_signal(pid, signal.SIGKILL)}:
             return
-        if living <= killed:
+        if living.items() <= killed.items():
             time.sleep(pause)
             pause = min(2 * pause, KILL_PAUSE_MAX_SECONDS)
         killed |= living

@@ -91,7 +91,5 @@ class Ahead:
         for attempt in self._worker.desk.first_waiting(self._count):
             if self._is_back:
                 return
-            if not attempt.was_read_ahead:
-                attempt.was_read_ahead = True
-                attempt.ahead = self._worker.resolve_ahead(attempt)
+            if self._worker.read_ahead(attempt):
                 time.sleep(0)  # or the main thread would wait for the interpreter until all of them are read

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from stoker.errors import InvalidRequest
-from stoker.runner.attempts import Attempt
+from stoker.runner.attempts import Attempt, Resolved
 from stoker.runner.callables import Target
 from stoker.runner.patience import Patience
 
@@ -27,10 +27,23 @@ class Group:
         self.args: list[list[Any]] = [[] for _ in range(shape[0])]
         self.kwargs: dict[str, list[Any]] = {name: [] for name in shape[1]}
 
-    def is_of(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Tell whether these belong here, at a glance: false where that takes more."""
-        same = target is self.target and target.batch is not None and kwargs.keys() == self.kwargs.keys()
-        return same and len(args) == len(self.args)
+    @classmethod
+    def of_all(cls, resolved: list[tuple[Attempt, Resolved]]) -> Group | None:
+        """Return all of these as one, at a glance: None where that takes more, or they are none or of several."""
+        if not resolved:
+            return None
+        target, args, kwargs = resolved[0][1]
+        count, names = len(args), kwargs.keys()
+        if target.batch is None:
+            return None
+        for _, (other, given, named) in resolved:
+            if other is not target or len(given) != count or named.keys() != names:
+                return None
+        group = cls(target, (0, ()))
+        group.attempts = [attempt for attempt, _ in resolved]
+        group.args = [[given[i] for _, (_, given, _) in resolved] for i in range(count)]
+        group.kwargs = {name: [named[name] for _, (_, _, named) in resolved] for name in names}
+        return group
 
     def add(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.attempts.append(attempt)
@@ -72,6 +85,8 @@ class Batches:
             if len(found) >= self.patience.enough or now >= until or worker.desk.draining:
                 self.patience.ran(len(found))
                 return found
+            for attempt in found:  # the time is there
+                worker.read_ahead(attempt)
             wait(until - now)
 
     def grouped(self, attempts: list[Attempt]) -> list[Group]:
@@ -79,27 +94,31 @@ class Batches:
 
         What is not batched is a group by itself.
         """
+        resolved = self._resolved(attempts)
+        alone = Group.of_all(resolved)
+        if alone is not None:
+            return [alone]
         groups: dict[Any, Group] = {}
-        last: Group | None = None  # nearly all are of one group: looking that up takes longer than adding to it
-        for attempt in attempts:
-            if attempt.interrupt is not None:  # it was cancelled while others were waited for
-                self._finish(attempt, None)
-                continue
-            try:
-                target, args, kwargs = self._worker.resolve(attempt)
-            except BaseException as error:  # noqa: BLE001 - opening an input runs user code
-                self._worker.finish(attempt, self._worker.reports.of_error(attempt, error), flush=False)
-                continue
-            if last is not None and last.is_of(target, args, kwargs):
-                last.add(attempt, args, kwargs)
-                continue
+        for attempt, (target, args, kwargs) in resolved:
             shape = len(args), tuple(sorted(kwargs))
             key = (target, shape) if target.batch is not None else attempt.key
             if key not in groups:
                 groups[key] = Group(target, shape)
             groups[key].add(attempt, args, kwargs)
-            last = groups[key]
         return list(groups.values())
+
+    def _resolved(self, attempts: list[Attempt]) -> list[tuple[Attempt, Resolved]]:
+        """Return these with what they run and with what; those that have no valid input, or are cancelled, end here."""
+        found: list[tuple[Attempt, Resolved]] = []
+        for attempt in attempts:
+            if attempt.interrupt is not None:  # it was cancelled while others were waited for
+                self._finish(attempt, None)
+                continue
+            try:
+                found.append((attempt, attempt.ahead or self._worker.resolve(attempt)))
+            except BaseException as error:  # noqa: BLE001 - opening an input runs user code
+                self._worker.finish(attempt, self._worker.reports.of_error(attempt, error), flush=False)
+        return found
 
     @staticmethod
     def may_end_later(values: Any) -> bool:
@@ -107,8 +126,13 @@ class Batches:
         batch, as a buffer of results is."""
         return type(values) in {list, tuple} and _IMMUTABLE.issuperset(map(type, values))
 
-    def end(self, group: Group, values: Any, *, flush_every: int = 0) -> None:
-        """Report what a batch has returned: one result for each call. With ``flush_every`` so many go at a time."""
+    def end(self, group: Group, values: Any) -> None:
+        """Report what a batch has returned: one result for each call."""
+        for _ in self.ending(group, values, first=len(group.attempts), then=0):
+            pass
+
+    def ending(self, group: Group, values: Any, *, first: int, then: int) -> Iterator[None]:
+        """Do so piece by piece: ``first`` results, then so many at a time. Who iterates may flush after each."""
         group.attempts[0].batch = len(group.attempts)
         try:
             label, method = self._worker.config.label, group.target.method
@@ -117,6 +141,7 @@ class Batches:
             self.fail(group, error)
             return
         encoded: list[tuple[Attempt, Payload]] = []
+        size = first
         for attempt, value in zip(group.attempts, results):  # noqa: B905 - `_one_each` has counted them
             if isinstance(value, BaseException) or attempt.interrupt is not None or attempt.channel is not None:
                 self._finish(attempt, value)
@@ -125,11 +150,12 @@ class Batches:
                 encoded.append((attempt, self._worker.reports.encode_result(attempt, value)))
             except BaseException as error:  # noqa: BLE001 - for one result that cannot travel the others are no worse
                 self._finish(attempt, error)
-            if len(encoded) == flush_every:
+            if len(encoded) == size:
                 self._worker.finish_all(encoded)
-                self._worker.outbox.flush()
-                encoded = []
+                encoded, size = [], then
+                yield
         self._worker.finish_all(encoded)
+        yield
 
     def fail(self, group: Group, error: BaseException) -> None:
         """Report that a batch has raised: each of its calls has."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from stoker.protocol.encoded import Buffer
-from stoker.protocol.web_calls import decode_request
-from stoker.runner.attempts import Attempt
+from stoker.protocol.web_calls import WebRequest, decode_request
+from stoker.runner.attempts import Attempt, Resolved
 from stoker.runner.callables import Target
 from stoker.runner.targets import Code
 from stoker.web.answers import StreamEncoder, answer_of, error_answer
@@ -44,16 +42,42 @@ class Endpoints:
             if not target.is_exchange:
                 self._interface(name, target)
 
-    def resolve(self, attempt: Attempt, payload: Buffer) -> tuple[Target, tuple[Any, ...], dict[str, Any]]:
+    def resolve(self, attempt: Attempt, payload: Buffer) -> Resolved:
         """Return what a request is for, and the arguments that it gives; its answer is encoded as one.
 
         Raises:
             Answered: it cannot be read, or is not what the function takes.
         """
         came = decode_request(payload)
-        target, _, _ = self._code.target((came.target,) if came.target else (), {})
+        target = self._target(came)
         if target.is_exchange:
             return target, (came,), {}
+        try:
+            return self._read(attempt, came, target)
+        except BadRequest as error:
+            raise Answered(error_answer(error.status, "BadRequest", str(error), call_id=attempt.id)) from None
+        except Invalid as error:
+            said = error_answer(422, "ValidationError", str(error), call_id=attempt.id, path=error.path)
+            raise Answered(said) from None
+
+    def resolve_ahead(self, attempt: Attempt, payload: Buffer) -> Resolved | None:
+        """Return the same if the request is for a batch, and its arguments are made without any code of the user's.
+
+        Raises:
+            Invalid: it is not what the function takes.
+            BadRequest: it cannot be read.
+        """
+        came = decode_request(payload)
+        target = self._target(came)
+        if target.batch is None or not self._interface(came.target, target).is_of_ours:
+            return None
+        return self._read(attempt, came, target)
+
+    def _target(self, came: WebRequest) -> Target:
+        target, _, _ = self._code.target((came.target,) if came.target else (), {})
+        return target
+
+    def _read(self, attempt: Attempt, came: WebRequest, target: Target) -> Resolved:
         attempt.encode = StreamEncoder(came.accept, call_id=attempt.id) if target.is_generator else answer_of
         headers = Headers(lambda: came.headers)
         request = Request(
@@ -61,19 +85,8 @@ class Endpoints:
             client=came.client,
             content_type=came.content_type,
         )
-        try:
-            return target, (), self._interface(came.target, target).read(request)
-        except BadRequest as error:
-            raise Answered(error_answer(error.status, "BadRequest", str(error), call_id=attempt.id)) from None
-        except Invalid as error:
-            said = error_answer(422, "ValidationError", str(error), call_id=attempt.id, path=error.path)
-            raise Answered(said) from None
-
-    def may_read_ahead(self, payload: Buffer) -> bool:
-        """Tell whether a request is for a batch, and its arguments are made without any code of the user's."""
-        came = decode_request(payload)
-        target, _, _ = self._code.target((came.target,) if came.target else (), {})
-        return target.batch is not None and self._interface(came.target, target).is_of_ours
+        attempt.is_generator, attempt.method = target.is_generator, target.method
+        return target, (), self._interface(came.target, target).read(request)
 
     def _interface(self, name: str, target: Target) -> Interface:
         found = self._interfaces.get(name)

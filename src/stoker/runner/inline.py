@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from stoker.runner.worker import Worker
 
 
-FLUSHED_TOGETHER = 16  # results: their callers are answered, and may ask again, while the others are made
+REPORTED_FIRST = 4  # results of a batch, before the next begins: the server answers these while the others are made
+REPORTED_TOGETHER = 16  # of the others, beside the next
 
 
 class Waiter:
@@ -211,12 +212,15 @@ class InlineLoop:
         kept, now = list(values), time.monotonic()  # the list itself may be written over, too
         for attempt in group.attempts:
             attempt.ended = now
+        reported = batches.ending(group, kept, first=REPORTED_FIRST, then=REPORTED_TOGETHER)
+        next(reported)
+        worker.outbox.flush()
 
-        def end() -> None:
-            batches.end(group, kept, flush_every=FLUSHED_TOGETHER)
-            worker.outbox.flush()
+        def report_the_others() -> None:
+            for _ in reported:
+                worker.outbox.flush()
 
-        self._ahead.leave(end)
+        self._ahead.leave(report_the_others)
 
     def _call(self, attempt: Attempt) -> Any:
         return self._apply(attempt, *self._worker.resolve(attempt))

@@ -205,16 +205,20 @@ class Worker:
             found.append(attempt)
         return found
 
-    def resolve_ahead(self, attempt: Attempt) -> Resolved | None:
-        """Return what `resolve` would, from any thread, if that is little work, runs no code of the user's, and the
-        input is good."""
+    def read_ahead(self, attempt: Attempt) -> bool:
+        """Have `resolve` done, from any thread, if that is little work, runs no code of the user's, and the input is
+        good. It is tried once; false where it was before."""
+        if attempt.was_read_ahead:
+            return False
+        attempt.was_read_ahead = True
         payload = attempt.body
-        if attempt.segment is not None or len(payload) > AHEAD_MAX_BYTES or not is_request(payload):
-            return None
-        try:
-            return self.resolve(attempt) if self._endpoints.may_read_ahead(payload) else None
-        except Exception:  # noqa: BLE001 - it will come again where somebody is told of it
-            return None
+        if attempt.segment is None and len(payload) <= AHEAD_MAX_BYTES and is_request(payload):
+            attempt.is_request = True
+            try:
+                attempt.ahead = self._endpoints.resolve_ahead(attempt, payload)
+            except Exception:  # noqa: BLE001 - it will come again where somebody is told of it
+                pass
+        return True
 
     def resolve(self, attempt: Attempt) -> Resolved:
         """Return what an attempt runs, and the arguments for it.

@@ -53,7 +53,8 @@ class Submitted(NamedTuple):
     yields what no other attempt could go on with.
 
     ``again``: an earlier term has taken them in, so they are not refused for want of room. ``channel``: they were sent
-    down it before, without an answer in time. ``method``: of a class. ``trace``: the W3C ``traceparent`` of who asks.
+    down it before, without an answer in time. ``method``: of a class. ``trace``: the W3C ``traceparent`` of who asks;
+    ``traces``: that of each call, where they are of several.
     """
 
     client: str
@@ -69,6 +70,7 @@ class Submitted(NamedTuple):
     channel: str = ""
     method: str = ""
     trace: str = ""
+    traces: Sequence[str] = ()
 
 
 class Restored(NamedTuple):

@@ -150,12 +150,13 @@ def _refuse(st: State, event: e.Submitted, ids: Sequence[str], payloads: Sequenc
 def _take(st: State, pool: Pool, event: e.Submitted, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
     detached, now = event.detached, st.now
     deadline = event.deadline
+    traces = dict(zip(event.ids, event.traces, strict=True)) if event.traces else {}
     taken = []
     for call_id, payload in zip(ids, payloads, strict=True):
         # fmt: off
         call = Call(
             call_id, pool, event.client, payload, now, event.kind, detached, event.priority, deadline, event.parent,
-            event.method, event.trace,
+            event.method, traces.get(call_id, event.trace),
         )
         # fmt: on
         st.calls[call_id] = call

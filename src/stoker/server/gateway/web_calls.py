@@ -10,7 +10,7 @@ import itertools
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stoker.core import crash_loops
 from stoker.core import events as e
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stoker.server.server import Server
 
 PUBLIC = "public"  # who comes without a token
-DECIDED_TOGETHER = 8  # events: a message costs about as much as one more
+DECIDED_TOGETHER = 8  # things asked for: a message costs about as much as one more
 WHOLE_READ_BYTES = 4 << 20  # a bigger answer's file is read beside the loop
 
 
@@ -126,6 +126,24 @@ class WebSession(Session):
                     call.tell()
 
 
+class _Common(NamedTuple):
+    """What calls have in common that the core takes in as one: it looks once then at what does not differ."""
+
+    client: str
+    function: str
+    method: str
+    priority: int
+
+
+class _Together(NamedTuple):
+    """Such calls, on their way to the core, which others may join."""
+
+    common: _Common
+    ids: list[str]
+    payloads: list[Payload]
+    traces: list[str]
+
+
 class WebCalls:
     """See the module."""
 
@@ -134,6 +152,8 @@ class WebCalls:
         self._prefix = f"h{server.epoch}{secrets.token_hex(4)}"
         self._numbers = itertools.count(1)
         self._events: list[e.Event] = []
+        self._asked = 0  # things that these are
+        self._together: _Together | None = None  # the last of them
 
     def submit(
         self,
@@ -165,6 +185,9 @@ class WebCalls:
             call.result = Result(Outcome.ERROR, error=refusal)
             return call
         seconds = deadline if deadline is not None else spec.options.deadline
+        if seconds is None and kind == "call" and not detached_as and not server.functions.beside:
+            self._submit_together(_Common(session.name, key, method, spec.options.priority), call.id, payload, trace)
+            return call
         self._decide_soon(
             e.Submitted(
                 client=session.name,
@@ -184,6 +207,24 @@ class WebCalls:
         if server.functions.beside:
             server.shadows.mirror(key, [call.id], [payload], kind=kind, method=method)
         return call
+
+    def _submit_together(self, common: _Common, call_id: str, payload: Payload, trace: str) -> None:
+        together = self._together
+        if together is not None and together.common == common:
+            together.ids.append(call_id)
+            together.payloads.append(payload)
+            together.traces.append(trace)
+            self._asked += 1
+            if self._asked >= DECIDED_TOGETHER:
+                self._decide()
+            return
+        one = _Together(common, [call_id], [payload], [trace])
+        client, function, method, priority = common
+        self._decide_soon(
+            e.Submitted(client, function, one.ids, one.payloads, priority=priority, method=method, traces=one.traces)
+        )
+        if self._events:
+            self._together = one
 
     def _session(self, holder: str) -> WebSession:
         name = session_name(holder)
@@ -260,14 +301,16 @@ class WebCalls:
         What requests have asked for in it is decided together, in its order, and a worker is sent it as one message;
         of many the first are, so that it begins to read them while the others are read here.
         """
+        self._together = None  # what is asked for from now on comes after this
         self._events.append(event)
+        self._asked += 1
         if len(self._events) == 1:
             self._server.loop.call_soon(self._decide)
-        elif len(self._events) >= DECIDED_TOGETHER:
+        elif self._asked >= DECIDED_TOGETHER:
             self._decide()
 
     def _decide(self) -> None:
-        events, self._events = self._events, []
+        events, self._events, self._asked, self._together = self._events, [], 0, None
         if events:
             self._server.decide(*events)
             self._server.flush()

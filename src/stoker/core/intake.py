@@ -69,12 +69,25 @@ def submit(st: State, event: e.Submitted) -> None:
     count = len(ids)
     if not event.again and channels.of(st, event) is None:
         count = min(count, admission.room(pool.waiting_calls, max_pending=pool.options.max_pending, kind=_kind(event)))
+        if count < len(ids) and event.traces and len(ids) > 1:
+            for one in _each(event, ids, payloads):  # what is idle takes some of them, which then do not wait
+                submit(st, one)
+            return
         if count < len(ids):
             count += fairness.make_room(st, pool, event, taken=count, wanted=len(ids) - count)
     if count < len(ids):
         _refuse(st, event, ids[count:], payloads[count:], _overloaded(pool))
     if count:
         _take(st, pool, event, ids[:count], payloads[:count])
+
+
+def _each(event: e.Submitted, ids: Sequence[str], payloads: Sequence[Payload]) -> list[e.Submitted]:
+    """Return an event for each of these calls, which others have asked for than for the rest."""
+    traces = dict(zip(event.ids, event.traces, strict=True))
+    return [
+        event._replace(ids=[call_id], payloads=[payload], traces=[traces[call_id]])
+        for call_id, payload in zip(ids, payloads, strict=True)
+    ]
 
 
 def _kind(event: e.Submitted) -> str:

@@ -17,6 +17,7 @@ from stoker.cli.screen import show_json, show_json_line
 from stoker.client import session as sessions
 from stoker.client.app import LocalEntrypoint
 from stoker.client.function import Function
+from stoker.client.goodbye import FLUSH_LOGS_SECONDS
 from stoker.errors import StokerError
 
 # What follows the target belongs to the user's function, `--help` included.
@@ -96,7 +97,7 @@ def _call(function: Function[..., Any], values: dict[str, Any], *, json_to: Text
         return
     result = function.remote(**values)
     with suppress(StokerError, TimeoutError):
-        sessions.current().request("flush", {}, timeout=sessions.FLUSH_LOGS_SECONDS)  # so that the result comes last
+        sessions.current().request("flush", {}, timeout=FLUSH_LOGS_SECONDS)  # so that the result comes last
     if json_to is not None:
         show_json(result, json_to)
     elif result is not None:

@@ -300,6 +300,9 @@ class OpenCalls:
     def add_one(self, pending: Pending) -> None:
         self._calls[pending.id] = pending
 
+    def all(self) -> list[Pending]:
+        return list(self._calls.values())
+
     def unfinished_spawns(self) -> int:
         """Count detached calls that somebody in this process made or watches and that are not settled."""
         return sum(1 for pending in list(self._calls.values()) if pending.route.detached)

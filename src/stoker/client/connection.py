@@ -110,7 +110,8 @@ class Connection:
         self._unacked_bytes = 0  # of results that came in frames
         self.closing = False  # the server was asked to end: its going away is no fault
         self._sendable = False
-        self._lost_at: float | None = None
+        self.lost_at: float | None = None  # by the monotonic clock; None while there is a connection
+        self.dial_timeout = DIAL_TIMEOUT_SECONDS
         self._lock = threading.Lock()
         self._request_ids = itertools.count(1)
 
@@ -125,7 +126,7 @@ class Connection:
         Raises:
             ConnectionFailed: nobody answers; `redial` is the patient form.
         """
-        link = self.endpoint.connect(timeout=DIAL_TIMEOUT_SECONDS)
+        link = self.endpoint.connect(timeout=self.dial_timeout)
         try:
             welcome = greet(
                 link,
@@ -148,7 +149,7 @@ class Connection:
             self._brought = _of_this_node()
             self.seen = self._acked = self._unacked_bytes = 0
             self.generation += 1
-            self._lost_at = None
+            self.lost_at = None
             if not (self.endpoint.is_remote and self.calls):
                 self._sendable = True
                 self._say_again(welcome, registrations=restarted)
@@ -178,18 +179,20 @@ class Connection:
         if self.closing:
             raise ConnectionFailed("The server closed the connection at the end of the session.")
         grace = self.welcome.grace if self.welcome else 0.0
-        if self._lost_at is None:
-            self._lost_at = time.monotonic()
+        if self.lost_at is None:
+            self.lost_at = time.monotonic()
         delay = REDIAL_FIRST_DELAY_SECONDS
         while not given_up():
             try:
                 self.endpoint.revive()
                 self.dial()
+                if given_up():  # meanwhile: nobody reads it any more, nor waits for this thread
+                    self.drop()
                 return True
             except (VersionMismatch, PermissionDenied):
                 raise
             except (ConnectionFailed, TimeoutError) as error:
-                if time.monotonic() >= self._lost_at + grace:
+                if time.monotonic() >= self.lost_at + grace:
                     raise ConnectionFailed(
                         f"The server at {self.endpoint.path} went away and did not come back within {grace:.0f} s "
                         f"({error}). Calls that were open are lost to this program; run it again."

@@ -87,16 +87,16 @@ class Reader:
         self._closed = True
         self._nudge.set()
         self._poke()
+        give_up = time.monotonic() + CLOSE_SECONDS
         if threading.current_thread() is not self._thread:
-            self._thread.join()
-        self._wait_unread()
+            self._thread.join(CLOSE_SECONDS)  # it may be in the middle of dialling a host that does not answer
+        self._wait_unread(give_up)
         self._connection.drop()
         os.close(self._wake_in)
         os.close(self._wake_out)
 
-    def _wait_unread(self) -> None:
+    def _wait_unread(self, give_up: float) -> None:
         """Let threads that still read find out that the session is over, before its file descriptors go."""
-        give_up = time.monotonic() + CLOSE_SECONDS
         while self._leader is not None and time.monotonic() < give_up:
             self._poke()
             time.sleep(0.001)

@@ -7,7 +7,6 @@ one of its own. A forked child gets a session of its own, to the same server.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import itertools
 import os
 import threading
@@ -23,6 +22,7 @@ from stoker.client.connection import Connection, Endpoint, OpenRequest
 from stoker.client.dispatch import DEFAULT_WINDOW_CALLS, Dispatcher
 from stoker.client.embedded import EmbeddedServer
 from stoker.client.endpoints import configured_endpoint, local_endpoint
+from stoker.client.goodbye import SHUTDOWN_SECONDS, say_goodbye
 from stoker.client.ids import call_ids, stamped_id
 from stoker.client.reader import Reader
 from stoker.errors import ConnectionFailed, InvalidRequest, NotFound, StokerError, from_wire
@@ -36,9 +36,6 @@ from stoker.transport.segments import INLINE_MAX_BYTES
 
 OUTPUT_SECONDS = 1.0  # how long a call's result waits for its output
 OUTPUT_PAUSE_SECONDS = 10.0  # after a wait in vain, for which results do not wait for their output
-FLUSH_LOGS_SECONDS = 5.0  # how long the end of a program waits for the last output of its workers
-CLEAN_UP_SECONDS = 10.0  # the grace of cancelled calls, in which they may print as well
-SHUTDOWN_SECONDS = 10.0
 
 
 class Session:
@@ -72,6 +69,11 @@ class Session:
     def usable(self) -> bool:
         """Tell whether this is still this process's session."""
         return _session is self and self.reader.failure is None
+
+    @property
+    def output_missing(self) -> bool:
+        """Tell whether the last wait for what a call had printed was in vain."""
+        return self._no_output_before > 0
 
     @property
     def failed(self) -> bool:
@@ -162,6 +164,7 @@ class Session:
         elif notices.screen.show_output and time.monotonic() >= self._no_output_before:
             try:
                 self.request("flush", timeout=OUTPUT_SECONDS)
+                self._no_output_before = 0.0
             except (StokerError, TimeoutError):
                 # A map of calls that print must not wait so long for each of them.
                 self._no_output_before = time.monotonic() + OUTPUT_PAUSE_SECONDS
@@ -245,7 +248,7 @@ class Session:
         self._closed = True
         unfinished = self.connection.calls.unfinished_spawns()
         if not self.failed:
-            self._say_goodbye()
+            say_goodbye(self)
         self.channels.close()
         self.reader.fail(self.reader.failure or GONE)
         self.reader.close()
@@ -256,20 +259,6 @@ class Session:
                     f"{unfinished} spawned call(s) had not finished and were cancelled with this program's own server. "
                     "Start one that stays (`stoker server start`) for calls that outlive the program."
                 )
-
-    def _say_goodbye(self) -> None:
-        """Have the last output sent, and an embedded server end. Neither is waited for in vain.
-
-        A server elsewhere does not see this process end, and would wait for it to come back.
-        """
-        with contextlib.suppress(StokerError, TimeoutError):
-            self.reader.do_chores()  # a stream that was just dropped is closed before its last output is awaited
-            self.request("flush", {"ended": True}, timeout=CLEAN_UP_SECONDS + FLUSH_LOGS_SECONDS)
-        last_word = "shutdown" if self.embedded else "leave" if self.endpoint.is_remote else ""
-        if last_word:
-            self.connection.closing = True
-            with contextlib.suppress(StokerError, TimeoutError):
-                self.request(last_word, timeout=SHUTDOWN_SECONDS)
 
 
 _lock = threading.RLock()

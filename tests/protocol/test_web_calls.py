@@ -15,7 +15,8 @@ from stoker.protocol.web_calls import (
     encode_answer,
     encode_request,
     is_request,
-    request_payload,
+    join_request,
+    request_line,
 )
 
 
@@ -31,15 +32,15 @@ def test_there_and_back() -> None:
 def test_a_faster_encoder_says_the_same() -> None:
     headers = [("accept", "*/*"), ("content-type", "text/plain"), ("content-type", "x")]
     whole = WebRequest("PUT", "/a", "b=%20", headers, "::1", "embed", b"body")
-    fast = request_payload(
-        *("PUT", "/a", "b=%20", headers),
+    line = request_line(
+        *("PUT", "/a", "b=%20"),
         client="::1",
         target="embed",
         accept="*/*",
         content_type="text/plain",
-        body=b"body",
         dumps=msgspec.json.encode,
     )
+    fast = join_request(line, msgspec.json.encode(headers), b"body")
     assert fast == encode_request(whole)
 
 

@@ -123,28 +123,26 @@ class WebAnswer:
 def encode_request(request: WebRequest, *, body: Buffer | None = None) -> bytes:
     """Return a request as a payload, with this body in place of its own."""
     line, headers = _ENCODE(_line_of(request)).encode(), _ENCODE(request.headers).encode()
-    return _join_request(line, headers, request.body if body is None else body)
+    return join_request(line, headers, request.body if body is None else body)
 
 
-def request_payload(
+def request_line(
     method: str,
     path: str,
     query: str,
-    headers: Headers,
     *,
     client: str,
     target: str,
     accept: str,
     content_type: str,
-    body: Buffer,
     dumps: Callable[[Any], bytes],
 ) -> bytes:
-    """Return a request of kind ``http`` as a payload, as `encode_request` does, by a faster encoder of JSON."""
-    line = dumps([method, path, query, client, target, "http", "http", "", False, accept, content_type])
-    return _join_request(line, dumps(headers), body)
+    """Return the line of a request of kind ``http``, as `encode_request` does, by a faster encoder of JSON."""
+    return dumps([method, path, query, client, target, "http", "http", "", False, accept, content_type])
 
 
-def _join_request(line: bytes, headers: bytes, body: Buffer) -> bytes:
+def join_request(line: bytes, headers: bytes, body: Buffer) -> bytes:
+    """Return a request as a payload: its line, its headers as a list of pairs in JSON, and its body."""
     return b"".join((_REQUEST_HEAD.pack(_REQUEST, len(line), len(headers)), line, headers, body))
 
 

@@ -178,7 +178,7 @@ class Connection(HttpToolsProtocol):
             raise httptools.HttpParserError("two hosts")  # one was looked at here, another would be by who answers
         before = self.cycle
         if self._plain is not None and (before is None or before.response_complete):
-            plain = self._begin_plain(self._plain)
+            plain = self._begin_plain(self._plain, size)
             if plain is not None:
                 self.cycle = plain  # type: ignore[assignment]
                 return
@@ -186,9 +186,9 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not before:  # else it is to be upgraded
             self.cycle.transport = Corked(self)  # type: ignore[assignment]
 
-    def _begin_plain(self, plain: PlainRequests) -> PlainRequest | None:
+    def _begin_plain(self, plain: PlainRequests, size: int) -> PlainRequest | None:
         try:
-            return plain.begin(self)
+            return plain.begin(self, size=size)
         except Exception:  # the parser would take it for the client's fault
             log.exception("a request takes the long way")
             return None

@@ -24,8 +24,8 @@ from stoker.server.gateway import pages, versions
 from stoker.server.gateway.exchanges import Asked, Exchanges, moved_to
 from stoker.server.gateway.heads import check_host, deadline_of
 from stoker.server.gateway.later import LaterCalls, Wanted
-from stoker.server.gateway.plain import BODY_BYTES as INLINE_BYTES
 from stoker.server.gateway.plain import PlainRequests
+from stoker.server.gateway.plain_heads import BODY_BYTES as INLINE_BYTES
 from stoker.server.gateway.problems import Pairs, Problem, problem_of, whole_answer
 from stoker.server.gateway.replies import CALL_ID, JSON, Failed, body_of, send_answer, send_bytes
 from stoker.server.gateway.resuming import Resuming, new_id

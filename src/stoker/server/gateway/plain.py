@@ -16,22 +16,20 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote
 
-import httptools
-import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from stoker.core.calls import Result, Segment
 from stoker.errors import ProtocolError
 from stoker.protocol.encoded import Buffer
-from stoker.protocol.web_calls import read_answer_header, request_payload, split_answer
+from stoker.protocol.web_calls import join_request, read_answer_header, split_answer
 from stoker.server.gateway import versions
 from stoker.server.gateway.heads import check_host, deadline_of
+from stoker.server.gateway.plain_heads import KEPT_BYTES, PlainHead, line_of, read_head, seen_by_function
 from stoker.server.gateway.problems import Pairs, Problem, problem_of
 from stoker.server.gateway.replies import CALL_ID, JSON, Failed, encoded_pairs, send_answer, send_bytes
 from stoker.server.gateway.routing import Route, Routes
-from stoker.server.gateway.shedding import Key, Refused, Shedding
+from stoker.server.gateway.shedding import Refused, Shedding
 from stoker.server.gateway.token_door import TokenDoor
 from stoker.server.gateway.tracked import FAILED, HUNG_UP, PARENT, REQUEST_ID, Tracked
 from stoker.server.gateway.web_calls import WebCall, WebCalls, lost_answer
@@ -42,19 +40,11 @@ if TYPE_CHECKING:
     from stoker.server.gateway.connections import Connection
     from stoker.server.server import Server
 
-BODY_BYTES = 256 << 10  # of a request: a bigger one is written to a file as it comes
 CACHED_BYTES = 512  # of an answer's header that is remembered as it is written
-_LEFT = frozenset(
-    {
-        *(b"origin", b"prefer", b"idempotency-key", b"last-event-id", b"x-stoker-callback", b"x-stoker-version"),
-        *(b"expect", b"transfer-encoding", b"upgrade"),
-    }
-)  # a request that says one of these is not plain
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 _THE_SERVERS = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"trailer"})
 _NO_BODY = frozenset({204, 304})
-_dumps = msgspec.json.Encoder().encode
 log = logging.getLogger(__name__)
 
 
@@ -80,48 +70,35 @@ class PlainRequests:
         self._routes = routes
         self._is_local = is_local
 
-    def begin(self, connection: Connection) -> PlainRequest | None:
-        """Return the request whose headers have come, if it is plain."""
+    def begin(self, connection: Connection, *, size: int) -> PlainRequest | None:
+        """Return the request whose headers have come, if it is plain. ``size``: their bytes, with the URL's."""
         parser, server = connection.parser, self.server
-        headers = dict(reversed(connection.headers))  # the first of each name
-        if not _LEFT.isdisjoint(headers) or server.functions.beside or server.spans is not None:
+        if server.functions.beside or server.spans is not None or connection.flow.write_paused:
             return None
         if parser.get_http_version() != "1.1" or parser.should_upgrade() or not parser.should_keep_alive():
             return None
-        length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > BODY_BYTES or connection.flow.write_paused:
+        read = read_head if size <= KEPT_BYTES else read_head.__wrapped__
+        head = read(parser.get_method(), connection.url, tuple(connection.headers))
+        if head is None:
             return None
-        try:
-            path, raw_path, query = _place(connection.url)
-        except (ValueError, AttributeError, httptools.HttpParserError):
-            return None
-        method = parser.get_method().decode("ascii")
-        connection.scope["method"], connection.scope["raw_path"] = method, raw_path
+        method = head.method
+        connection.scope["method"], connection.scope["raw_path"] = method, head.raw_path
         now = time.monotonic()
-        key = self.shedding.key(method, path, headers)
-        refused = self.shedding.find(key, now=now)
+        refused = self.shedding.find(head.key, now=now)
         if refused is not None and method != "HEAD":  # whose answers have no bodies
-            return PlainRequest(self, connection, refused.route, headers, method=method, now=now, refused=refused)
-        host = headers.get(b"host", b"")
+            return PlainRequest(self, connection, refused.route, head, now=now, refused=refused)
+        host = head.headers.get(b"host", b"")
         try:
             check_host(host, is_local=self._is_local)
-            route, rest = self._routes.find(path, host)
+            route, rest = self._routes.find(head.path, host)
             if not route.is_plain or method not in route.web.methods or server.traffic.goes_on(route.key):
                 return None
-            token = self.door.checked(route, headers)  # before its body: of who may not come in nothing is held
+            token = self.door.checked(route, head.headers)  # before its body: of who may not come in nothing is held
         except Problem:
             return None
-        request = PlainRequest(self, connection, route, headers, method=method, now=now)
-        request.key, request.rest, request.query, request.token = key, rest, query, token
+        request = PlainRequest(self, connection, route, head, now=now)
+        request.rest, request.token, request.is_short = rest, token, size <= KEPT_BYTES
         return request
-
-
-@lru_cache(maxsize=256)  # of no more than the bytes of a head each; most clients ask for one place
-def _place(url: bytes) -> tuple[str, bytes, bytes]:
-    """Return the path, as it is meant and as it was written, and the query."""
-    parsed = httptools.parse_url(url)
-    path = parsed.path.decode("ascii")
-    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
 
 
 class Head(NamedTuple):
@@ -161,14 +138,14 @@ class PlainRequest:
             "_connection",
             "_extra",
             "_has_route",
-            "_headers",
+            "_head",
             "_of",
             "_refused",
             "_route",
             "_tracked",
             "disconnected",
         ),
-        *("body", "keep_alive", "key", "method", "more_body", "query", "response_complete", "response_started"),
+        *("body", "is_short", "keep_alive", "method", "more_body", "response_complete", "response_started"),
         *("rest", "scope", "token"),
     )
     message_event = _Unheard()
@@ -178,28 +155,26 @@ class PlainRequest:
         of: PlainRequests,
         connection: Connection,
         route: Route,
-        headers: dict[bytes, bytes],
+        head: PlainHead,
         *,
-        method: str,
         now: float,
         refused: Refused | None = None,
     ) -> None:
         self._of = of
         self._connection = connection
         self._route = route
-        self._headers = headers
-        self.method = method
+        self._head = head
+        self.method = head.method
         self._refused = refused
         self._has_route = False  # it was let in: its answer has what the endpoint's answers have
         self._extra: Pairs = []
         self._call: WebCall | None = None
         scope: Any = connection.scope
         self.scope = scope
-        self._tracked = Tracked(scope, headers, None, now=now)
+        self._tracked = Tracked(scope, head.headers, None, now=now)
         self._tracked.labels = route.labels
-        self.key: Key | None = None
         self.rest = ""
-        self.query = b""
+        self.is_short = False  # its head: what is made of it may be remembered
         self.token: ClientToken | None = None
         self.body = bytearray()
         self.more_body = True
@@ -241,7 +216,7 @@ class PlainRequest:
         of, route = self._of, self._route
         holder = of.door.counted(self.token, self._extra)
         self._has_route = True
-        deadline = deadline_of(self._headers)
+        deadline = deadline_of(self._head.headers)
         return of.calls.submit(
             route.spec,
             route.key,
@@ -254,26 +229,20 @@ class PlainRequest:
         )
 
     def _payload(self) -> bytes:
-        client, headers = self._connection.client, self._headers
-        pairs = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in self.scope["headers"]
-            if name != b"authorization"  # the token is Stoker's alone
-        ]
-        body, self.body = self.body, bytearray()
-        return request_payload(
-            *(self.method, self.rest, self.query.decode("ascii", "replace"), pairs),
-            client=client[0] if client else "",
-            target=self._route.method,
-            accept=headers.get(b"accept", b"").decode("latin-1"),
-            content_type=headers.get(b"content-type", b"").decode("latin-1"),
-            body=body,
-            dumps=_dumps,
+        client, head = self._connection.client, self._head
+        line = (line_of if self.is_short else line_of.__wrapped__)(
+            head, self.rest, client[0] if client else "", self._route.method
         )
+        if head.seen is not None:
+            seen = b'%b%b"]]' % (head.seen, self._tracked.request_id)
+        else:
+            seen = seen_by_function(self.scope["headers"])
+        body, self.body = self.body, bytearray()
+        return join_request(line, seen, body)
 
     def _learn(self, result: Result) -> None:
-        deadline = deadline_of(self._headers)
-        self._of.shedding.learn(self.key, result, deadline=deadline, route=self._route, now=time.monotonic())
+        deadline = deadline_of(self._head.headers)
+        self._of.shedding.learn(self._head.key, result, deadline=deadline, route=self._route, now=time.monotonic())
 
     def _lost(self) -> None:
         """Its client has hung up."""
@@ -356,23 +325,20 @@ class PlainRequest:
             self._over(HUNG_UP)
             return
         status, lines, names = head
-        pieces: list[Buffer] = [STATUS_LINE[status], lines]
-        if status not in _NO_BODY:
-            pieces.append(b"content-length: %d\r\n" % len(body))
-        if self._has_route:
-            pieces.append(self._route.lines)
-        for name, value in self._extra:
-            pieces += (name, b": ", value, b"\r\n")
-        if self._call is not None:
-            pieces += (b"x-stoker-call-id: ", self._call.id.encode(), b"\r\n")
-        if REQUEST_ID not in names:
-            pieces += (b"x-request-id: ", tracked.request_id, b"\r\n")
-        if PARENT not in names:
-            pieces += (b"traceparent: ", tracked.traceparent.encode(), b"\r\n")
-        pieces.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        if status not in _NO_BODY:
-            pieces.append(body)
-        transport.write(b"".join(pieces))
+        has_body, call = status not in _NO_BODY, self._call
+        told = (
+            STATUS_LINE[status],
+            lines,
+            b"content-length: %d\r\n" % len(body) if has_body else b"",
+            self._route.lines if self._has_route else b"",
+            b"".join([b"%b: %b\r\n" % pair for pair in self._extra]) if self._extra else b"",
+            b"x-stoker-call-id: %b\r\n" % call.id.encode() if call is not None else b"",
+            b"" if REQUEST_ID in names else b"x-request-id: %b\r\n" % tracked.request_id,
+            b"" if PARENT in names else b"traceparent: %b\r\n" % tracked.traceparent.encode(),
+            b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",
+            body if has_body else b"",
+        )
+        transport.write(b"".join(told))
         self._over(status)
 
     def _over(self, status: int) -> None:

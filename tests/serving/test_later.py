@@ -116,7 +116,8 @@ def test_what_does_not_fit_is_seen_in_its_state(jobs: Serving) -> None:
     ]
     assert len(rows) == 2
     for row in rows:
-        assert row["http"] == {"method": "POST", "path": "/jobs/note", "status": 422}
+        reason = "ValidationError: $.pause: expected a number, not a text"
+        assert row["http"] == {"method": "POST", "path": "/jobs/note", "status": 422, "reason": reason}
 
 
 def test_a_key_makes_one_call_of_many_requests_also_after_its_end(jobs: Serving, tmp_path: Path) -> None:

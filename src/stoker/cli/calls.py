@@ -54,6 +54,11 @@ def _http(row: Mapping[str, Any]) -> str:
     return escape(" ".join(str(part) for part in (http["status"], http["method"], http["path"]) if part))
 
 
+def _error(row: Mapping[str, Any]) -> str:
+    """Return what a call has raised, or what was wrong with the request that it was."""
+    return escape(row.get("error") or (row.get("http") or {}).get("reason") or "")
+
+
 HTTP = Column("http", _http, flexible=True, wraps=True, spare=6)
 COLUMNS = (
     Column("call", field("id")),
@@ -64,7 +69,7 @@ COLUMNS = (
     Column("tries", field("attempts"), right=True, spare=4),
     Column("version", lambda row: f"v{row['version']}" if row.get("version") else "", right=True, spare=5),
     HTTP,
-    Column("error", lambda row: escape(_first_line(row.get("error"))), flexible=True, style="red", spare=2),
+    Column("error", lambda row: _first_line(_error(row)), flexible=True, style="red", spare=2),
 )
 
 
@@ -152,8 +157,8 @@ def _facts(row: Mapping[str, Any]) -> dict[str, str]:
     if callback := row.get("callback"):
         said = f" ({callback['said']})" if callback["said"] else ""
         facts["callback"] = escape(f"{callback['state']}, {callbacks.when(callback)}: {callback['url']}{said}")
-    if row.get("error"):
-        facts["error"] = f"[red]{escape(row['error'])}[/red]"
+    if error := _error(row):
+        facts["error"] = f"[red]{error}[/red]"
     return facts
 
 
@@ -175,5 +180,5 @@ def _timeline_columns(timeline: list[dict[str, Any]]) -> tuple[Column, ...]:
     )
 
 
-def _first_line(text: Any) -> str:
-    return str(text or "").split("\n", maxsplit=1)[0]
+def _first_line(text: str) -> str:
+    return text.split("\n", maxsplit=1)[0]

@@ -13,7 +13,7 @@ from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.state import State
 from stoker.errors import InvalidRequest, NotFound
 from stoker.server.records import Record, row_of
-from stoker.server.web_records import HTTP_SESSIONS, WebRecord, asked_by
+from stoker.server.web_records import HTTP_SESSIONS, WebRecord, asked_by, is_refusal
 from stoker.store.base import CallRecord
 from stoker.types import CallState
 
@@ -141,7 +141,17 @@ def _web_row(server: Server, call_id: str, *, detached: bool) -> Row | None:
 
 
 def _stored_rows(server: Server, state: CallState | None, limit: int) -> list[Row]:
-    return [_stored_row(server, record) for record in server.store.calls(state=state, limit=limit)]
+    return [
+        _stored_row(server, _with_refusal(server, record)) for record in server.store.calls(state=state, limit=limit)
+    ]
+
+
+def _with_refusal(server: Server, record: CallRecord) -> CallRecord:
+    """Return a call with its answer, which lists leave out, where that says what was wrong with the request."""
+    settled = record.settled
+    if settled is None or not is_refusal(settled.status):
+        return record
+    return server.store.call(record.call.id) or record
 
 
 def _matches(row: Row, *, app: str, function: str, state: str) -> bool:
@@ -161,7 +171,7 @@ def _stored_row(server: Server, record: CallRecord) -> Row:
     error = settled.error if settled else None
     started = max((at for at, event, _ in _stored_timeline(record) if event == "running"), default=None)
     label = spec.label if spec else call.function
-    web = WebRecord.read(call.request, settled.status if settled else 0)
+    web = WebRecord.read(call.request, settled.status, settled.payload) if settled else WebRecord.read(call.request)
     return {
         "id": call.id,
         "app": spec.app if spec else "",

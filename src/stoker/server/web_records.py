@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
 from stoker.core.calls import Call, Result, Segment
 from stoker.errors import ProtocolError
-from stoker.protocol.web_calls import decode_request
+from stoker.protocol.encoded import Buffer
+from stoker.protocol.web_calls import decode_request, split_answer
 from stoker.server.gateway.problems import problem_of
 from stoker.server.gateway.request_lines import PATH_CHARACTERS
 from stoker.server.payloads import PayloadFiles
@@ -15,42 +17,52 @@ from stoker.types import Outcome
 
 HTTP_SESSIONS = "http-"  # how the names of sessions begin whose calls came over HTTP
 KEPT_ANSWERS = 2000
+REFUSAL_BYTES = 4 << 10  # an answer that is longer is not looked at
+REASON_CHARACTERS = 200
 HEAD_BYTES = 64 << 10  # of a request in a file: its header is shorter
+_REFUSALS = ("BadRequest", "ValidationError")  # what a worker answers by itself, before the user's code has begun
 _STATUS = slice(5, 16)  # of an answer as it is encoded; a status and the comma behind it lie there
 
 
 class WebRecord(NamedTuple):
-    """``status`` is 0 while there is no answer."""
+    """``status`` is 0 while there is no answer; ``reason`` says why the request was refused, if it was."""
 
     method: str
     path: str
     status: int = 0
+    reason: str = ""
 
     @classmethod
-    def read(cls, request: str, status: int) -> WebRecord | None:
+    def read(cls, request: str, status: int = 0, answer: bytes = b"") -> WebRecord | None:
         """Return what a store says of a call; None where it did not come over HTTP."""
         method, _, path = request.partition(" ")
-        return cls(method, path, status) if request else None
+        return cls(method, path, status, _reason_in(status, answer)) if request else None
 
     def row(self) -> dict[str, Any]:
-        return {"method": self.method, "path": self.path, "status": self.status or None}
+        return {"method": self.method, "path": self.path, "status": self.status or None, "reason": self.reason}
 
 
 class WebRecords:
     """The latest answers of calls that are attached, which leave no row."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[str, bytes, int]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[str, bytes, int, str]] = OrderedDict()
 
-    def answered(self, call_id: str, method: str, path: bytes, status: int) -> None:
-        """Take note of an answer; ``path`` as it was written. On the hot path: few of them are ever looked at."""
-        self._kept[call_id] = method, path[:PATH_CHARACTERS], status
+    def answered(self, call_id: str, method: str, path: bytes, status: int, refusal: Buffer = b"") -> None:
+        """Take note of an answer; ``path`` as it was written. On the hot path: few of them are ever looked at.
+
+        ``refusal`` is the body of one whose status is 4xx.
+        """
+        self._kept[call_id] = method, path[:PATH_CHARACTERS], status, reason_of(refusal) if refusal else ""
         if len(self._kept) > KEPT_ANSWERS:
             self._kept.popitem(last=False)
 
     def get(self, call_id: str) -> WebRecord | None:
         found = self._kept.get(call_id)
-        return None if found is None else WebRecord(found[0], found[1].decode("ascii", "replace"), found[2])
+        if found is None:
+            return None
+        method, path, status, reason = found
+        return WebRecord(method, path.decode("ascii", "replace"), status, reason)
 
 
 def asked_by(call: Call, files: PayloadFiles) -> WebRecord | None:
@@ -73,6 +85,31 @@ def status_of(result: Result, payload: bytes, file: str, files: PayloadFiles) ->
         return int(bytes(head[_STATUS]).lstrip(b"[").partition(b",")[0])
     except (OSError, ValueError):
         return 500  # it is no answer, and whoever fetches it is told so
+
+
+def is_refusal(status: int) -> bool:
+    """Tell whether an answer may say what was wrong with the request."""
+    return 400 <= status < 500
+
+
+def reason_of(body: Buffer) -> str:
+    """Return what an answer says is wrong with the request; nothing of an answer that the user's code has made."""
+    if len(body) > REFUSAL_BYTES or bytes(body[:9]) != b'{"error":':
+        return ""
+    try:
+        error = json.loads(bytes(body))["error"]
+        said = f"{error['type']}: {error['message']}" if error["type"] in _REFUSALS else ""
+    except (ValueError, TypeError, KeyError):
+        return ""
+    said = "".join(one if one.isprintable() else "�" for one in said)  # names of fields are the client's, to the letter
+    return said if len(said) <= REASON_CHARACTERS else f"{said[:REASON_CHARACTERS]}…"
+
+
+def _reason_in(status: int, answer: bytes) -> str:
+    try:
+        return reason_of(split_answer(answer)[1]) if is_refusal(status) and answer else ""
+    except ProtocolError:
+        return ""
 
 
 def _head_of(segment: Segment, files: PayloadFiles) -> bytes:

@@ -108,7 +108,7 @@ class Gateway:
     def _count(self, tracked: Tracked) -> None:
         self._server.tally.answered(tracked.labels, tracked.outcome, time.monotonic() - tracked.began)
         if tracked.call_id:
-            self._server.web_records.answered(tracked.call_id, *tracked.asked, tracked.status)
+            self._server.web_records.answered(tracked.call_id, *tracked.asked, tracked.status, tracked.refusal)
         if tracked.span is not None and self._server.spans is not None:
             self._server.spans.end(tracked.span, status=tracked.outcome)
 

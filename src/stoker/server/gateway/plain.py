@@ -282,6 +282,8 @@ class PlainRequest:
             except ProtocolError:
                 self._tell(lost_answer())
                 return
+            if 400 <= head.status < 500:
+                self._tracked.refusal = body
             self._write(head, body)
 
     async def _answer_slowly(self, scope: Any, receive: Any, send: Any) -> None:

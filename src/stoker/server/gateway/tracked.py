@@ -13,6 +13,7 @@ import random
 import re
 from typing import TYPE_CHECKING, Any
 
+from stoker.protocol.encoded import Buffer
 from stoker.protocol.traces import Trace, parse_trace
 from stoker.server.gateway.replies import CALL_ID
 from stoker.server.metrics.tally import UNKNOWN, Labels
@@ -42,6 +43,7 @@ class Tracked:
         "call_id",
         "labels",
         "parent",
+        "refusal",
         "request_id",
         "span",
         "status",
@@ -56,6 +58,7 @@ class Tracked:
         self.labels: Labels = UNKNOWN
         self.status = 0
         self.call_id = ""  # of the call that has answered, if one did
+        self.refusal: Buffer = b""  # the body of an answer of 4xx, or how it begins
         self.span: Span | None = None
         given, asked = headers.get(PARENT), headers.get(REQUEST_ID, b"")
         self.parent = parse_trace(given.decode("latin-1")) if given is not None else None
@@ -91,6 +94,8 @@ class Tracked:
             self.status = message["status"]
         elif kind == "websocket.accept":
             self.status = 101
+        elif 400 <= self.status < 500 and not self.refusal:
+            self.refusal = message.get("body", b"")
         await self._send(message)
 
     def _told(self, headers: Any) -> list[tuple[bytes, bytes]]:

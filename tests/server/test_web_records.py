@@ -1,0 +1,57 @@
+"""What is kept, for people, of an answer that says what is wrong with a request."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from stoker.protocol.web_calls import WebAnswer, encode_answer, split_answer
+from stoker.server.web_records import REASON_CHARACTERS, WebRecord, WebRecords, reason_of
+from stoker.web.answers import error_answer
+
+
+def refusal(message: str, *, kind: str = "ValidationError") -> bytes:
+    return bytes(split_answer(error_answer(422, kind, message, call_id="h1", path="$.x"))[1])
+
+
+def test_what_a_worker_finds_wrong_is_kept_with_its_path() -> None:
+    records = WebRecords()
+    records.answered("h1", "POST", b"/shop/move", 422, refusal("$.x: expected a number, not a text"))
+    records.answered("h2", "POST", b"/shop/move", 200)
+    first, second = records.get("h1"), records.get("h2")
+    assert first is not None and second is not None
+    assert first.row()["reason"] == "ValidationError: $.x: expected a number, not a text"
+    assert second.row()["reason"] == ""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        refusal("the card 4111 is not ours", kind="UnknownCard"),
+        json.dumps({"error": {"type": "ValidationError", "message": "x" * 5000}}).encode(),
+        b'{"error":"a text"}',
+        b'{"error":{"type":["ValidationError"],"message":"x"}}',
+        b'{"error":{"type":"ValidationError"}}',
+        b'{"error":{"type":"ValidationError","message":"cut',
+        b"<h1>Not found</h1>",
+        b"",
+    ],
+)
+def test_of_answers_that_a_function_made_nothing_is_kept(body: bytes) -> None:
+    assert reason_of(body) == ""
+
+
+def test_names_that_a_client_made_up_do_nothing_to_a_terminal() -> None:
+    assert reason_of(refusal("$.\x1b[2J\n: there is no field")) == "ValidationError: $.�[2J�: there is no field"
+    assert len(reason_of(refusal("$." + "x" * 1000))) == REASON_CHARACTERS + 1
+
+
+def test_the_reason_of_a_call_that_is_stored_is_read_from_its_answer() -> None:
+    payload = error_answer(400, "BadRequest", "The body is no JSON.", call_id="h1")
+    found = WebRecord.read("POST /shop/move", 400, payload)
+    assert found is not None and found.reason == "BadRequest: The body is no JSON."
+    users = encode_answer(WebAnswer(200, [], refusal("not looked at")))
+    assert WebRecord.read("POST /shop/move", 200, users) == WebRecord("POST", "/shop/move", 200)
+    assert WebRecord.read("POST /shop/move", 422, b"no answer") == WebRecord("POST", "/shop/move", 422)
+    assert WebRecord.read("", 0) is None

@@ -123,5 +123,5 @@ class Tracked:
 
 def _new_trace() -> str:
     """Return a trace that nobody has recorded so far."""
-    drawn = f"{_draw(192):048x}"
+    drawn = _draw(192).to_bytes(24, "big").hex()
     return f"00-{drawn[:32]}-{drawn[32:]}-00"

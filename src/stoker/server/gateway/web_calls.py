@@ -126,19 +126,13 @@ class WebSession(Session):
                     call.tell()
 
 
-class _Common(NamedTuple):
-    """What calls have in common that the core takes in as one: it looks once then at what does not differ."""
-
-    client: str
-    function: str
-    method: str
-    priority: int
-
-
 class _Together(NamedTuple):
-    """Such calls, on their way to the core, which others may join."""
+    """Calls on their way to the core which it takes in as one, looking once at what does not differ: others may join.
 
-    common: _Common
+    ``common``: their client, function, method and priority.
+    """
+
+    common: tuple[str, str, str, int]
     ids: list[str]
     payloads: list[Payload]
     traces: list[str]
@@ -186,7 +180,7 @@ class WebCalls:
             return call
         seconds = deadline if deadline is not None else spec.options.deadline
         if seconds is None and kind == "call" and not detached_as and not server.functions.beside:
-            self._submit_together(_Common(session.name, key, method, spec.options.priority), call.id, payload, trace)
+            self._submit_together((session.name, key, method, spec.options.priority), call.id, payload, trace)
             return call
         self._decide_soon(
             e.Submitted(
@@ -208,7 +202,7 @@ class WebCalls:
             server.shadows.mirror(key, [call.id], [payload], kind=kind, method=method)
         return call
 
-    def _submit_together(self, common: _Common, call_id: str, payload: Payload, trace: str) -> None:
+    def _submit_together(self, common: tuple[str, str, str, int], call_id: str, payload: Payload, trace: str) -> None:
         together = self._together
         if together is not None and together.common == common:
             together.ids.append(call_id)

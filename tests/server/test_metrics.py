@@ -25,7 +25,7 @@ from stoker.server.metrics import tally as tallies
 from stoker.server.metrics.exposition import written
 from stoker.server.metrics.families import families
 from stoker.server.metrics.histograms import SECONDS, Histogram
-from stoker.server.metrics.tally import ELSE, UNKNOWN, Labels, Tally
+from stoker.server.metrics.tally import ELSE, UNKNOWN, Labels, OfVersion, Tally
 from stoker.types import CodeRef, ErrorInfo, FunctionSpec, ImageSpec, MethodSpec, Outcome
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "metrics.md").read_text()
@@ -225,6 +225,20 @@ def test_a_canary_is_told_from_the_current_version(server: FakeServer) -> None:
     }
     assert found["stoker_version_call_duration_seconds_sum{app=shop,function=f,version=8}"] == 20.25
     assert found["stoker_calls_total{app=shop,function=f,outcome=succeeded}"] == 5
+
+
+def test_requests_are_told_by_version_where_they_are_said_to_be(server: FakeServer) -> None:
+    for version, status in [("7", 200), ("8", 200), ("8", 503), ("8", 503)]:
+        server.tally.answered(Labels("shop", "f"), status, 0.5)
+        server.tally.answered_by(OfVersion("shop", "f", "", version), status)
+    server.tally.answered(Labels("shop", "f"), 200, 0.5)
+    found = read(server)
+    assert {name: value for name, value in found.items() if name.startswith("stoker_version_")} == {
+        "stoker_version_http_requests_total{app=shop,function=f,status=200,version=7}": 1,
+        "stoker_version_http_requests_total{app=shop,function=f,status=200,version=8}": 1,
+        "stoker_version_http_requests_total{app=shop,function=f,status=503,version=8}": 2,
+    }
+    assert found["stoker_http_requests_total{app=shop,function=f,status=200}"] == 3
 
 
 def test_runs_have_no_versions(server: FakeServer) -> None:

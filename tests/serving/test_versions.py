@@ -159,10 +159,15 @@ def test_the_share_is_exact_and_holds_for_calls_by_name(steady: Serving) -> None
     assert [row["done"] for row in ask(steady, "history")[:2]] == [140, 560]
     new, old = two_newest(steady)
     with steady.client() as client:
-        counted = re.findall(
-            r'^stoker_version_calls_total\{.*version="(\d+)"\} (\S+)', client.get("/metrics").text, re.M
-        )
+        numbers = client.get("/metrics").text
+    counted = re.findall(r'^stoker_version_calls_total\{.*version="(\d+)"\} (\S+)', numbers, re.M)
     assert {int(version): float(count) for version, count in counted}.items() >= {new: 140.0, old: 560.0}.items()
+    counted = re.findall(
+        r'^stoker_version_http_requests_total\{.*function="version".*status="200",version="(\d+)"\} (\S+)',
+        numbers,
+        re.M,
+    )
+    assert {int(version): float(count) for version, count in counted}.items() >= {new: 20.0, old: 80.0}.items()
 
 
 def test_a_request_may_choose_its_version_or_stick_to_one(steady: Serving) -> None:

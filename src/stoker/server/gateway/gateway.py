@@ -107,6 +107,8 @@ class Gateway:
 
     def _count(self, tracked: Tracked) -> None:
         self._server.tally.answered(tracked.labels, tracked.outcome, time.monotonic() - tracked.began)
+        if tracked.version is not None:
+            self._server.tally.answered_by(tracked.version, tracked.outcome)
         if tracked.call_id:
             self._server.web_records.answered(tracked.call_id, *tracked.asked, tracked.status, tracked.refusal)
         if tracked.span is not None and self._server.spans is not None:
@@ -177,7 +179,7 @@ class Gateway:
         if self._resuming.has(last):  # whichever version it is of
             await self._resuming.resume(last, route, connection, send, extra, holder=holder)
             return
-        route = self._divided(route, holder, headers, extra)
+        route = self._divided(route, holder, headers, send, extra)
         self._checked_method(route, method)  # another version may take less
         if route.web.resume and last:
             await self._resuming.resume(last, route, connection, send, extra, holder=holder)
@@ -252,7 +254,9 @@ class Gateway:
             await send_bytes(send, 308, JSON, b"", [(b"location", moved.encode("latin-1")), *extra])
             return
         holder = self._door.admit(route, headers, extra)
-        asked = Asked(self._divided(route, holder, headers, extra), holder, deadline_of(headers), send.traceparent)
+        asked = Asked(
+            self._divided(route, holder, headers, send, extra), holder, deadline_of(headers), send.traceparent
+        )
         await self._exchanges.answer(asked, scope, receive, send, extra)
 
     async def _socket(
@@ -283,14 +287,15 @@ class Gateway:
         if route.web.cors:
             self._cross_origin(route, headers)
         holder = self._door.admit(route, headers, extra)
-        return Asked(self._divided(route, holder, headers, extra), holder, deadline_of(headers), send.traceparent)
+        return Asked(self._divided(route, holder, headers, send, extra), holder, deadline_of(headers), send.traceparent)
 
-    def _divided(self, route: Route, holder: str, headers: dict[bytes, bytes], extra: Pairs) -> Route:
+    def _divided(self, route: Route, holder: str, headers: dict[bytes, bytes], send: Tracked, extra: Pairs) -> Route:
         """Return the endpoint of the version that answers; ``extra`` says which one. Another one may let in less."""
         found = versions.chosen(self._server, route, headers)
         if found is not route and holder == PUBLIC:
             self._door.admit(found, headers, extra)
         extra += versions.version_of(found)
+        send.version = versions.counted_as(self._server, found)
         return found
 
     def wants_tunnel(self, scope: Scope) -> bool:

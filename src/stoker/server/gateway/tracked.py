@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.protocol.encoded import Buffer
 from stoker.protocol.traces import Trace, parse_trace
 from stoker.server.gateway.replies import CALL_ID
-from stoker.server.metrics.tally import UNKNOWN, Labels
+from stoker.server.metrics.tally import UNKNOWN, Labels, OfVersion
 
 REQUEST_ID = b"x-request-id"
 PARENT, STATE = b"traceparent", b"tracestate"
@@ -48,6 +48,7 @@ class Tracked:
         "span",
         "status",
         "traceparent",
+        "version",
     )
 
     def __init__(self, scope: Scope, headers: dict[bytes, bytes], send: Any, *, now: float) -> None:
@@ -57,6 +58,7 @@ class Tracked:
         self.began = now
         self.labels: Labels = UNKNOWN
         self.status = 0
+        self.version: OfVersion | None = None  # that answers, while there are two
         self.call_id = ""  # of the call that has answered, if one did
         self.refusal: Buffer = b""  # the body of an answer of 4xx, or how it begins
         self.span: Span | None = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from stoker.core.trials import CANARY
 from stoker.server.gateway.problems import Problem
 from stoker.server.gateway.routing import VERSION, Route, endpoints_of
+from stoker.server.metrics.tally import OfVersion
 
 if TYPE_CHECKING:
     from stoker.server.server import Server
@@ -53,6 +54,14 @@ def chosen(server: Server, route: Route, headers: dict[bytes, bytes]) -> Route:
 def version_of(route: Route) -> list[tuple[bytes, bytes]]:
     """Return the header that says which version answers; none of what is served from a file."""
     return [(HEADER, b"%d" % route.spec.version)] if route.spec.version else []
+
+
+def counted_as(server: Server, route: Route) -> OfVersion | None:
+    """Return as which version's an answer is counted, besides; of none where no canary answers some of the requests."""
+    beside = server.functions.beside.get(route.spec.app)
+    if beside is None or beside.rollout.kind != CANARY or not route.spec.version:
+        return None
+    return OfVersion(*route.labels, str(route.spec.version))
 
 
 def _answering(server: Server, route: Route) -> list[int]:

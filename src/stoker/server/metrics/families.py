@@ -88,6 +88,9 @@ def _of_versions(versions: Mapping[OfVersion, VersionNumbers]) -> Iterator[Famil
     yield Family("counter", "stoker_version_calls", said, (*OF_A_VERSION, "outcome"), outcomes)
     said = "From its arrival until a call has ended, of versions that are there."
     durations = [(at, one.duration) for at, one in versions.items()]
+    statuses = [((*at, str(status)), n) for at, one in versions.items() for status, n in one.statuses.items()]
+    asked = "Requests answered over HTTP, of apps that have a canary."
+    yield Family("counter", "stoker_version_http_requests", asked, (*OF_A_VERSION, "status"), statuses)
     yield _histograms("stoker_version_call_duration_seconds", said, OF_A_VERSION, durations)
 
 

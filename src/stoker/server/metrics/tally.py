@@ -102,12 +102,13 @@ class CallNumbers:
 
 
 class VersionNumbers:
-    """Of the calls of one version of a function or method."""
+    """Of the calls of one version of a function or method; of its requests while a canary answers some of them."""
 
-    __slots__ = ("duration", "gone_since", "outcomes")
+    __slots__ = ("duration", "gone_since", "outcomes", "statuses")
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
+        self.statuses: Counter[int] = Counter()
         self.duration = Histogram()
         self.gone_since: float | None = None  # since when nothing runs it
 
@@ -230,11 +231,13 @@ class Tally:
             return self._of_versions[at]
         if len(self._of_versions) >= POOLS_MAX:
             self._of_versions.clear()
-        found = self._of_versions[at] = self._find_version(pool.spec, method) if pool.spec.version else None
+        found = None
+        if pool.spec.version:
+            found = self._find_version(OfVersion(*labels_of(pool.spec, method), str(pool.spec.version)))
+        self._of_versions[at] = found
         return found
 
-    def _find_version(self, spec: FunctionSpec, method: str) -> VersionNumbers:
-        labels = OfVersion(spec.app, spec.name, method, str(spec.version))
+    def _find_version(self, labels: OfVersion) -> VersionNumbers:
         if labels not in self.versions and len(self.versions) >= VERSIONS_MAX:
             self.drop_versions()
             if len(self.versions) >= VERSIONS_MAX:
@@ -269,6 +272,10 @@ class Tally:
             numbers = self.requests[labels] = RequestNumbers()
         numbers.statuses[status] += 1
         numbers.duration.observe(seconds)
+
+    def answered_by(self, version: OfVersion, status: int) -> None:
+        """Count a request by the version that has answered it, too."""
+        self._find_version(version).statuses[status] += 1
 
     # Workers
 

@@ -154,7 +154,8 @@ class Batches:
                 self._worker.finish_all(encoded)
                 encoded, size = [], then
                 yield
-        self._worker.finish_all(encoded)
+        if encoded:
+            self._worker.finish_all(encoded)
         yield
 
     def fail(self, group: Group, error: BaseException) -> None:

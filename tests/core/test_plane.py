@@ -332,6 +332,19 @@ def test_idle_workers_go_after_the_timeout_but_the_minimum_stays() -> None:
     assert len(world.workers) - len(draining) == 1
 
 
+def test_a_worker_that_is_there_just_as_idle_ones_are_looked_for_gets_what_waits() -> None:
+    world = World(cpus=1)
+    key = world.declare(spec(idle_timeout=0.0, max_workers=1))
+    world.submit(["a"], key=key)
+    (worker,) = world.workers.values()
+    world.now = world.plane.state.next_sweep  # the sweep is due in the step in which it connects
+    world.connect(worker.id)
+    assert [*worker.leases] == ["a"] and not worker.draining
+    world.finish_first()
+    world.sleep(1.0)
+    assert worker.draining, "then it goes at once"
+
+
 def test_a_build_that_fails_fails_what_waits_for_it() -> None:
     world = World()
     key = world.declare(spec())

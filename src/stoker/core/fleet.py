@@ -280,7 +280,12 @@ def _live(pool: Pool) -> int:
 
 
 def release_idle(st: State, pool: Pool) -> None:
-    """Drain workers that have been idle for their function's ``idle_timeout``, the longest idle first."""
+    """Drain workers that have been idle for their function's ``idle_timeout``, the longest idle first.
+
+    None while calls wait: they are about to be leased, also to a worker that was connected this very moment.
+    """
+    if len(pool.queue):
+        return
     options = pool.options
     keep = options.min_workers + (options.buffer_workers if pool.running or len(pool.queue) else 0)
     idle = sorted((w for w in pool.workers.values() if w.idle), key=lambda w: w.idle_since)

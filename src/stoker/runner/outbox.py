@@ -281,7 +281,8 @@ class Outbox:
     @property
     def is_empty(self) -> bool:
         """Tell whether all results are acknowledged."""
-        return self._pending is None and not self._unacknowledged
+        with self._sending:  # what another thread is about to send is neither pending nor sent yet
+            return self._pending is None and not self._unacknowledged
 
     def finished_keys(self) -> set[Key]:
         """Return the attempts that have finished and are not acknowledged."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,7 +51,7 @@ def test_people_are_told_until_something_has_run() -> None:
         world.step(e.WorkerRefused(next(iter(world.plane.state.workers)), ERROR))
         world.workers.clear()
     told = crash_loops.told(pool, world.now)
-    assert told.startswith("its last 2 workers did not start or stay, the next one in 0.2 s: app.f: its enter() hook")
+    assert told.startswith("its last 2 workers did not start or stay, the next one in 0.2 s: its enter() hook")
     assert "Traceback" not in told
     world.sleep(1.0)
     assert "another one starts" in crash_loops.told(pool, world.now)
@@ -199,3 +200,35 @@ def test_workers_that_were_told_to_end_are_no_crash_loop() -> None:
         (worker,) = world.workers
         world.kill(worker, cause="unknown")  # with its agent
     assert crash_loops.pause(world.plane.state.pools[key], world.now) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("why", "told"),
+    [
+        ("app.f: its enter() hook load() raised OSError: no model", "its enter() hook load() raised OSError: no model"),
+        ("app.f could not be loaded: KeyError: 'x'\nTraceback …\n  File …", "could not be loaded: KeyError: 'x'"),
+        ("app.f: its enter() hook load() was not done within 5 s. It was here:\n  File …", "its enter() hook load() was "
+         "not done within 5 s."),
+        ("app.f: Its requirements do not resolve; uv says:\n  error: No solution:\n    cause: no such package",
+         "Its requirements do not resolve; uv says: error: No solution: · cause: no such package"),
+        ("app.f: There is no Python 3.14 here. There are:\n  3.11.7   /usr/bin/python3\n",
+         "There is no Python 3.14 here. There are: 3.11.7 /usr/bin/python3"),
+    ],
+)  # fmt: skip
+def test_a_reason_in_short_has_the_cause(why: str, told: str) -> None:
+    assert crash_loops.in_short(why, label="app.f") == told
+
+
+def test_a_long_reason_is_cut_between_words() -> None:
+    told = crash_loops.in_short("app.f: " + "word " * 1000, label="app.f")
+    assert len(told) <= crash_loops.WORDS_MAX + 2 and told.endswith("word …")
+
+
+def test_who_is_refused_is_told_what_kind_of_failure_it_is() -> None:
+    world, key = _kept()
+    for _ in range(2):
+        refused = ErrorInfo("ImageBuildError", "app.f: no such package")
+        world.step(e.WorkerRefused(next(iter(world.plane.state.workers)), refused))
+        world.workers.clear()
+    refusal = crash_loops.refusal(world.plane.state, key, now=world.now)
+    assert refusal is not None and refusal.type_name == "ImageBuildError" and refusal.fields["function"] == "app.f"

@@ -160,7 +160,7 @@ def test_a_silent_first_attempt_is_sampled(log: tuple[Path, LogFile], monkeypatc
     assert sys._getframe().f_code.co_name.encode() in path.read_bytes()
 
 
-def test_what_is_written_is_stamped_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_written_is_stamped_once_a_millisecond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("stoker.runner.output.time.time", lambda: now)
     path = tmp_path / "stamped.log"
@@ -168,9 +168,9 @@ def test_what_is_written_is_stamped_now_and_then(tmp_path: Path, monkeypatch: py
     out = CallStream(1, "<stdout>", log=file)
     out.write("one\n")
     out.write("two\n")
-    now = 1001.5
+    now = 1000.001
     out.write("three\n")
     file.close()
     assert path.read_bytes() == (
-        b"\x1e\x1ft\x1ff4240\n\x1e\x1fo\x1fone\n\x1e\x1fo\x1ftwo\n\x1e\x1ft\x1ff481c\n\x1e\x1fo\x1fthree\n"
+        b"\x1e\x1ft\x1ff4240\n\x1e\x1fo\x1fone\n\x1e\x1fo\x1ftwo\n\x1e\x1ft\x1ff4241\n\x1e\x1fo\x1fthree\n"
     )

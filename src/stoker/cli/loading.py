@@ -18,6 +18,8 @@ from stoker.client.function import Function
 from stoker.client.web import web_app_of
 from stoker.errors import InvalidRequest
 
+NEAR = 0.7  # how alike two names of files are of which one is taken for a slip of the other
+
 
 @dataclass(frozen=True)
 class Program:
@@ -214,6 +216,8 @@ def _no_file(path: Path) -> str:
     if path.is_dir():
         return f"{path} is a directory. Name a file in it, or use -m with a module's name."
     parent = path.parent
-    near = difflib.get_close_matches(path.name, [p.name for p in parent.glob("*.py")] if parent.is_dir() else [], n=1)
-    hint = f" Did you mean {parent / near[0]}?" if near else ""
+    there = {p.stem: p.name for p in parent.glob("*.py")} if parent.is_dir() else {}
+    # By stems: with the ending that all have, short names would all be near.
+    near = difflib.get_close_matches(path.stem, there, n=1, cutoff=NEAR)
+    hint = f" Did you mean {parent / there[near[0]]}?" if near else ""
     return f"There is no file {path}.{hint}"

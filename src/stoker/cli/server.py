@@ -38,6 +38,7 @@ STATUS_TIMEOUT_SECONDS = 2.0  # for what is said before it stops: a server that 
 NODES_SECONDS = 10.0  # for the machines of a cluster to join: some seconds, and no more for one that cannot
 POLL_SECONDS = 0.05
 NODE_CHARACTERS = 12  # of a node's id on a screen
+LOG = "server.log"  # of a server in the background, where its other files are
 FIRST_TOKEN = "first"  # made with the first door, so that somebody can come in
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -88,16 +89,26 @@ def start(
     """Start the server in the background and wait until it listens."""
     if ray_address is not None and engine != "ray" and os.environ.get("STOKER_ENGINE") != "ray":
         raise WrongUsage("--ray-address goes with --engine ray.")
-    _settle({"listen": listen, "tls_cert": tls_cert, "tls_key": tls_key, "blobs": blobs, "store": store})
-    _settle({"engine": engine, "ray_address": ray_address, "http": http})
-    _settle({"metrics_public": "yes" if metrics_public else None, "traces": traces})
+    given = {
+        "listen": listen,
+        "http": http,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "blobs": blobs,
+        "store": store,
+        "engine": engine,
+        "ray_address": ray_address,
+        "traces": traces,
+        "metrics_public": "yes" if metrics_public else None,
+    }
+    settled = _settle(given)
     if metrics_public and os.environ.get("STOKER_HTTP") == "off":
         raise WrongUsage("--metrics-public goes with an address for HTTP, and that is off (--http, STOKER_HTTP).")
     wanted = os.environ.get("STOKER_STORE", "")
     if standby and not wanted:
         raise WrongUsage("--standby is for a store that servers share: name it by --store postgresql://….")
     if local_endpoint() is not None:
-        _say_it_runs(listen=listen, store=wanted, as_json=as_json)
+        _say_it_runs(settled, store=wanted, foreground=foreground, as_json=as_json)
         return
     if foreground:
         os.execve(sys.executable, _command(standby=standby), _environment())
@@ -169,11 +180,11 @@ def lent() -> Iterator[None]:
         _end_rest(force=False)
 
 
-def _say_it_runs(*, listen: str | None, store: str, as_json: bool) -> None:
-    """Say that a server runs already.
+def _say_it_runs(settled: Mapping[str, settings.Given], *, store: str, foreground: bool, as_json: bool) -> None:
+    """Say that a server runs already, which is as good where it is what was asked for.
 
     Raises:
-        InvalidRequest: it does not listen where this one was to listen.
+        InvalidRequest: it was started with other options than these, or in the background.
         StokerError: it has another store than this one was to have.
     """
     status = ask_local("status")
@@ -182,15 +193,26 @@ def _say_it_runs(*, listen: str | None, store: str, as_json: bool) -> None:
             f"A server runs already (pid {status['pid']}), with another store: {status['store']}. Stop it by "
             "`stoker server stop`, or start the new one with a --home and a --runtime-dir of its own."
         )
-    if listen is not None and not tcp_doors(status):
+    other = _other_options(settled, status.get("started_with", {}))
+    if foreground or other:
+        what = " and ".join(other) or "in the background"
         raise InvalidRequest(
-            f"A server runs already (pid {status['pid']}), without a door at {listen}. Stop it with `stoker server "
-            "stop` (spawned calls go on with the next start), then start it again."
+            f"A server runs already (pid {status['pid']}), {what}. Stop it with `stoker server stop` (spawned calls go "
+            "on with the next start), then start it again."
         )
     if as_json:
         show_json({"started": False, "pid": status["pid"], "socket": status["socket"], "doors": tcp_doors(status)})
     else:
         say(f"It runs already (pid {status['pid']}, {status['socket']}).")
+
+
+def _other_options(settled: Mapping[str, settings.Given], running: Mapping[str, str]) -> list[str]:
+    """Return in which of the options that were given a server differs, as one would read them of it."""
+    return [
+        f"without {given.option}" if (found := running[name]) in {"", "no"} else f"with {given.option} {found}"
+        for name, given in settled.items()
+        if name in running and running[name] != given.shown
+    ]
 
 
 def tcp_doors(status: dict[str, Any]) -> list[dict[str, Any]]:
@@ -297,7 +319,7 @@ def status(as_json: AsJson = False) -> None:
             "store": found["store"],
             **_described(tcp_doors(found)),
             "http": ", ".join(door["address"] for door in http_doors(found)) or f"none: {found.get('no_http')}",
-            **({"log": str(log_file())} if elsewhere is None else {}),
+            **({"log": f"{found['state_dir']}/{LOG}"} if elsewhere is None else {}),
             "blobs": found["blobs"] or "this machine's disk",
             "apps": str(found["apps"]),
             "workers": str(found["workers"]),
@@ -338,13 +360,14 @@ def _described(doors: list[dict[str, Any]]) -> dict[str, str]:
 
 def log_file() -> Path:
     """Return where the server in the background writes its log."""
-    return paths.server_home() / "server.log"
+    return paths.server_home() / LOG
 
 
-def _settle(flags: dict[str, str | Path | None]) -> None:
-    """Take over settings that were given to this command itself."""
+def _settle(flags: Mapping[str, str | Path | None]) -> dict[str, settings.Given]:
+    """Take over settings that were given to this command itself, and return them."""
+    given = {name: str(value) for name, value in flags.items() if value is not None}
     try:
-        settings.export_flags({name: str(value) for name, value in flags.items() if value is not None}, os.environ)
+        return settings.export_flags(given, os.environ)
     except InvalidOption as error:
         raise WrongUsage(str(error)) from None
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomllib
 
@@ -249,14 +249,25 @@ def export(resolved: list[Resolved], environ: MutableMapping[str, str]) -> None:
             environ[item.setting.variable] = item.value
 
 
-def export_flags(flags: Mapping[str, str], environ: MutableMapping[str, str]) -> None:
-    """Set what was given as a command's own flags; it goes before all else.
+class Given(NamedTuple):
+    """What was given as a flag: the ``option``, and its value as it may be ``shown``."""
+
+    option: str
+    shown: str
+
+
+def export_flags(flags: Mapping[str, str], environ: MutableMapping[str, str]) -> dict[str, Given]:
+    """Set what was given as a command's own flags, and return it; it goes before all else.
 
     Raises:
         InvalidOption: a value cannot be read.
     """
+    given = {}
     for name, value in flags.items():
-        environ[_BY_NAME[name].variable] = _BY_NAME[name].check(value, f"--{name.replace('_', '-')}")
+        setting, option = _BY_NAME[name], f"--{name.replace('_', '-')}"
+        environ[setting.variable] = checked = setting.check(value, option)
+        given[name] = Given(option, setting.shown(checked))
+    return given
 
 
 def config_files(environ: Mapping[str, str], cwd: Path) -> list[Path]:

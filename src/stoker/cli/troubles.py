@@ -13,4 +13,4 @@ def show_troubles(troubles: Mapping[str, str]) -> None:
         say(f"\n{label}: {told}")
     if troubles:
         app, _, name = next(iter(troubles)).partition(".")
-        say(f"\n`stoker logs --app {app} --function {name}` shows what its workers have printed.")
+        say(f"\n`stoker logs --app {app} --function {name}` has all of it, and what its workers have printed.")

@@ -10,6 +10,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from stoker.client.calls import Route
+from stoker.client.frames import trimmed
 from stoker.client.methods import (
     ForEachMethod,
     MapMethod,
@@ -24,7 +25,7 @@ from stoker.client.reference import Reference, Shape, Target
 from stoker.client.session import Session
 from stoker.client.signatures import CallSignature
 from stoker.client.web import web_app_of, web_spec
-from stoker.errors import InvalidOption, InvalidRequest
+from stoker.errors import InvalidOption, InvalidRequest, StokerError
 from stoker.transport.current import current_call, current_trace
 from stoker.types import OptionsSpec
 
@@ -229,7 +230,14 @@ class Function(Reference, Generic[P, R_co]):
 
         Raises:
             InvalidRequest: a generator is called as a function, or the other way about.
+            StokerError: there is no such function, or no server, as `target` says.
         """
+        try:
+            return self._route(method)
+        except StokerError as error:
+            raise trimmed(error)  # noqa: B904 - its own cause and context stay
+
+    def _route(self, method: str) -> tuple[Session, Route]:
         if self._raw_f is not None and method not in self._routes:
             self._check_yields(method, Shape.of(self._raw_f))
         target = self.target()

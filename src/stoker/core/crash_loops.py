@@ -21,14 +21,16 @@ DEATHS_BACKOFF_MAX_SECONDS = 5.0  # for those that start well: the next call, wh
 FIRST_PAUSE_SECONDS = 0.25  # after the second in a row, and twice as much after each that follows
 STEADY_SECONDS = 30.0  # of a worker that lives for so long after its start nobody says that it does not start
 REFUSED_FROM = 2  # the first may have had any reason: it is tried again at once
+_PLACE = " It was here:"  # ends the first line of what a hook or an import did, before the stacks of the threads
 WAITED_SECONDS = 1.0  # for a start after workers that ended in their calls: to wait so long is no worse than to retry
-WORDS_MAX = 300  # of a reason, for people
+WORDS_MAX = 600  # characters of a reason, for people: what a resolver says of a version that is not there fits
 
 
-def failed(st: State, pool: Pool, why: str) -> None:
-    """Let the next start wait, longer with each that failed in a row."""
+def failed(st: State, pool: Pool, why: str, *, kind: str = "StartupError") -> None:
+    """Let the next start wait, longer with each that failed in a row; ``kind`` is the error's type."""
     pool.bad_starts += 1
-    pool.trouble = _in_short(why)
+    pool.trouble_kind = kind
+    pool.trouble = in_short(why, label=pool.spec.label)
     _put_off(st, pool, pool.bad_starts, BACKOFF_MAX_SECONDS)
 
 
@@ -41,12 +43,26 @@ def died(st: State, pool: Pool, calls: Iterable[Call], why: str) -> None:
         return
     pool.suspects = ran
     pool.deaths += 1
-    pool.trouble = _in_short(why)
+    pool.trouble_kind = "StartupError"
+    pool.trouble = in_short(why, label=pool.spec.label)
     _put_off(st, pool, pool.deaths, DEATHS_BACKOFF_MAX_SECONDS)
 
 
-def _in_short(why: str) -> str:
-    return why.partition("\n")[0][:WORDS_MAX]
+def in_short(why: str, *, label: str) -> str:
+    """Return a reason as one line: its first, and where that ends in a colon, what it announces.
+
+    What is announced may be a list (of Pythons, of a resolver's words): its lines are joined. A traceback is left out,
+    and so is the function's label at the beginning, since whoever shows a reason names it first.
+    """
+    first, _, rest = why.removeprefix(label).removeprefix(":").lstrip(" ").partition("\n")
+    if first.endswith(_PLACE):
+        first = first.removesuffix(_PLACE)
+    elif first.endswith(":"):
+        lines = [" ".join(line.split()) for line in rest.splitlines() if line.strip()]
+        first = f"{first} {' · '.join(lines)}"
+    if len(first) <= WORDS_MAX:
+        return first
+    return f"{first[:WORDS_MAX].rpartition(' ')[0] or first[:WORDS_MAX]} …"
 
 
 def _put_off(st: State, pool: Pool, times: int, most: float) -> None:
@@ -129,4 +145,4 @@ def refusal(st: State, key: str, *, now: float) -> ErrorInfo | None:
         f"{pool.spec.label} cannot answer: {_what_they_did(pool)}. The next one is "
         f"tried in {left:.1f} s. The last one: {pool.trouble}"
     )
-    return stoker_error("StartupError", message, {"function": pool.spec.label, "retry_after": round(left, 3)})
+    return stoker_error(pool.trouble_kind, message, {"function": pool.spec.label, "retry_after": round(left, 3)})

@@ -363,7 +363,7 @@ def worker_refused(st: State, event: e.WorkerRefused) -> None:
         pool.waiting = pool.refusal = event.error.message
         st.at(pool.start_after, lambda: st.touch(pool))
         return
-    crash_loops.failed(st, pool, event.error.message)
+    crash_loops.failed(st, pool, event.error.message, kind=event.error.type_name)
     if trials.refused(st, pool, event.error):
         return
     st.emit(c.TellPhase(pool.key, "failed", event.error.message))

@@ -217,6 +217,7 @@ class Pool:
     deaths: int = 0  # in a row, of workers in their calls: see `stoker.core.crash_loops`
     suspects: frozenset[str] = frozenset()  # calls that the last of these ran, and could each have been its reason
     trouble: str = ""  # why the last of them did, for people
+    trouble_kind: str = "StartupError"  # the type of that error
     early_recycles: int = 0  # workers in a row that soon held too much again
     recycle_from: float = 0.0  # before which none goes for the memory that it holds
     refusal: str = ""  # why the latest start was put off, until one succeeds

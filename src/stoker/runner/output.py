@@ -31,7 +31,6 @@ RECORD = b"\x1e"
 FIELD = b"\x1f"
 CHUNK_CHARS = 1 << 20  # a huge text is encoded and written piece by piece, so that it is not held three times
 PARTIAL_MAX_BYTES = 64 << 10  # a line without an end is passed on in pieces of this size
-STAMP_SECONDS = 0.05  # how exact the times of lines are: each stamp is a record of its own
 HIGH_FD = 200  # out of the way of users who close or count the low ones
 
 
@@ -41,7 +40,7 @@ class LogFile:
     def __init__(self, fd: int, *, stamps: bool = False) -> None:
         self.fd = fd
         self._stamps = stamps
-        self._stamped = 0.0
+        self._stamped = 0
 
     @classmethod
     def over(cls, fd: int, *, stamps: bool = False) -> LogFile:
@@ -50,10 +49,10 @@ class LogFile:
 
     def write(self, data: bytes) -> None:
         if self._stamps:
-            now = time.time()
-            if not 0 <= now - self._stamped < STAMP_SECONDS:
+            now = int(time.time() * 1000)
+            if now != self._stamped:  # so no line seems older than its call; many of one millisecond share a stamp
                 self._stamped = now
-                data = b"%bt%b%x\n%b" % (RECORD + FIELD, FIELD, int(now * 1000), data)
+                data = b"%bt%b%x\n%b" % (RECORD + FIELD, FIELD, now, data)
         view = memoryview(data)
         try:
             while view:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stoker.blobs.location import shown_address
 from stoker.core.callback_targets import Allowed
 from stoker.store.postgres.address import shown
-from stoker.transport.addresses import Address
+from stoker.transport.addresses import SCHEME, Address
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,28 @@ class ServerConfig:
         return shown(self.store) if self.store else str(self.state_dir / "store.db")
 
     @property
+    def started_with(self) -> dict[str, str]:
+        """Return what `stoker server start` has options for, as it may be shown: by their names, as settings are."""
+        return {
+            "listen": _place(self.listen),
+            "http": _place(self.http) or "off",
+            "metrics_public": "yes" if self.metrics_public else "no",
+            "traces": self.traces,
+            "tls_cert": str(self.tls_cert or ""),
+            "tls_key": str(self.tls_key or ""),
+            "blobs": shown_address(self.blobs) if self.blobs else "",
+            "engine": self.engine,
+            "ray_address": self.ray_address,
+        }
+
+    @property
     def name(self) -> str:
         return self.run_dir.name
 
     @property
     def spill(self) -> Path:
         return self.state_dir / "payloads"
+
+
+def _place(address: Address | None) -> str:
+    return str(address).removeprefix(SCHEME) if address is not None else ""

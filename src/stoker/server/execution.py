@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -292,11 +291,6 @@ def _losses(call: Call) -> int:
 
 def _timeline(entries: Sequence[tuple[float, str, str]], wall: float) -> str:
     return msgspec.json.encode([(at + wall, event, detail) for at, event, detail in entries]).decode()
-
-
-def wall_offset(monotonic: float) -> float:
-    """Return what to add to the core's times to have Unix ones."""
-    return time.time() - monotonic
 
 
 def error_info(error: StokerError) -> ErrorInfo:

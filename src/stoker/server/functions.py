@@ -338,14 +338,14 @@ class Functions:
             if name not in served:
                 raise NotFound(
                     f"App {app!r}, which is being served, has no function {name!r}. It has: {_listed(served)}."
+                    f"{_near(name, served)}"
                 )
             return self.specs[served[name]]
         if version:
             deployment = next((d for d in history if d.version == version), None)
         if deployment is None:
             known = self.apps()
-            near = difflib.get_close_matches(app, known, n=1) if not version else []
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = _near(app, known) if not version else ""
             which = f"version {version} of app {app!r}" if version else f"app {app!r}"
             raise NotFound(
                 f"There is no deployed {which}.{hint} Deployed or served apps: {_listed(known)}. Deploy it by "
@@ -357,8 +357,11 @@ class Functions:
             if spec.name == name:
                 self.declare(spec)
                 return spec
-        names = _listed({spec.name for spec in deployment.functions})
-        raise NotFound(f"App {app!r} (version {deployment.version}) has no function {name!r}. It has: {names}.")
+        names = {spec.name for spec in deployment.functions}
+        raise NotFound(
+            f"App {app!r} (version {deployment.version}) has no function {name!r}. It has: {_listed(names)}."
+            f"{_near(name, names)}"
+        )
 
     def names_of(self, app: str) -> list[str] | None:
         """Return the functions of an app that is deployed, or served, under this name; None where there is none."""
@@ -377,9 +380,7 @@ class Functions:
         """Say what there is none of yet of an app and a function; empty where both are there."""
         names = self.names_of(app)
         if names is None:
-            near = difflib.get_close_matches(app, self.apps(), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            return f"No app {app!r} is deployed or served here yet.{hint}"
+            return f"No app {app!r} is deployed or served here yet.{_near(app, self.apps())}"
         return (
             f"App {app!r} has no function {function!r}. It has: {_listed(names)}."
             if function not in {"", *names}
@@ -434,6 +435,11 @@ class Functions:
         deployed = any(spec.key == key for d in self._there() for spec in d.functions)
         if not in_use and not deployed:
             self.decide(e.FunctionReplaced(key, by) if by else e.FunctionRetired(key))
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -31,7 +31,7 @@ from stoker.server.client_processes import ClientProcesses
 from stoker.server.client_tokens import ClientTokens
 from stoker.server.config import ServerConfig
 from stoker.server.early_cancels import EarlyCancels
-from stoker.server.execution import Executor, error_info, wall_offset
+from stoker.server.execution import Executor, error_info
 from stoker.server.feeds import Feeds
 from stoker.server.functions import Functions
 from stoker.server.hosts import Hosts
@@ -95,7 +95,9 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self.started = time.time()
         now = self.loop.time()
-        self.wall_offset = wall_offset(now)
+        # What to add to the core's times to have Unix ones. Not by the loop's time, which stands still within a turn:
+        # this one has taken a while, and every call would seem to have come by so much later.
+        self.wall_offset = time.time() - time.monotonic()
         self.plane = CallPlane(prefix=f"w{self.epoch}-", growth=self.engine.growth, now=now)
         self.client_processes = ClientProcesses(self.client_ended)
         secret = kept_secret(self.config.state_dir / "worker.secret")

@@ -159,6 +159,7 @@ class Verbs(DeploymentVerbs):
             "doors": self._doors(),
             "no_http": server.no_http if server.http is None else "",
             "state_dir": str(server.config.state_dir),
+            "started_with": server.config.started_with,
             "engine": server.engine.name,
             "ray_address": server.config.ray_address if server.engine.name == "ray" else "",
             "engine_place": server.engine.place,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stoker.engine.local.log_lines import META, RECORD, UNIT, Joiner, Line, parse_lines
+from stoker.engine.local.log_lines import META, RECORD, STAMP, UNIT, Joiner, Line, parse_lines
 from stoker.engine.local.processes import libc
 from stoker.quantities import format_size
 
@@ -61,9 +61,12 @@ def create_log(path: Path, header: Header) -> None:
 
 
 def append_note(path: Path, text: str) -> None:
-    """Add a line of Stoker's own to a worker's file."""
+    """Add a line of Stoker's own to a worker's file, or several, with their time."""
+    prefix = b"".join([RECORD, UNIT, b"s", UNIT])
+    lines = [b"".join([RECORD, UNIT, STAMP, UNIT, b"%x" % int(time.time() * 1000)])]
+    lines += [prefix + line.encode("utf-8", "replace").replace(RECORD, b"\xe2\x90\x9e") for line in text.splitlines()]
     with path.open("ab", buffering=0) as file:
-        file.write(b"".join([RECORD, UNIT, b"s", UNIT, text.replace("\n", " ").encode(), b"\n"]))
+        file.write(b"\n".join(lines) + b"\n")
 
 
 def trim(fd: int, size: int, *, keep: int = KEEP_BYTES) -> int:

@@ -20,6 +20,7 @@ from stoker.engine.local.log_files import (
     KEEP_BYTES,
     TRIM_SLACK_BYTES,
     Header,
+    append_note,
     create_log,
     log_path,
     trim,
@@ -33,6 +34,8 @@ ROUND_SECONDS = 0.05  # people see lines at once; a busy worker costs twenty rea
 LIVE_BYTES_PER_SECOND = 4 << 20  # more than anybody reads, less than what would crowd out results
 CHUNK_BYTES = 1 << 20  # of text in one message
 PARTIAL_BYTES = 64 << 10  # a line that is longer is cut
+FAILED_STARTS_MAX = 1000  # functions of which is known what their last failed start was
+FAILED_STARTS_BYTES = 1 << 20  # of one function's, after which the file is begun anew
 COUNT_BYTES = 32 << 20  # of lines that are not sent, how many bytes a round are looked through to count them
 IN_MODIFY = 0x2
 IN_NONBLOCK, IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
@@ -173,6 +176,7 @@ class LogTails:
         self._send = send
         self._connected = connected
         self._slow = slow
+        self._failed_starts: dict[str, str] = {}  # by function, what the last of them was noted to have failed with
         self._ended: list[Tail] = []
         self._tails: dict[str, Tail] = {}
         self._dirty: set[str] = set()
@@ -199,6 +203,24 @@ class LogTails:
         if self._inotify < 0:
             self._schedule()
         return path
+
+    def note_failed_start(self, function: str, label: str, text: str) -> None:
+        """Keep what a start failed with, beside what the function's workers have printed.
+
+        It is in a file for each function, and not sent: who waits for a worker is told anyway. What is the same as the
+        time before is not written again, or a function that does not start would fill its log.
+        """
+        name = f"starts-{function}"
+        path = log_path(self._directory, name)
+        if self._failed_starts.get(function) == text and path.exists():
+            return
+        self._failed_starts[function] = text
+        while len(self._failed_starts) > FAILED_STARTS_MAX:
+            del self._failed_starts[next(iter(self._failed_starts))]
+        if path.exists() and path.stat().st_size > FAILED_STARTS_BYTES:
+            path.unlink()
+        create_log(path, Header(name, function, label, time.time()))
+        append_note(path, f"not started: {text.removeprefix(f'{label}: ')}")
 
     def finish(self, worker: str) -> None:
         """Send all that a worker has written and forget it; without a server, as soon as there is one."""

@@ -118,6 +118,8 @@ class Starter:
             del self._attempts[order.worker], self._tasks[order.worker]
         if failure is not None:
             self._undo(attempt)
+            if not failure.retry and not attempt.called_off:
+                self._stock.logs.note_failed_start(order.function.key, order.function.label, failure.error.message)
             self._send(failure)
 
     async def _try(self, attempt: Attempt) -> StartFailed | None:
@@ -133,8 +135,10 @@ class Starter:
         except StoreUnavailable as error:  # of its code: nothing is wrong with the function
             return StartFailed(order.worker, ErrorInfo(type(error).__name__, str(error)), retry=True)
         except StokerError as error:
-            text = f"{order.function.label}: {error}" if isinstance(error, ImageBuildError) else str(error)
-            return StartFailed(order.worker, ErrorInfo(type(error).__name__, text, fields=error.fields))
+            text, fields = str(error), error.fields
+            if isinstance(error, ImageBuildError):
+                text, fields = f"{order.function.label}: {text}", {**fields, "function": order.function.label}
+            return StartFailed(order.worker, ErrorInfo(type(error).__name__, text, fields=fields))
         except OSError as error:
             message = f"{order.function.label} could not be started on this machine: {error}."
             return StartFailed(order.worker, ErrorInfo("StartupError", message))

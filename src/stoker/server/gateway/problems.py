@@ -19,11 +19,12 @@ STATUSES = {
     "CallTimeout": 504,
     "DeadlineExceeded": 504,
     "CallCancelled": 409,  # somebody here has cancelled it: not the client, which would not be there to be told
-    "ImageBuildError": 503,
-    "InterpreterNotFound": 503,
     "StartupError": 503,
     "StoreUnavailable": 503,
 }
+
+# Their words are paths of this machine, and a resolver's: for the owner. Not 503, since to ask again does not help.
+NO_ENVIRONMENT = frozenset({"ImageBuildError", "InterpreterNotFound"})
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -69,6 +70,12 @@ def problem_of(outcome: Outcome, error: ErrorInfo | None) -> Problem:
     if status == 503:
         headers["retry-after"] = str(max(1, math.ceil(float(error.fields.get("retry_after", 1.0)))))
     message = error.message
+    if error.type_name in NO_ENVIRONMENT:
+        label = error.fields.get("function") or "The function"
+        message = (
+            f"{label} cannot be run: its environment could not be built, or is not what it was. Whoever deployed it "
+            "finds the cause by `stoker apps list` and in its logs."
+        )
     if error.type_name == "StartupError":  # what a hook or an import raised, without the traceback that follows it
         message = message.partition("\n")[0].removesuffix(" It was here:")
     return Problem(status, error.type_name.removeprefix("builtins."), message, headers=headers)

@@ -16,7 +16,7 @@ from stoker.client.endpoints import connection_file
 from stoker.images.worker_path import ensure_worker_path
 from tests.images.callers_venv import make_venv
 
-from .conftest import Command
+from .conftest import Command, Outcome
 
 
 @pytest.fixture
@@ -127,13 +127,27 @@ def test_a_program_whose_environment_the_server_does_not_have(
     assert file.startswith(prefix)
 
 
+def _start_again(stoker_command: Command, *options: str) -> Outcome:
+    environment = dict(os.environ)
+    done = stoker_command("server", "start", *options)
+    os.environ.clear()
+    os.environ.update(environment)  # flags are settings of their command only
+    return done
+
+
 def test_a_server_that_runs_without_the_door(own_home: Path, stoker_command: Command) -> None:
     try:
         assert stoker_command("server", "start").status == 0
-        done = stoker_command("server", "start", "--listen", "127.0.0.1:0")
-        os.environ.pop("STOKER_LISTEN", None)
-        assert done.status == 1
-        assert "without a door at 127.0.0.1:0" in done.err
+        for options, said in (
+            (["--listen", "127.0.0.1:0"], ", without --listen. Stop it"),
+            (["--http", "127.0.0.1:0"], ", with --http off."),
+            (["--traces", "otlp"], ", with --traces off."),
+            (["--http", "127.0.0.1:0", "--metrics-public"], ", with --http off and without --metrics-public."),
+            (["--foreground"], ", in the background."),
+        ):
+            done = _start_again(stoker_command, *options)
+            assert (done.status, said in done.err) == (1, True), done.err
+        assert "It runs already" in _start_again(stoker_command, "--traces", "off", "--http", "off").out
         assert "TLS" not in stoker_command("server", "status").out
     finally:
         sessions.close()

@@ -179,7 +179,7 @@ def test_what_does_not_start_is_told_below(verb: str, server: FakeSession, stoke
     server.answers["functions"] = [{**ROWS["functions"][0], "trouble": told}]
     server.answers["workers"] = []
     said = stoker_command(verb, "list").out
-    assert f"digits-sweep.score: {told}\n\n`stoker logs --app digits-sweep --function score` shows" in said
+    assert f"digits-sweep.score: {told}\n\n`stoker logs --app digits-sweep --function score` has all of it" in said
 
 
 def test_filters_go_to_the_server_and_absent_ones_do_not(server: FakeSession, stoker_command: Command) -> None:

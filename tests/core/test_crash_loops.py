@@ -205,16 +205,25 @@ def test_workers_that_were_told_to_end_are_no_crash_loop() -> None:
 @pytest.mark.parametrize(
     ("why", "told"),
     [
-        ("app.f: its enter() hook load() raised OSError: no model", "its enter() hook load() raised OSError: no model"),
+        (
+            "app.f: its enter() hook load() raised OSError: no model",
+            "its enter() hook load() raised OSError: no model",
+        ),
         ("app.f could not be loaded: KeyError: 'x'\nTraceback …\n  File …", "could not be loaded: KeyError: 'x'"),
-        ("app.f: its enter() hook load() was not done within 5 s. It was here:\n  File …", "its enter() hook load() was "
-         "not done within 5 s."),
-        ("app.f: Its requirements do not resolve; uv says:\n  error: No solution:\n    cause: no such package",
-         "Its requirements do not resolve; uv says: error: No solution: · cause: no such package"),
-        ("app.f: There is no Python 3.14 here. There are:\n  3.11.7   /usr/bin/python3\n",
-         "There is no Python 3.14 here. There are: 3.11.7 /usr/bin/python3"),
+        (
+            "app.f: its hook load() was not done within 5 s. It was here:\n  File …",
+            "its hook load() was not done within 5 s.",
+        ),
+        (
+            "app.f: It does not resolve; uv says:\n  error: No solution:\n    cause: no such package",
+            "It does not resolve; uv says: error: No solution: · cause: no such package",
+        ),
+        (
+            "app.f: There is no Python 3.14 here. There are:\n  3.11.7   /usr/bin/python3\n",
+            "There is no Python 3.14 here. There are: 3.11.7 /usr/bin/python3",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_reason_in_short_has_the_cause(why: str, told: str) -> None:
     assert crash_loops.in_short(why, label="app.f") == told
 

@@ -29,10 +29,10 @@ def test_questions_by_worker_call_and_name(tmp_path: Path) -> None:
     def texts(**params: Any) -> list[str]:
         return [line["text"] for line in read_logs(tmp_path, query(**params))]
 
-    assert texts() == ["from 1", "a note", "from 2", "from 3"]
+    assert texts() == ["from 1", "from 2", "from 3", "a note"], "it was written now"
     assert texts(worker="w2") == texts(call="c2") == texts(functions=["key2"]) == ["from 2"]
-    assert texts(app="shop") == ["from 1", "a note", "from 2"]
-    assert texts(function="train") == ["from 1", "a note", "from 3"]
+    assert texts(app="shop") == ["from 1", "from 2", "a note"]
+    assert texts(function="train") == ["from 1", "from 3", "a note"]
     assert texts(function="other.train") == ["from 3"]
     assert texts(worker="w1", tail=1) == ["a note"]
     assert texts(call="c9") == []

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
+from stoker.cli.environments import in_own, prepare
 from stoker.cli.loading import by_name, load, split_target
 from stoker.cli.screen import fail, say, show_json, warn
 from stoker.cli.server_requests import persistent_session
 from stoker.cli.usage import WrongUsage
-from stoker.client.app import STRATEGIES, App
+from stoker.client.app import STRATEGIES, App, Prepare
 from stoker.errors import InvalidRequest
+from stoker.types import FunctionSpec
 
 PATIENCE_SECONDS = 2.0
 
@@ -40,6 +43,9 @@ def deploy(
         str | None,
         typer.Option(help="rolling, or recreate: the old version's workers end before the new one's start."),
     ] = None,
+    builds: Annotated[
+        bool, typer.Option("--build/--no-build", help="Build environments that are not there yet before it takes over.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Deploy an app to the server, as a new version: from then on any program may call its functions by name."""
@@ -54,22 +60,8 @@ def deploy(
                 f"{source} defines {len(program.apps)} apps: --name can be given to a single one only."
             )
         _rename(program.apps[0], name)
-    done: list[dict[str, Any]] = []
-    for app in program.apps:
-        with _telling_that_it_waits(app.name):
-            version = app.deploy(canary=canary, shadow=shadow, strategy=strategy)
-        done.append(
-            {
-                "app": app.name,
-                "version": version,
-                "functions": sorted(app.functions),
-                "unchanged": not app.deployed_anew,
-                "urls": app.urls,
-                "no_http": app.no_http,
-                "beside": app.beside,
-                "not_ready": app.not_ready,
-            }
-        )
+    ready = partial(prepare, source=f"-m {source}" if is_module else source, builds=builds, silent=as_json)
+    done = [_deploy_one(app, ready, canary=canary, shadow=shadow, strategy=strategy) for app in program.apps]
     if as_json:
         show_json(done)
     for item in done if not as_json else []:
@@ -78,6 +70,29 @@ def deploy(
             for call in by_name(item["app"], function, found):
                 say(f"  {call}")
     _check_ready(done)
+
+
+def _deploy_one(app: App, ready: Prepare, **how: Any) -> dict[str, Any]:
+    own: list[str] = []
+    with _telling_that_it_waits(app.name) as begin:
+
+        def before(functions: Sequence[FunctionSpec], blobs: Mapping[str, bytes], /) -> None:
+            ready(functions, blobs)
+            own.extend(in_own(functions))
+            begin()
+
+        version = app.deploy_after(before, **how)
+    return {
+        "app": app.name,
+        "version": version,
+        "functions": sorted(app.functions),
+        "unchanged": not app.deployed_anew,
+        "urls": app.urls,
+        "no_http": app.no_http,
+        "beside": app.beside,
+        "not_ready": app.not_ready,
+        "own_environment": own,
+    }
 
 
 def _check_ready(done: list[dict[str, Any]]) -> None:
@@ -94,14 +109,13 @@ def _check_ready(done: list[dict[str, Any]]) -> None:
 
 
 @contextmanager
-def _telling_that_it_waits(app: str) -> Iterator[None]:
-    """Say so where a version does not take over at once."""
+def _telling_that_it_waits(app: str) -> Iterator[Callable[[], None]]:
+    """Say so where a version does not take over at once, from when what is yielded is called."""
     text = f"deploying {app} … where the last version has workers, the new one starts some before it takes over"
     telling = threading.Timer(PATIENCE_SECONDS, lambda: print(text, file=sys.stderr))
     telling.daemon = True
-    telling.start()
     try:
-        yield
+        yield telling.start
     finally:
         telling.cancel()
 
@@ -129,6 +143,12 @@ def _say(item: dict[str, Any]) -> None:
         warn(
             f"the endpoints of {app} are not reached, because the server has no door for HTTP: {item['no_http']}\n"
             "Start it again with one: `stoker server stop`, then `stoker server start --http 127.0.0.1:7411`."
+        )
+    if own := item["own_environment"]:
+        who = "runs" if len(own) == len(item["functions"]) else f"{', '.join(sorted(own))}: runs"
+        say(
+            f"  {who} in your own environment ({sys.prefix}): a change of that stops it until it is deployed again; "
+            "Image.python().pip_install(…) pins what it needs"
         )
     if item["urls"]:
         url = next(iter(item["urls"].values()))

@@ -9,6 +9,7 @@ import typer
 
 from stoker import paths
 from stoker.blobs.disk import DiskBlobStore
+from stoker.cli.environments import wanted_by
 from stoker.cli.loading import load, split_target
 from stoker.cli.screen import Column, field, say, show_json, show_rows, since, size
 from stoker.cli.server_requests import ask
@@ -20,7 +21,6 @@ from stoker.engine.local.requests import Verbs
 from stoker.errors import InvalidOption, StokerError
 from stoker.images.builder import EnvironmentBuilder
 from stoker.quantities import format_size, parse_duration
-from stoker.types import ImageSpec
 
 app = typer.Typer(help="Images: the environments built here, or on the server's nodes.", no_args_is_help=True)
 
@@ -109,19 +109,18 @@ def build(
     """Build the environments that a program's functions need, before they are needed."""
     program = load(split_target(target)[0], is_module=is_module)
     shipment, blobs = Shipment(), DiskBlobStore(paths.blobs())
-    wanted: dict[str, tuple[ImageSpec, list[str]]] = {}
+    found = []
     for function in program.functions.values():
         default = function.app.image if function.app is not None else None
-        spec = shipment.image(function.options.image or default or Image.local())
-        wanted.setdefault(spec.digest, (spec, []))[1].append(function.label)
+        found.append((function.label, shipment.image(function.options.image or default or Image.local())))
     for digest, data in shipment.blobs.items():
         blobs.put(f"bundle/{digest}", [data])
     builder = EnvironmentBuilder(paths.environments(), blobs)
     built = []
-    for spec, labels in wanted.values():
-        names = ", ".join(labels)
-        environment = builder.ensure(spec, progress=partial(_progress, names, silent=as_json))
-        built.append({"functions": labels, "key": environment.key, "python": environment.python})
+    for wanted in wanted_by(found):
+        names = wanted.names
+        environment = builder.ensure(wanted.spec, progress=partial(_progress, names, silent=as_json))
+        built.append({"functions": wanted.labels, "key": environment.key, "python": environment.python})
         if not as_json:
             say(f"{names}: {'your own environment' if environment.is_local else environment.key[:KEY_SHOWN]}")
     if as_json:

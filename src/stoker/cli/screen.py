@@ -224,6 +224,11 @@ def say(text: str) -> None:
     print(text)
 
 
+def note(text: str) -> None:
+    """Print a sentence beside what a command prints, for people, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def escape(text: str) -> str:
     """Return a text that Rich prints as it is."""
     from rich.markup import escape as escaped

@@ -46,6 +46,9 @@ else:
         return lambda function: function
 
 
+Prepare = Callable[[Sequence[FunctionSpec], Mapping[str, bytes]], None]
+"""What is done before functions are deployed, with their specs and the blobs that these name, by digest."""
+
 P = ParamSpec("P")
 A = TypeVar("A")
 B = TypeVar("B")
@@ -269,6 +272,18 @@ class App:
             InvalidOption: a share is no percentage, or the strategy is none.
             InvalidRequest: there is no current version for a canary or a shadow to stand beside, or no room for two.
         """
+        return self.deploy_after(_at_once, tags=tags, canary=canary, shadow=shadow, strategy=strategy)
+
+    def deploy_after(
+        self,
+        prepare: Prepare,
+        *,
+        tags: Mapping[str, str] | None = None,
+        canary: float | None = None,
+        shadow: float | None = None,
+        strategy: str | None = None,
+    ) -> int:
+        """Deploy as `deploy` does, once ``prepare`` has returned, which is given what is to be deployed."""
         chosen = self._strategy if strategy is None else _checked_strategy(strategy)
         beside = _beside(canary, shadow)
         if not self.functions:
@@ -276,6 +291,7 @@ class App:
         session = sessions.require_persistent()
         shipment = Shipment(self._include_source, session.freezes)
         specs = [self._spec_of(function, shipment, run_id="") for function in self.functions.values()]
+        prepare(specs, shipment.blobs)
         ship(session, shipment.blobs)
         params = {"app": self.name, "functions": [asdict(spec) for spec in specs], "tags": dict(tags or {})}
         answer = session.request("deploy", {**params, "strategy": chosen, **beside})
@@ -393,6 +409,10 @@ class App:
             cwd=os.getcwd(),  # noqa: PTH109 - a text
             **function.spec_fields(),
         )
+
+
+def _at_once(specs: Sequence[FunctionSpec], blobs: Mapping[str, bytes], /) -> None:
+    return
 
 
 class AppRun(AbstractContextManager["App"], AbstractAsyncContextManager["App"]):

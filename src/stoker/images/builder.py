@@ -108,6 +108,10 @@ class EnvironmentBuilder:
                     raise
                 # Those before us gave it up just before we came: it is built anew.
 
+    def is_built(self, spec: ImageSpec) -> bool:
+        """Tell whether the environment of a recipe is there, so that `ensure` builds nothing."""
+        return self._ready(recipe_id(self._own_or_frozen(spec))) is not None
+
     def _own_or_frozen(self, spec: ImageSpec) -> ImageSpec:
         """Return the recipe itself, or where it is the caller's environment and that is not here, how to build it."""
         if spec.local is None:

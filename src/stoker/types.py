@@ -79,6 +79,16 @@ class ErrorInfo:
     mro: list[str] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """The type's name as Python writes it below a traceback: built-in ones stand alone."""
+        return self.type_name.removeprefix("builtins.")
+
+    @property
+    def said(self) -> str:
+        """The last line of its traceback."""
+        return f"{self.name}: {self.message}"
+
 
 @dataclass(frozen=True)
 class PayloadRef:

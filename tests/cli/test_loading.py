@@ -84,6 +84,19 @@ def test_a_misspelt_file_gets_a_suggestion() -> None:
         load(".")
 
 
+@pytest.mark.parametrize(("given", "there"), [("nosuch.py", "nomethod.py"), ("nope.py", "shop.py")])
+def test_what_is_not_alike_is_not_suggested(given: str, there: str) -> None:
+    _write(there, PROGRAM)
+    with pytest.raises(InvalidRequest, match=rf"^There is no file {given}\.$"):
+        load(given)
+
+
+def test_a_file_that_is_no_python_is_named() -> None:
+    Path("model.joblib").write_bytes(b"\x80\x04\0\0model")
+    with pytest.raises(InvalidRequest, match=r"^model\.joblib is no Python source"):
+        load("model.joblib")
+
+
 def test_a_file_without_an_app_says_what_to_write() -> None:
     with pytest.raises(InvalidRequest, match=r"defines no app\. Write `app = stoker\.App"):
         load(_write("prog_empty.py", "x = 1"))

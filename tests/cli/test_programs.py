@@ -388,6 +388,44 @@ def test_a_deployed_app_is_called_shown_rolled_back_and_stopped(program: str, tm
     assert 'from_name("renamed", "square")' in other
 
 
+NEEDS = """
+import stoker
+
+app = stoker.App("needs")
+
+@app.function(image=stoker.Image.python().run_commands({0!r}))
+def f() -> None:
+    pass
+
+@app.function
+def plain() -> None:
+    pass
+"""
+LOOKS_UP = 'import stoker; stoker.Function.from_name("needs", {0!r}).remote()'
+
+
+@pytest.mark.usefixtures("server")
+def test_deploy_builds_what_is_not_there_and_deploys_nothing_that_cannot_be_built(tmp_path: Path) -> None:
+    (tmp_path / "needs.py").write_text(NEEDS.format("echo no weights today; exit 7"))
+    failed = _stoker("deploy", "needs.py", status=1).stderr
+    assert "needs.f: " in failed and "no weights today" in failed and failed.endswith("needs was not deployed.\n")
+    assert "No apps." in _stoker("apps", "list").stdout
+    unbuilt = _stoker("deploy", "needs.py", "--no-build")
+    assert "needs.f: the first call waits" in unbuilt.stderr and "`stoker images build needs.py`" in unbuilt.stderr
+    assert "plain: runs in your own environment" in unbuilt.stdout
+    called = subprocess.run([sys.executable, "-c", LOOKS_UP.format("f")], capture_output=True, text=True, check=False)
+    assert "ImageBuildError" in called.stderr
+    told = _stoker("functions", "list").stdout
+    assert "needs.f: its last worker did not start" in told and "no weights today" in told
+    assert "no weights today" in _stoker("logs", "--app", "needs", "--function", "f").stdout
+
+    (tmp_path / "needs.py").write_text(NEEDS.format("echo some weights"))
+    assert "needs.f: the environment is ready" in _stoker("deploy", "needs.py").stderr
+    assert "environment" not in _stoker("deploy", "needs.py").stderr
+    slip = subprocess.run([sys.executable, "-c", LOOKS_UP.format("plian")], capture_output=True, text=True, check=False)
+    assert slip.stderr.count("  File ") == 3 and slip.stderr.endswith("Did you mean 'plain'?\n")
+
+
 def test_deploy_without_a_server_does_not_run_the_file(own_home: Path, tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text("print('the file was run')")
     done = _stoker("deploy", str(tmp_path / "loud.py"), status=1)

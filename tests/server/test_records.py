@@ -50,7 +50,7 @@ def test_a_row_says_what_a_person_asks() -> None:
     assert record is not None
     row = row_of(record.call, wall=100.0, record=record)
     assert row["created"] == 107.0
-    assert row["error"] == "builtins.ValueError: bad"
+    assert row["error"] == "ValueError: bad"
     assert row["seconds"] == 0.5
     assert row["function"] == "app.f"
     assert row["started"] is None

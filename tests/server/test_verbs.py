@@ -118,6 +118,8 @@ def test_lookup_finds_runs_versions_and_current(client: Peer, key: str) -> None:
         client.ask("lookup", app="other", name="f")
     with pytest.raises(NotFound, match=r"no deployed app 'apq'. Did you mean 'app'\?"):
         client.ask("lookup", app="apq", name="f")
+    with pytest.raises(NotFound, match=r"has no function 'ff'. It has: f. Did you mean 'f'\?"):
+        client.ask("lookup", app="app", name="ff")
     with pytest.raises(NotFound, match="no deployed version 7"):
         client.ask("lookup", app="app", name="f", version=7)
 
@@ -268,7 +270,7 @@ def test_calls_of_a_state_are_found_behind_newer_ones(
     client.result_of("c-1.29")
     running.on_loop(running.server.records._kept.clear)
     assert [row["id"] for row in client.ask("calls", state="failed", limit=5)] == ["c-1.0"]
-    assert client.ask("call", id="c-1.0")["error"] == "builtins.ValueError: bad"
+    assert client.ask("call", id="c-1.0")["error"] == "ValueError: bad"
 
 
 def test_what_the_store_alone_knows_of_a_call_has_its_times(running: Running, client: Peer, key: str) -> None:

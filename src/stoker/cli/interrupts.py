@@ -13,8 +13,10 @@ INTERRUPTED_STATUS = 130
 
 
 @contextmanager
-def two_step_interrupts() -> Iterator[None]:
+def two_step_interrupts(doing: str = "cancelling") -> Iterator[None]:
     """While the block runs, the first Ctrl-C raises `KeyboardInterrupt`, the second ends this process at once.
+
+    ``doing`` is what the first one begins, for people.
 
     Calls are cancelled by whoever waits for them, on the way of the exception out of the program. After the second,
     the program's own server sees that its program is gone, and ends everything.
@@ -27,7 +29,7 @@ def two_step_interrupts() -> Iterator[None]:
             os.write(2, b"\nstoker: killed\n")
             os._exit(INTERRUPTED_STATUS)
         asked = True
-        print("\nstoker: cancelling; Ctrl-C again kills", file=sys.stderr, flush=True)
+        print(f"\nstoker: {doing}; Ctrl-C again kills", file=sys.stderr, flush=True)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, interrupt)

@@ -174,6 +174,7 @@ def _import_file(source: str) -> ModuleType:
     path = path.resolve()
     if path.suffix == ".ipynb":
         raise InvalidRequest(f"{source} is a notebook. Run its cells where you edit it: `with app.run(): f.remote(…)`.")
+    _check_source(source, path)
     root, name = _import_name(path)
     sys.path.insert(0, str(root))
     loaded = sys.modules.get(name)
@@ -185,6 +186,12 @@ def _import_file(source: str) -> ModuleType:
     if "." in name:
         return importlib.import_module(name)
     return _execute(name, path)
+
+
+def _check_source(source: str, path: Path) -> None:
+    """Raise `InvalidRequest` for a file of something else: Python's own words for that do not name the file."""
+    if b"\0" in path.read_bytes():
+        raise InvalidRequest(f"{source} is no Python source. Name the .py file in which the app is defined.")
 
 
 def _execute(name: str, path: Path) -> ModuleType:

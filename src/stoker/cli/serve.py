@@ -40,7 +40,7 @@ def serve(
     if not is_module and not Path(source).is_file():
         load(source)  # says what is wrong
     search_path = list(sys.path)
-    with two_step_interrupts(), lent(), sessions.held(), ExitStack() as running:
+    with two_step_interrupts("ending"), lent(), sessions.held(), ExitStack() as running:
         watched: set[Path] = set()
         while True:
             before = set(sys.modules)

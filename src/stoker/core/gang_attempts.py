@@ -178,7 +178,7 @@ def named(result: Result, rank: int, size: int) -> Result:
 
 
 def _kind_of(result: Result) -> str:
-    return result.error.type_name if result.error else result.outcome.name.lower()
+    return result.error.name if result.error else result.outcome.name.lower()
 
 
 def end_ranks(st: State, gang: Gang, reason: str, *, force: bool = False) -> None:

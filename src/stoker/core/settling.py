@@ -53,7 +53,7 @@ def fail(st: State, call: Call, result: Result) -> None:
     options = call.pool.options
     if not _is_half_answered(call) and retries.wants_retry(options, call.failures, result.error):
         wait = retries.delay(options.retries, call.failures)
-        what = result.error.type_name if result.error else result.outcome.name.lower()
+        what = result.error.name if result.error else result.outcome.name.lower()
         call.note_run()
         call.note(st.now, "failed", f"attempt {call.attempt}: {what}; the next one in {wait:g} s")
         st.discard(result.payload)

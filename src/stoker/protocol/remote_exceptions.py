@@ -58,7 +58,7 @@ def _info_of_remote(error: RemoteError, text: str) -> ErrorInfo:
     """Describe an error whose type is not installed here as the worker did that raised it."""
     return ErrorInfo(
         type_name=error.type_name or _qualified(type(error)),
-        message=_message(error).removeprefix(f"{error.type_name}: "),
+        message=_message(error).removeprefix(f"{error.type_name.removeprefix('builtins.')}: "),
         traceback=_clip(f"{error.traceback}\n{text}" if error.traceback not in text else text),
         mro=list(getattr(error, "mro", [])),
     )
@@ -201,7 +201,7 @@ def decode_exception(payload: Any, info: ErrorInfo, *, call_id: str, function: s
     error = _open(payload)
     if error is None:
         error = RemoteError(
-            f"{info.type_name}: {info.message}",
+            info.said,
             call_id=call_id,
             function=function,
             type_name=info.type_name,

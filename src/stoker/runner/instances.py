@@ -113,7 +113,7 @@ class ClassCode:
 def failed_hook(label: str, what: str, error: BaseException) -> ErrorInfo:
     """Return what callers are told of a hook that raised something."""
     found = describe_failure(error)
-    name = found.type_name.removeprefix("builtins.")
+    name = found.name
     message = f"{label}: its {what} raised {name}: {found.message}"
     if found.traceback:
         message += f"\n{found.traceback.rstrip()}"

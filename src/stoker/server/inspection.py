@@ -182,7 +182,7 @@ def _stored_row(server: Server, record: CallRecord) -> Row:
         "seconds": settled.finished - started if settled and started is not None else None,
         "attempts": settled.attempts if settled else record.failures + record.losses,
         "worker": "",
-        "error": f"{error.type_name}: {error.message}" if error else "",
+        "error": error.said if error else "",
         "detached": True,
         "trace": call.trace,
         "version": spec.version if spec else 0,

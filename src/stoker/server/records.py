@@ -78,7 +78,7 @@ def row_of(call: Call, *, wall: float, record: Record | None = None) -> dict[str
         "seconds": _seconds(call, record),
         "attempts": call.attempt,
         "worker": call.worker.id if call.worker else "",
-        "error": f"{record.error.type_name}: {record.error.message}" if record and record.error else "",
+        "error": record.error.said if record and record.error else "",
         "detached": call.detached,
         "trace": call.trace,
         "version": call.pool.spec.version,

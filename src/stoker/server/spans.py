@@ -141,7 +141,7 @@ class Spans:
             "stoker.call_id": call.id,
             "stoker.outcome": outcome,
             "stoker.attempts": call.attempt,
-            **({"error.type": result.error.type_name} if result.error is not None else {}),
+            **({"error.type": result.error.name} if result.error is not None else {}),
         }
         whole = self._span(f"call {call.label}", self._under(trace), call.created, attributes)
         if outcome not in {"succeeded", "cancelled"}:

@@ -64,7 +64,7 @@ def append_note(path: Path, text: str) -> None:
     """Add a line of Stoker's own to a worker's file, or several, with their time."""
     prefix = b"".join([RECORD, UNIT, b"s", UNIT])
     lines = [b"".join([RECORD, UNIT, STAMP, UNIT, b"%x" % int(time.time() * 1000)])]
-    lines += [prefix + line.encode("utf-8", "replace").replace(RECORD, b"\xe2\x90\x9e") for line in text.splitlines()]
+    lines += [prefix + line.encode("utf-8", "replace") for line in text.splitlines()]  # a record's mark ends a line too
     with path.open("ab", buffering=0) as file:
         file.write(b"\n".join(lines) + b"\n")
 

@@ -296,7 +296,7 @@ def _startup_error(label: str, error: ErrorInfo) -> ErrorInfo:
     """Return a user's exception as what callers are told; Stoker's own errors say it well already."""
     if "." not in error.type_name and error.type_name.endswith("Error") and error.type_name == StartupError.__name__:
         return error
-    name = error.type_name.removeprefix("builtins.")
+    name = error.name
     message = f"{label} could not be loaded: {name}: {error.message}"
     missing = _MISSING_MODULE.match(error.message) if name == "ModuleNotFoundError" else None
     if missing:

@@ -72,14 +72,14 @@ def test_the_list_of_calls_says_what_was_asked_and_how_it_was_answered(served: S
             told.append((call_id, (method, path.partition("?")[0], status), "failed" if status == 500 else "succeeded"))
     listed = {row["id"]: row for row in json.loads(served.stoker("calls", "list", "--json"))}
     for call_id, (method, path, status), state in told:
-        reason = "ValidationError: $.x: expected a number, not a text" if status == 422 else ""
+        reason = 'ValidationError: $.x: expected a number, not the text "one"' if status == 422 else ""
         assert listed[call_id]["http"] == {"method": method, "path": path, "status": status, "reason": reason}
         assert listed[call_id]["state"] == state
     refused = told[1][0]
     assert "succeeded, 422" in served.stoker("calls", "list", "--app", "shop")
     shown = served.stoker("calls", "show", refused)
     assert re.search(r"http +422 POST /shop/move *\n", shown)
-    assert re.search(r"error +ValidationError: \$\.x: expected a number, not a text *\n", shown)
+    assert re.search(r'error +ValidationError: \$\.x: expected a number, not the text "one" *\n', shown)
 
 
 def test_an_annotation_that_means_nothing_is_no_argument_that_takes_anything(served: Serving) -> None:

@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_seen_in_its_state(jobs: Serving) -> None:
     ]
     assert len(rows) == 2
     for row in rows:
-        reason = "ValidationError: $.pause: expected a number, not a text"
+        reason = 'ValidationError: $.pause: expected a number, not the text "soon"'
         assert row["http"] == {"method": "POST", "path": "/jobs/note", "status": 422, "reason": reason}
 
 

@@ -280,3 +280,30 @@ async def test_who_reads_slowly_why_it_was_refused_has_its_time(connection: Conn
     assert not transport.is_closing()
     transport.protocol.check(100.1 + LINGER_SECONDS + READ_SECONDS)
     assert transport.ended == "aborted"
+
+
+@pytest.mark.parametrize("cut", [7, 1000, 16_384, 65_536, 1 << 20])
+@pytest.mark.parametrize(
+    ("query", "header", "said"),
+    [
+        (33_000, 10, b" 414 "),
+        (60_000, 10, b" 414 "),
+        (200_000, 10, b" 414 "),
+        (30_000, 10_000, b" 414 "),
+        (10, 33_000, b" 431 "),
+        (10, 200_000, b" 431 "),
+        (5_000, 60_000, b" 431 "),
+    ],
+)
+async def test_a_head_that_is_too_long_is_told_which_part_is(query: int, header: int, said: bytes, cut: int) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        pytest.fail("it was asked")
+
+    made = Connections(app).make()  # type: ignore[arg-type] # it is asked for requests only
+    made.connection_made(Transport())
+    head = b"GET /a/b?x=%b HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % (b"a" * query, b"b" * header)
+    for at in range(0, len(head), cut):
+        if transport_of(made).protocol is None:  # else what comes is read away
+            made.data_received(head[at : at + cut])
+    assert transport_of(made).written.startswith(b"HTTP/1.1%b" % said)
+    assert (b"The URL is too long" in transport_of(made).written) == (said == b" 414 ")

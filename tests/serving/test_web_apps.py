@@ -304,6 +304,24 @@ def test_an_answer_that_breaks_off_is_not_taken_for_whole(served: Serving, kind:
             client.get(f"/webapps/{kind}/half")
 
 
+def test_a_call_whose_app_has_raised_has_failed_though_its_framework_has_answered(served: Serving) -> None:
+    with served.client() as client:
+        answer = client.get("/webapps/site/fails")
+        again = client.post("/webapps/site/double", json={"x": 4})
+    assert (answer.status_code, answer.text) == (500, "Internal Server Error") and again.status_code == 200
+    call_id = answer.headers["x-stoker-call-id"]
+
+    def failed() -> list[dict[str, object]]:
+        rows = json.loads(served.stoker("calls", "list", "--state", "failed", "--json"))
+        return [row for row in rows if row["id"] == call_id]
+
+    wait_until(lambda: bool(failed()))
+    assert failed()[0]["http"] == {"method": "GET", "path": "/webapps/site/fails", "status": 500, "reason": ""}
+    shown = served.stoker("calls", "show", call_id)
+    assert "ValueError" in shown and "it cannot be done" in shown
+    assert 'raise ValueError("it cannot be done")' in served.stoker("logs", "--call", call_id)
+
+
 def test_a_worker_that_dies_in_the_middle_of_an_answer_cuts_it_and_before_one_is_told(served: Serving) -> None:
     with served.client() as client:
         with pytest.raises(httpx.RemoteProtocolError):

@@ -17,6 +17,7 @@ from stoker.web.interface import Interface
 
 MODULE = """
 from __future__ import annotations
+import threading
 import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,6 +37,10 @@ class Holder:
 def never(image: pictures.Image, n: int = 1) -> Never: ...
 def field(holder: Holder) -> None: ...
 def perhaps(image: Perhaps, n: int) -> None: ...
+class Plain: ...
+def plain(x: Plain) -> None: ...
+def plains(x: dict[str, list[Plain]]) -> None: ...
+def thread(x: threading.Thread) -> None: ...
 def both(first: Perhaps, second: Never) -> None: ...
 def no_syntax(x: "1 +", n: int) -> None: ...
 def returned(n: int) -> Never: ...
@@ -82,6 +87,15 @@ def test_what_may_mean_something_in_the_worker_is_refused_there_alone(module: Mo
         read(module.perhaps, elsewhere=False)
     module.Perhaps = int  # type: ignore[attr-defined]
     assert read(module.perhaps, elsewhere=False).inputs[0].annotation is int
+
+
+def test_a_class_that_may_stand_in_for_a_model_is_refused_in_the_worker_alone(module: ModuleType) -> None:
+    for function in (module.plain, module.plains):
+        assert read(function, elsewhere=True).inputs[0].annotation is Any
+        with pytest.raises(stoker.InvalidOption, match=r"annotation of 'x'.* names Plain, .*dataclass"):
+            read(function, elsewhere=False)
+    with pytest.raises(stoker.InvalidOption, match=r"names Thread"):
+        read(module.thread, elsewhere=True)
 
 
 def test_what_is_returned_needs_no_meaning(module: ModuleType) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any, Literal, NamedTuple, Optional, TypedDict, Union
+from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, Protocol, TypedDict, TypeVar, Union
 from uuid import UUID
 
 import msgspec
@@ -16,6 +18,7 @@ import numpy as np
 import pydantic
 import pytest
 
+from stoker.web.annotations import Unreadable
 from stoker.web.conversion import Invalid, converter, is_of_ours, to_json
 
 
@@ -55,6 +58,30 @@ class Model(pydantic.BaseModel):
     when: datetime = datetime(2026, 1, 1)
 
 
+class Plain:
+    pass
+
+
+class Positive(int):
+    def __init__(self, value: int) -> None:
+        if value < 0:
+            raise ValueError("it is below 0")
+
+
+class Closes(Protocol):
+    def close(self) -> None: ...
+
+
+Ident = NewType("Ident", int)
+T = TypeVar("T")
+
+
+@dataclass
+class Holder:
+    x: int
+    lock: threading.Lock
+
+
 @pytest.mark.parametrize(
     ("annotation", "value", "expected"),
     [
@@ -87,6 +114,14 @@ class Model(pydantic.BaseModel):
         (Named, [1, "c"], Named(1, "c")),
         (Typed, {"a": 1}, {"a": 1}),
         (Struct, {"a": 1}, Struct(1)),
+        (Positive, 3, Positive(3)),
+        (Ident, 3, 3),
+        (Annotated[Ident, "row"], 3, 3),
+        (T, 3, 3),
+        (object, "a", "a"),
+        (Closes, {}, {}),
+        (Iterable[int], [1.0], [1]),
+        (Mapping, {"a": 1}, {"a": 1}),
         (Model, {"a": 1, "when": "2026-02-03T00:00:00"}, Model(a=1, when=datetime(2026, 2, 3))),
     ],
 )
@@ -98,12 +133,24 @@ def test_values_of_annotated_types(annotation: Any, value: Any, expected: Any) -
 @pytest.mark.parametrize(
     ("annotation", "value", "path", "said"),
     [
-        (int, "3", "$", "a whole number, not a text"),
-        (int, True, "$", "a whole number, not true or false"),
-        (int, 1.5, "$", "a whole number"),
+        (int, "3", "$", 'a whole number, not the text "3"'),
+        (int, "a" * 99, "$", f'not the text "{"a" * 40}…"'),
+        (int, "", "$", "a whole number, not an empty text"),
+        (int, True, "$", "a whole number, not true"),
+        (int, 1.5, "$", "a whole number, not 1.5"),
+        (int, math.inf, "$", "a whole number"),
         (float, None, "$", "a number, not null"),
         (float, 10**400, "$", "too large"),
-        (str, 3, "$", "a text, not a number"),
+        (float, -math.inf, "$", "too large"),
+        (list[float], [1.0, math.inf], "$[1]", "too large"),
+        (dict[str, list[float]], {"a": [math.inf, -math.inf]}, "$.a[0]", "too large"),
+        (np.ndarray, [[1.0, math.inf]], "$", "too large"),
+        (Decimal, math.inf, "$", "too large"),
+        (Decimal, "Infinity", "$", "finite"),
+        (timedelta, math.inf, "$", "too large"),
+        (Model, {"a": math.inf}, "$", "too large"),
+        (Model, {"when": "x"}, "$.a", "(and 1 more)"),
+        (str, 3, "$", "a text, not 3"),
         (bytes, "a*", "$", "base64"),
         (list[int], [1, "a"], "$[1]", "a whole number"),
         (tuple[int, int], [1], "$", "a list of 2, not of 1"),
@@ -113,10 +160,12 @@ def test_values_of_annotated_types(annotation: Any, value: Any, expected: Any) -
         (datetime, "yesterday", "$", "a time such as"),
         (UUID, "1", "$", "a UUID"),
         (int | None, "a", "$", "none of: int, null"),
-        (list[Point], [{"x": 1}, {"x": "a"}], "$[1].x", "a number, not a text"),
+        (list[Point], [{"x": 1}, {"x": "a"}], "$[1].x", 'a number, not the text "a"'),
         (Point, {}, "$.x", "missing"),
         (Point, {"x": 1, "z": 2}, "$.z", "there is no field 'z'; there are: x, y"),
         (Tree, {"name": "a", "children": [{"name": 1}]}, "$.children[0].name", "a text"),
+        (Positive, -1, "$", "it is below 0"),
+        (Ident, "a", "$", "a whole number"),
         (Struct, {"a": "x"}, "$.a", "Expected `int`"),
         (Model, {"a": "x"}, "$.a", "integer"),
         (np.ndarray, [[1, 2], [3]], "$", "all of one length"),
@@ -128,6 +177,19 @@ def test_what_is_none_is_told_with_its_path(annotation: Any, value: Any, path: s
     with pytest.raises(Invalid) as caught:
         converter(annotation)(value, "$")
     assert caught.value.path == path and said in caught.value.message
+
+
+@pytest.mark.parametrize("inside", [lambda one: one, lambda one: list.__class_getitem__(one), lambda one: one | None])
+@pytest.mark.parametrize("kind", [Plain, np.float32, threading.Thread, Holder])
+def test_what_nothing_in_json_is_read_as_is_refused(kind: Any, inside: Any) -> None:
+    with pytest.raises(Unreadable, match="lock" if kind is Holder else kind.__name__):
+        converter(inside(kind))
+
+
+def test_what_is_no_type_of_values_is_refused() -> None:
+    for one in (Callable[[], int], Callable):
+        with pytest.raises(Unreadable, match="Callable"):
+            converter(one)
 
 
 def test_arrays_come_as_nested_lists_and_go_as_such() -> None:
@@ -171,8 +233,8 @@ def test_what_json_has_no_number_for_is_null() -> None:
 
 
 def test_what_has_no_form_is_named() -> None:
-    with pytest.raises(TypeError, match=r"builtins\.object has no form there"):
-        to_json({"a": object()})
+    with pytest.raises(TypeError, match=r"at \$\.a\[1\], of the type object has no form there"):
+        to_json({"b": math.nan, "a": [1, object()]})
     itself: list[Any] = []
     itself.append(itself)
     with pytest.raises(TypeError, match="holds itself"):

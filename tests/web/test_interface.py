@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +22,10 @@ from stoker.web.things import Headers, Request
 class Point:
     x: float
     y: float = 0.0
+
+
+class Plain:
+    pass
 
 
 def request(
@@ -140,6 +145,8 @@ def test_the_request_itself_is_handed_on() -> None:
         (one_file, request(b"a", kind="multipart/form-data"), "$"),
         (one_file, request(b"", kind=""), "$.file"),
         (one_file, request(b"", kind="application/x-www-form-urlencoded"), "$.file"),
+        (scalars, request({"x": 1}, query="nane=b"), "$.nane"),
+        (model, request({"x": 1}, query="Scale_=3"), "$.Scale_"),
         (scalars, request(b"x=1&name=%ff", kind="application/x-www-form-urlencoded"), "$"),
         (
             scalars,
@@ -157,6 +164,27 @@ def test_what_is_wrong_is_told_with_its_path(function: Any, given: Request, path
     assert caught.value.path == path
 
 
+def test_what_others_add_to_an_address_is_passed_over() -> None:
+    added = "utm_name=mail&_=1754000000&v=2&fbclid=a&name=b"
+    assert read(scalars, request({"x": 1}, query=added)) == {"x": 1.0, "name": "b"}
+    for path in ("", "/"):
+        assert Interface(scalars, ["POST"], label="f").read(Request("POST", path, "", Headers([]), b'{"x": 1}'))
+    given = Request("GET", "/a/b", "reqest=1", Headers([]))
+    assert read(whole, given) == {"request": given}  # which may read the rest of the path, and the query, itself
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (model, "the body is empty, and is to be a Point, as JSON"),
+        (scalars, "this argument is missing: the body is empty"),
+    ],
+)
+def test_an_empty_body_is_called_so(function: Any, said: str) -> None:
+    with pytest.raises(Invalid, match=said):
+        read(function, request(b""))
+
+
 @pytest.mark.parametrize(
     ("given", "status"),
     [
@@ -166,6 +194,7 @@ def test_what_is_wrong_is_told_with_its_path(function: Any, given: Request, path
         (request(b"[" * 100_000), 400),
         (request(b'{"x": ' + b"9" * 5000 + b"}"), 400),
         (request(b"x", kind="text/plain"), 415),
+        (Request("POST", "/extra", "", Headers([]), b'{"x": 1}'), 404),
         (request(method="GET", query="x=%ff"), 400),
         (request(method="GET", query="&".join(f"a{i}=1" for i in range(2000))), 400),
     ],
@@ -185,6 +214,27 @@ def test_what_no_request_could_give_is_refused_where_it_is_written() -> None:
             Interface(function, ["POST"], label="app.f")
     with pytest.raises(stoker.InvalidOption, match="a GET has no body"):
         Interface(one_file, ["GET"], label="app.f")
+
+
+def test_what_no_request_could_be_read_as_is_refused_where_it_is_written() -> None:
+    def plain(x: Plain) -> None: ...
+    def optional(file: stoker.File | None = None) -> None: ...
+
+    for function, name in ((plain, "Plain"), (optional, "File")):
+        with pytest.raises(stoker.InvalidOption, match=rf"names {name}, and nothing that a request brings"):
+            Interface(function, ["POST"], label="app.f", runs_elsewhere=True)
+
+
+def test_a_batch_is_annotated_as_lists_of_what_requests_give() -> None:
+    def item(x: int) -> None: ...
+    def array(x: np.ndarray) -> None: ...
+    def lists(a: list[int], b: list, c: Any, d, e: Sequence[float]) -> None: ...  # type: ignore[no-untyped-def, type-arg]
+
+    for function in (item, array):
+        with pytest.raises(stoker.InvalidOption, match=r"'x' is annotated as .*Write list\["):
+            Interface(function, ["POST"], label="app.f", is_batched=True, runs_elsewhere=True)
+    found = Interface(lists, ["POST"], label="app.f", is_batched=True).inputs
+    assert [one.annotation for one in found] == [int, Any, Any, Any, float]
 
 
 def test_its_page_says_what_it_takes() -> None:

@@ -62,6 +62,8 @@ class Endpoint:
             raise InvalidOption(
                 f"{label}: endpoint(resume=…) is for streams, which a generator makes; this function yields nothing."
             )
+        if is_method:
+            _check_self(function, label)
         interface = Interface(
             function, [self.method], label=label, is_method=is_method, is_batched=is_batched, runs_elsewhere=True
         )
@@ -72,6 +74,17 @@ class Endpoint:
             headers=dict(self.headers),
             openapi=describe(function, interface, method=self.method, streams=streams),
             resume=self.resume,
+        )
+
+
+def _check_self(function: Callable[..., Any], label: str) -> None:
+    """Refuse a method that has forgotten its own object: the first argument of a request would be taken for that."""
+    first = next(iter(inspect.signature(function).parameters), "")
+    if first not in {"self", "this"} and not first.startswith("_"):
+        shown = f"its first parameter is {first!r}" if first else "it takes nothing"
+        raise InvalidOption(
+            f"{label} is a method, and {shown}, where the object stands: write def {function.__name__}(self"
+            f"{f', {first}' if first else ''})."
         )
 
 

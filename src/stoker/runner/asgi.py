@@ -61,15 +61,18 @@ class AsgiApp:
         scope = scope_of(exchange.request)
         if self._lifespan is not None:
             scope["state"] = dict(self._lifespan.state)
-        session = Socket(exchange) if exchange.request.kind == "websocket" else Request(exchange)
+        session: Socket | Request = Socket(exchange) if exchange.request.kind == "websocket" else Request(exchange)
         try:
             await self._app(scope, session.receive, session.send)
         except ClientGone:
             raise
         except Exception as error:
-            if not session.is_complete:
+            if not session.is_complete or isinstance(session, Request):
+                # An answer that is complete goes out: frameworks send the page of an error and then raise it, for
+                # whoever runs them. The call has failed all the same.
+                session.end()
                 raise
-            # Its answer stands: frameworks send the page of an error and then raise it, for whoever runs them to log.
+            # A WebSocket that was closed is over, whatever its app makes of that.
             print(format_exception(error, strip=PACKAGE_DIR), end="", file=sys.stderr)
         finally:
             session.stop()
@@ -122,6 +125,7 @@ class _Session:
         self._head: WebAnswer | None = None
         self._final = b""
         self._later: asyncio.TimerHandle | None = None
+        self._has_ended = False
         self.is_complete = False
 
     def stop(self) -> None:
@@ -153,11 +157,14 @@ class _Session:
             await self._exchange.send(body, head)
         self.is_complete = is_last
         if is_last:
-            self._later = asyncio.get_running_loop().call_later(RETURN_SECONDS, self._end)
+            self._later = asyncio.get_running_loop().call_later(RETURN_SECONDS, self.end)
         return is_last
 
-    def _end(self) -> None:
-        """Send the end of an answer whose app goes on: it does something in the background."""
+    def end(self) -> None:
+        """Send the end of an answer that is complete, once: its app goes on in the background, or raises."""
+        if not self.is_complete or self._has_ended:
+            return
+        self._has_ended = True
         last, self._final = self._final, b""
         self._exchange.end(last)
 

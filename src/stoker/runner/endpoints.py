@@ -55,7 +55,7 @@ class Endpoints:
         try:
             return self._read(attempt, came, target)
         except BadRequest as error:
-            raise Answered(error_answer(error.status, "BadRequest", str(error), call_id=attempt.id)) from None
+            raise Answered(error_answer(error.status, error.kind, str(error), call_id=attempt.id)) from None
         except Invalid as error:
             said = error_answer(422, "ValidationError", str(error), call_id=attempt.id, path=error.path)
             raise Answered(said) from None

@@ -9,6 +9,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any
 
 
@@ -42,6 +43,30 @@ class Unresolved(Exception):
 
     def __str__(self) -> str:
         return f"{type(self.error).__name__}: {self.error}"
+
+
+class Unreadable(Exception):
+    """An annotation that says nothing of what JSON is to be."""
+
+    def __init__(self, annotation: Any) -> None:
+        super().__init__(getattr(annotation, "__qualname__", None) or str(annotation))
+        self.annotation = annotation
+
+    @property
+    def is_final(self) -> bool:
+        """Tell whether it says as little elsewhere: it is no stand-in of a class that is to be imported there."""
+        name = getattr(self.annotation, "__module__", "") or ""
+        module = sys.modules.get(name)
+        file = getattr(module, "__file__", None) or ""
+        if not isinstance(self.annotation, type) or name.partition(".")[0] in sys.stdlib_module_names or not file:
+            return True
+        if not {"site-packages", "dist-packages"}.isdisjoint(PurePath(file).parts):
+            return True
+        try:
+            source = inspect.getsource(module) if module is not None else ""
+        except (OSError, TypeError):
+            return False
+        return "ImportError" not in source and "ModuleNotFoundError" not in source
 
 
 def hints_of(owner: Any) -> tuple[dict[str, Any], list[Unresolved]]:

@@ -14,7 +14,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Reversible, Sequence, Set
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from enum import Enum
@@ -22,9 +22,12 @@ from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
 from uuid import UUID
 
-from stoker.web.annotations import fields_of
+from stoker.web.annotations import Unreadable, fields_of
 
 DEPTH_MAX = 100  # nested containers in what is returned: more is a value that holds itself
+TOO_LARGE = "the number is too large"
+_INFINITE = (math.inf, -math.inf)
+SHOWN_CHARACTERS = 40  # of a value that is not what it should be
 _MISSING = dataclasses.MISSING
 UNIONS = (Union, getattr(types, "UnionType", Union))
 
@@ -44,15 +47,17 @@ Convert = Callable[[Any, str], Any]
 def converter(annotation: Any) -> Convert:
     """Return what makes a value of the annotated type of what JSON has; it raises `Invalid`.
 
-    A type that is not known here is taken as it comes.
+    ``Any``, ``object`` and variables of types without a bound are taken as they come.
+
+    Raises:
+        Unreadable: it is a type that nothing in JSON is a value of.
     """
+    annotation = meant(annotation)
     if annotation is Any or annotation is object or annotation is _MISSING:
         return _as_it_is
     if annotation is None or annotation is type(None):
         return _null
     origin, args = get_origin(annotation), get_args(annotation)
-    if origin is typing.Annotated:
-        return converter(args[0])
     if origin in UNIONS:
         return _union([converter(one) for one in args], args)
     if origin is Literal:
@@ -61,7 +66,23 @@ def converter(annotation: Any) -> Convert:
         return _generic(origin, args)
     if isinstance(annotation, type):
         return _of_class(annotation)
-    return _as_it_is
+    raise Unreadable(annotation)
+
+
+def meant(annotation: Any) -> Any:
+    """Return what a type stands for that is a name for another, or says more of it: a ``NewType``, a ``type X = …``, a
+    variable's bound, what is ``Annotated``."""
+    while True:
+        if get_origin(annotation) is typing.Annotated:
+            annotation = get_args(annotation)[0]
+        elif isinstance(annotation, typing.TypeVar):
+            annotation = Any if annotation.__bound__ is None else annotation.__bound__
+        elif (known := getattr(annotation, "__supertype__", None)) is not None and callable(annotation):
+            annotation = known
+        elif type(annotation).__name__ == "TypeAliasType":
+            annotation = annotation.__value__
+        else:
+            return annotation
 
 
 def _as_it_is(value: Any, path: str) -> Any:
@@ -74,17 +95,27 @@ def _null(value: Any, path: str) -> None:
 
 
 def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        str: "a text",
-        list: "a list",
-        dict: "an object",
-    }
+    """Say what came: a plain value itself, of a long one the beginning."""
+    if value is None or value is True or value is False:
+        return json.dumps(value)
+    if isinstance(value, str):
+        return f'the text "{_short(value)}"' if value else "an empty text"
+    if isinstance(value, (int, float)):
+        return _short(_digits(value))
+    names: dict[type, str] = {list: "a list", dict: "an object"}
     return names.get(type(value), type(value).__name__)
+
+
+def _short(text: str) -> str:
+    shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+    return "".join(one if one.isprintable() else "�" for one in shown)
+
+
+def _digits(value: float) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no number out that has thousands of digits
+        return "a number"
 
 
 def _union(parts: Sequence[Convert], args: Sequence[Any]) -> Convert:
@@ -127,11 +158,14 @@ def _generic(origin: Any, args: tuple[Any, ...]) -> Convert:
         return _tuple(args)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return _mapping(args)
-    if isinstance(origin, type) and issubclass(origin, (Sequence, Set)):
+    if isinstance(origin, type) and (issubclass(origin, (Sequence, Set)) or origin in _LISTED):
         return _sequence(origin, converter(args[0]) if args else _as_it_is)
     if isinstance(origin, type):
         return _of_class(origin)
-    return _as_it_is
+    raise Unreadable(origin)
+
+
+_LISTED = frozenset({Iterable, Collection, Container, Reversible})  # of which a list is one
 
 
 def _sequence(origin: type, item: Convert) -> Convert:
@@ -143,7 +177,8 @@ def _sequence(origin: type, item: Convert) -> Convert:
     def convert(value: Any, path: str) -> Any:
         if not isinstance(value, list):
             raise Invalid(path, f"expected a list, not {_kind(value)}")
-        if as_it_is is not None and as_it_is.issuperset(map(type, value)):
+        is_exact = as_it_is is not None and as_it_is.issuperset(map(type, value))
+        if is_exact and (item is not _float or math.isfinite(sum(value))):
             return build(value)
         items = [item(one, f"{path}[{index}]") for index, one in enumerate(value)]
         try:
@@ -203,13 +238,12 @@ def _refuse(name: str) -> Any:
 def is_of_ours(annotation: Any) -> bool:
     """Tell whether values of an annotated type are made without any code of the user's: plain ones, and what holds
     those. Models are classes of theirs, with whatever checks they make."""
+    annotation = meant(annotation)
     if annotation is Any or annotation is None or annotation is type(None):
         return True
     if isinstance(annotation, type) and get_origin(annotation) is None:
         return annotation in _SCALARS or annotation in {list, dict, tuple, set, frozenset} or is_array(annotation)
     origin, args = get_origin(annotation), get_args(annotation)
-    if origin is typing.Annotated:
-        return is_of_ours(args[0])
     if origin is Literal:
         return True
     if origin in UNIONS or origin in {list, dict, tuple, set, frozenset}:
@@ -241,9 +275,34 @@ def _of_class(kind: type) -> Convert:
         return _array
     if issubclass(kind, dict):
         return _mapping(())
-    if issubclass(kind, (list, set, frozenset)):
+    if kind in _LISTED or issubclass(kind, (list, set, frozenset)) or kind.__module__ == "collections.abc":
+        return _of_container(kind)
+    if (base := next((one for one in (str, int, float, bytes) if issubclass(kind, one)), None)) is not None:
+        return _made_of(kind, _SCALARS[base])
+    if getattr(kind, "_is_protocol", False):
+        return _as_it_is  # whatever has what it asks for
+    raise Unreadable(kind)
+
+
+def _of_container(kind: type) -> Convert:
+    if issubclass(kind, Mapping):
+        return _mapping(())
+    if kind in _LISTED or issubclass(kind, (Sequence, Set)):
         return _sequence(kind, _as_it_is)
-    return _as_it_is
+    raise Unreadable(kind)
+
+
+def _made_of(kind: Any, part: Convert) -> Convert:
+    """Return how a plain value becomes one of a class of the user's that is derived from its own."""
+
+    def convert(value: Any, path: str) -> Any:
+        plain_value = part(value, path)
+        try:
+            return kind(plain_value)
+        except (ValueError, TypeError) as error:  # of a check that the class makes
+            raise Invalid(path, str(error)) from error
+
+    return convert
 
 
 def _bool(value: Any, path: str) -> bool:
@@ -263,9 +322,12 @@ def _int(value: Any, path: str) -> int:
 def _float(value: Any, path: str) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
-            return float(value)
+            found = float(value)
         except OverflowError:
-            raise Invalid(path, "the number is too large") from None
+            raise Invalid(path, TOO_LARGE) from None
+        if found in _INFINITE:  # 1e999, which Python reads as that, is a number of JSON
+            raise Invalid(path, TOO_LARGE)
+        return found
     raise Invalid(path, f"expected a number, not {_kind(value)}")
 
 
@@ -301,8 +363,10 @@ def _moment(text: str) -> datetime:
 
 def _decimal(value: Any, path: str) -> Decimal:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return Decimal(str(value))
+        return Decimal(str(_float(value, path) if isinstance(value, float) else value))
     found: Decimal = _parsed(Decimal, "a decimal number")(value, path)
+    if not found.is_finite():
+        raise Invalid(path, "expected a decimal number that is finite")
     return found
 
 
@@ -361,10 +425,15 @@ def _pydantic(kind: Any) -> Convert:
     def convert(value: Any, path: str) -> Any:
         try:
             # As JSON, where texts are dates and lists are sets: what came is JSON, and is read by its rules.
-            return kind.__pydantic_validator__.validate_json(json.dumps(value))
+            text = json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise Invalid(path, "a number in it is too large") from None
+        try:
+            return kind.__pydantic_validator__.validate_json(text)
         except ValueError as error:
-            first = error.errors(include_url=False)[0]  # type: ignore[attr-defined]
-            raise Invalid(path + _path_of(first["loc"]), str(first["msg"])) from None
+            first, *others = error.errors(include_url=False)  # type: ignore[attr-defined]
+            more = f" (and {len(others)} more)" if others else ""
+            raise Invalid(path + _path_of(first["loc"]), f"{first['msg']}{more}") from None
 
     return convert
 
@@ -486,6 +555,8 @@ def _array(value: Any, path: str) -> Any:
         raise Invalid(path, "expected an array: nested lists of numbers, all of one length") from None
     if array.dtype.kind not in "biufc":
         raise Invalid(path, "expected an array: nested lists of numbers, all of one length")
+    if array.dtype.kind in "fc" and not numpy.isfinite(array).all():
+        raise Invalid(path, "a number in it is too large")
     return array
 
 
@@ -496,13 +567,43 @@ def to_json(value: Any) -> bytes:
     """Return a value as JSON. NaN and infinities, which JSON has not, are null.
 
     Raises:
-        TypeError: some of it has no form in JSON; the message names its type.
+        TypeError: some of it has no form in JSON; the message names its type, and where it is.
     """
     try:
         text = _encode(value)
     except (ValueError, TypeError, RecursionError):
-        text = json.dumps(_finite(value, 0), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        try:
+            text = json.dumps(_finite(value, 0), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        except TypeError:
+            if (found := _formless_in(value, "$", 0)) is None:
+                raise
+            raise _formless(*found) from None
     return text.encode("utf-8", "replace")
+
+
+def _formless(value: Any, path: str = "") -> TypeError:
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return TypeError(
+        f"an endpoint's answer is JSON, and {f'what it has at {path}, of the type ' if path else ''}{kind} has no form "
+        "there: return plain values, dataclasses, models, arrays, or a stoker.Response"
+    )
+
+
+def _formless_in(value: Any, path: str, depth: int) -> tuple[Any, str] | None:
+    """Return the first part of a value that has no form in JSON, and where it is."""
+    if depth > DEPTH_MAX or value is None or isinstance(value, (str, bool, int, float)):
+        return None
+    if isinstance(value, Mapping):
+        parts = [(f"{path}.{name}", one) for name, one in value.items()]
+    elif isinstance(value, (list, tuple)):
+        parts = [(f"{path}[{index}]", one) for index, one in enumerate(value)]
+    else:
+        try:
+            parts = [(path, plain(value))]
+        except TypeError:
+            return value, path
+    found = (_formless_in(one, place, depth + 1) for place, one in parts)
+    return next((one for one in found if one is not None), None)
 
 
 def plain(value: Any) -> Any:
@@ -526,10 +627,7 @@ def plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, (Decimal, UUID, PurePath)):
         return str(value)
-    raise TypeError(
-        f"an endpoint's answer is JSON, and {type(value).__module__}.{type(value).__qualname__} has no form there: "
-        "return plain values, dataclasses, models, arrays, or a stoker.Response"
-    )
+    raise _formless(value)
 
 
 def _encoder() -> Callable[[Any], str]:

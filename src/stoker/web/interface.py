@@ -14,13 +14,14 @@ import json
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence, Set
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, get_args, get_origin
 from urllib.parse import parse_qsl
 
 from stoker.errors import InvalidOption
 from stoker.protocol.encoded import Buffer
-from stoker.web.annotations import Unresolved, hints_of
+from stoker.web.annotations import Unreadable, Unresolved, hints_of
 from stoker.web.conversion import (
     UNIONS,
     Convert,
@@ -31,11 +32,15 @@ from stoker.web.conversion import (
     is_of_ours,
     is_pydantic,
     is_struct,
+    meant,
 )
 from stoker.web.multipart import PARTS_MAX, fields_of_form, fields_of_multipart, media_type_of
 from stoker.web.things import File, Request
 
 BODILESS = frozenset({"GET", "HEAD", "DELETE"})
+NEAR = 0.75  # how alike a name is that is taken for a misspelt one: "nane" for "name", "bye" for "by"
+_VISITORS = "utm_"  # how what those add begins who count visitors: utm_source is no misspelt source
+_NO_PATH = ("", "/")
 REQUIRED = inspect.Parameter.empty
 
 
@@ -45,6 +50,10 @@ class BadRequest(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+    @property
+    def kind(self) -> str:
+        return "NotFound" if self.status == 404 else "BadRequest"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +109,9 @@ class Interface:
         for one in missed:
             if one.name in signature.parameters:
                 self._without_meaning(one, one.name)
+        hints = {name: meant(hint) for name, hint in hints.items()}
         if is_batched:
+            self._check_lists(signature, hints)
             hints = {name: _item_of(hint) for name, hint in hints.items()}
         self.returns = hints.get("return", Any)
         parameters = list(signature.parameters.values())[1 if is_method else 0 :]
@@ -112,6 +123,7 @@ class Interface:
         self._files = [one for one in self.inputs if one.source == "file" or one in arrays]
         self._whole = next((one for one in self.inputs if one.source == "body"), None)
         self.is_of_ours = all(is_of_ours(one.annotation) for one in self.inputs)  # reading runs no code of the user's
+        self._takes_request = "request" in sources
         self._reads_body = self.has_body and ("request" not in sources or bool(sources & {"field", "file", "body"}))
 
     def _inputs(self, parameters: list[inspect.Parameter], hints: Mapping[str, Any]) -> list[Input]:
@@ -136,10 +148,15 @@ class Interface:
         return made
 
     def _input(self, parameter: inspect.Parameter, annotation: Any, source: str) -> Input:
+        if source == "request":
+            return Input(parameter.name, annotation, parameter.default, source, converter(Any))
         try:
             convert = _file_converter(annotation) if source == "file" else converter(annotation)
         except Unresolved as error:
             self._without_meaning(error, parameter.name)
+            annotation, convert = Any, converter(Any)
+        except Unreadable as error:
+            self._unreadable(error, parameter.name, annotation)
             annotation, convert = Any, converter(Any)
         return Input(parameter.name, annotation, parameter.default, source, convert)
 
@@ -154,6 +171,27 @@ class Interface:
             "top, not under TYPE_CHECKING alone; to take a file without its package write stoker.File, any JSON "
             "typing.Any."
         )
+
+    def _unreadable(self, error: Unreadable, name: str, annotation: Any) -> None:
+        """Refuse a parameter of a type that nothing a request brings is of, unless it may be another one elsewhere."""
+        if self._runs_elsewhere and not error.is_final:
+            return
+        of = "" if error.annotation is annotation else f" ({inspect.formatannotation(annotation)})"
+        raise InvalidOption(
+            f"{self.label}: the annotation of {name!r}{of} names {error}, and nothing that a request brings can be "
+            "read as that. Make it a dataclass, a TypedDict, or a model of pydantic or msgspec; take a file as "
+            "stoker.File, alone or in a list; or any JSON as typing.Any."
+        )
+
+    def _check_lists(self, signature: inspect.Signature, hints: Mapping[str, Any]) -> None:
+        """Refuse a batch's parameter that is said to be no list: each request gives one item, of what is said in it."""
+        for name, hint in hints.items():
+            if name in signature.parameters and not _is_many(hint) and not any(hint is one for one in _ANY_LIST):
+                shown = inspect.formatannotation(hint)
+                raise InvalidOption(
+                    f"{self.label} takes batches, and {name!r} is annotated as {shown}: it is given a list, of one "
+                    f"item from each request. Write list[{shown}]."
+                )
 
     def _source(self, annotation: Any, *, is_whole: bool, has_whole: bool) -> str:
         if annotation is Request:
@@ -176,6 +214,8 @@ class Interface:
             BadRequest: its body cannot be read.
         """
         query = _query(request.query) if request.query else _NO_QUERY
+        if not self._takes_request and request.path not in _NO_PATH:
+            raise BadRequest(404, f"{self.label} has nothing at {request.path!r:.80}: its path ends before that.")
         fields = self._fields(request) if self._reads_body else {}
         found: dict[str, Any] = {}
         for one in self.inputs:
@@ -187,12 +227,37 @@ class Interface:
             elif one.name in query and one.source != "body":
                 found[one.name] = _of_texts(one, query[one.name])
             elif one.is_required:
-                raise Invalid(one.path, "this argument is missing")
+                self._check_query(query, found)
+                raise Invalid(one.path, self._missing(one, request))
+        if query and not self._takes_request:
+            self._check_query(query, found)
         if not fields.keys() <= self.by_name.keys():
             unknown = [name for name in fields if name not in self.by_name]
             known = ", ".join(one.name for one in self.inputs if one.source != "request")
             raise Invalid(f"$.{unknown[0]}", f"there is no argument {unknown[0]!r}; there are: {known or 'none'}")
         return found
+
+    def _check_query(self, query: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        """Refuse a name in the query that is nearly that of an argument which the request does not give.
+
+        Others are passed over: they are what caches, proxies and those who count visitors add to an address.
+        """
+        if query.keys() <= self.by_name.keys():
+            return
+        left = [one.name for one in self.inputs if one.name not in found and one.source not in {"request", "body"}]
+        for name in query:
+            near = get_close_matches(name.lower(), [one.lower() for one in left], n=1, cutoff=NEAR)
+            if name not in self.by_name and near and not name.startswith(_VISITORS):
+                meant = next(one for one in left if one.lower() == near[0])
+                raise Invalid(f"$.{name}", f"there is no argument {name!r:.80}. Did you mean {meant!r}?")
+
+    def _missing(self, one: Input, request: Request) -> str:
+        if request.size or not self.has_body or one.source == "query":
+            return "this argument is missing"
+        if one.source == "body":
+            shown = getattr(one.annotation, "__name__", str(one.annotation))
+            return f"the body is empty, and is to be a {shown}, as JSON"
+        return "this argument is missing: the body is empty"
 
     def _fields(self, request: Request) -> dict[str, Any]:
         """Return what the body brings, by the names of parameters."""
@@ -301,6 +366,7 @@ def _item(one: Input, text: str) -> Any:
     return text if args and args[0] is str else from_text(text)
 
 
+_ANY_LIST = (Any, object, list, Sequence)
 _NO_QUERY: Mapping[str, list[str]] = {}
 
 

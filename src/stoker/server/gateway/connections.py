@@ -101,6 +101,7 @@ class Connection(HttpToolsProtocol):
         self._since = self._now()  # when the last byte of a body came, or the first one of a head
         self._unread = Unread()
         self._is_half_closed = False
+        self._fault: tuple[int, str, str] | None = None  # what is wrong with a head that the parser was told to refuse
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -142,7 +143,7 @@ class Connection(HttpToolsProtocol):
             self._in_head = True
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES + len(data):
-                self._refuse(431, "BadRequest", f"The headers of a request have {HEAD_BYTES} bytes at most.")
+                self._refuse(*self._too_long())
                 return
         try:
             super().data_received(data)
@@ -173,8 +174,10 @@ class Connection(HttpToolsProtocol):
             size += len(name) + len(value)
             hosts += name == b"host"
         if size > HEAD_BYTES:
+            self._fault = self._too_long()
             raise httptools.HttpParserError("too many headers")
         if hosts > 1:
+            self._fault = 400, "BadRequest", "A request of HTTP/1.1 names one Host, not several."
             raise httptools.HttpParserError("two hosts")  # one was looked at here, another would be by who answers
         before = self.cycle
         if self._plain is not None and (before is None or before.response_complete):
@@ -259,7 +262,14 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "BadRequest", "What came is no request of HTTP/1.1.")
+        self._refuse(*(self._fault or (400, "BadRequest", "What came is no request of HTTP/1.1.")))
+
+    def _too_long(self) -> tuple[int, str, str]:
+        """Return what is said of a head that is: of its URL, where that is most of it."""
+        if 2 * len(self.url) > HEAD_BYTES:
+            said = f"The URL is too long: it and the headers have {HEAD_BYTES} bytes at most, together."
+            return 414, "BadRequest", f"{said} What is longer goes into a body, by POST."
+        return 431, "BadRequest", f"The headers of a request have {HEAD_BYTES} bytes at most."
 
     def _refuse(self, status: int, kind: str, message: str, *, lingers: bool = True) -> None:
         self._refused[status] += 1

@@ -121,6 +121,9 @@ class Routes:
         method, slash, rest = rest.partition("/")
         if method not in found:
             methods = ", ".join(sorted(found))
+            if not method:
+                places = ", ".join(f"/{app}/{name}/{one}" for one in sorted(found))
+                raise Problem(404, "NotFound", f"{app}.{name} is a class, whose methods are reached at {places}.")
             raise Problem(404, "NotFound", f"{app}.{name} has no endpoint {method!r:.80}. It has: {methods}.")
         return found[method], slash + rest
 

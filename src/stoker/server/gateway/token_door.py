@@ -79,6 +79,11 @@ class TokenDoor:
         try:
             token = tokens.identify(text)
         except PermissionDenied:
+            if given and not text:
+                raise _unknown(
+                    f"{label} asks for a token, and the Authorization header that came has none after the word "
+                    "Bearer: it is to be Authorization: Bearer TOKEN."
+                ) from None
             raise _unknown(
                 "This token is not known here: mistyped, of another server, or revoked."
                 if text

@@ -121,7 +121,7 @@ def test_what_a_batch_raises_all_its_calls_raise() -> None:
     ("what", "said"), [("few", "It was given 1 and returned 0"), ("text", "returned a str"), ("none", "NoneType")]
 )
 def test_what_is_no_list_of_results_is_said(what: str, said: str) -> None:
-    with pytest.raises(stoker.InvalidRequest, match=f"one result for each of its inputs.*{said}"):
+    with pytest.raises(stoker.errors.CallError, match=f"one result for each of its inputs.*{said}"):
         wrong.remote(what)
 
 

@@ -25,6 +25,15 @@ def test_what_a_worker_finds_wrong_is_kept_with_its_path() -> None:
     assert second.row()["reason"] == ""
 
 
+def test_the_call_of_a_request_is_the_latest_with_its_id() -> None:
+    records = WebRecords()
+    for call_id, request_id in (("h1", b"order-7"), ("h2", b"other"), ("h3", b"order-7"), ("h4", b"")):
+        records.answered(call_id, "POST", b"/shop/move", 200, request_id=request_id)
+    assert (records.call_of("order-7"), records.call_of("other")) == ("h3", "h2")
+    assert [records.call_of(one) for one in ("", "order", "h1")] == ["", "", ""]
+    assert (records.request_of("h1"), records.request_of("h4"), records.request_of("h5")) == ("order-7", "", "")
+
+
 @pytest.mark.parametrize(
     "body",
     [

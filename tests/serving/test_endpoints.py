@@ -82,6 +82,24 @@ def test_the_list_of_calls_says_what_was_asked_and_how_it_was_answered(served: S
     assert re.search(r'error +ValidationError: \$\.x: expected a number, not the text "one" *\n', shown)
 
 
+def test_a_request_is_found_by_its_own_id(served: Serving) -> None:
+    with served.client() as client:
+        made = client.post("/shop/move", json={"x": 1})
+        own = client.post("/shop/fail", json={"what": "it"}, headers={"x-request-id": "order/7"})
+        later = client.post("/shop/move", json={"x": 1}, headers={"prefer": "respond-async"})
+    assert own.headers["x-request-id"] == "order/7"
+    for answer in (made, own, later):
+        shown = json.loads(served.stoker("calls", "show", answer.headers["x-request-id"], "--json"))
+        assert (shown["id"], shown["request_id"]) == (
+            answer.headers["x-stoker-call-id"],
+            answer.headers["x-request-id"],
+        )
+    assert re.search(r"request +order/7\n", served.stoker("calls", "show", "order/7"))
+    assert "KeyError: 'it'" in served.stoker("logs", "--call", "order/7")
+    with pytest.raises(AssertionError, match="There is no call order/8"):
+        served.stoker("calls", "show", "order/8")
+
+
 def test_an_annotation_that_means_nothing_is_no_argument_that_takes_anything(served: Serving) -> None:
     source = """
     from __future__ import annotations
@@ -228,6 +246,9 @@ def test_past_its_bound_a_queue_refuses_at_once(served: Serving) -> None:
         assert statuses.count(200) >= 3 and statuses.count(503) >= 3
         refused = next(answer for answer in answers if answer.status_code == 503)
         assert int(refused.headers["retry-after"]) >= 1 and error_of(refused)["type"] == "Overloaded"
+        assert error_of(refused)["call_id"] is None and "x-stoker-call-id" not in refused.headers
+    with pytest.raises(AssertionError, match="stoker_calls_refused_total"):
+        served.stoker("calls", "list", "--state", "refused")
 
 
 def test_a_worker_that_dies_under_a_request_is_replaced(served: Serving, tmp_path: Path) -> None:

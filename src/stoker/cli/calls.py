@@ -96,7 +96,12 @@ def list_calls(
 @app.command()
 def show(
     call_id: Annotated[
-        str, typer.Argument(metavar="CALL", help="The call's id, or how it alone begins.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="CALL",
+            help="The call's id, how it alone begins, or the X-Request-Id of its request.",
+            show_default=False,
+        ),
     ],
     as_json: AsJson = False,
 ) -> None:
@@ -137,6 +142,8 @@ def _facts(row: Mapping[str, Any]) -> dict[str, str]:
     facts = {"call": row["id"], "function": row["function"], "state": _state(row)}
     if row.get("http"):
         facts["http"] = _http(row)
+    if row.get("request_id"):
+        facts["request"] = escape(row["request_id"])
     if row.get("why"):
         facts["waits"] = f"[yellow]{escape(row['why'])}[/yellow]"
     facts["made"] = f"{clock(row['created'])} ({since('created')(row)})"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from stoker.errors import InvalidRequest
+from stoker.errors import CallError
 from stoker.runner.attempts import Attempt, Resolved
 from stoker.runner.callables import Target
 from stoker.runner.patience import Patience
@@ -183,11 +183,18 @@ def _one_each(values: Any, count: int, label: str) -> list[Any]:
     """Return what a batch has returned, as a list.
 
     Raises:
-        InvalidRequest: it is no list, or not of one result for each input.
+        CallError: it is no list, or not of one result for each input.
     """
     rule = f"{label} takes batches: it has to return one result for each of its inputs, in their order"
     if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
-        raise InvalidRequest(f"{rule}, as a list. It was given {count} and returned a {type(values).__name__}.")
+        said = f"{rule}, as a list. It was given {count} and returned {_named(values)}."
+        raise CallError(said, function=label)
     if len(values) != count:
-        raise InvalidRequest(f"{rule}. It was given {count} and returned {len(values)}.")
+        raise CallError(f"{rule}. It was given {count} and returned {len(values)}.", function=label)
     return list(values)
+
+
+def _named(value: Any) -> str:
+    """Return the type of a value with its article: ``an int``."""
+    name = type(value).__name__
+    return name if value is None else f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}"

@@ -114,6 +114,11 @@ def _worker_state(worker: Worker) -> str:
 
 async def call_rows(server: Server, *, app: str, function: str, state: str, limit: int) -> list[Row]:
     """Return calls, the newest first: those that are open, the latest settled ones, and detached ones of the store."""
+    if state == CallState.REFUSED.value:
+        raise InvalidRequest(
+            "Refused calls are not kept: nothing became of them. `stoker_calls_refused_total` at /metrics counts them, "
+            "by function and reason."
+        )
     if state and state not in {s.value for s in CallState}:
         raise InvalidRequest(f"There is no state {state!r}. States are: {', '.join(s.value for s in CallState)}.")
     wall = server.wall_offset
@@ -205,8 +210,10 @@ async def call_labels(server: Server, call_ids: Collection[str]) -> dict[str, st
     return found | (await asyncio.to_thread(stored) if left else {})
 
 
-async def full_id(server: Server, given: str) -> str:
+async def full_id(server: Server, given: str, *, of_requests: bool = False) -> str:
     """Return the id of the one call whose id begins so; what is a whole id, or no call's, as it is.
+
+    ``of_requests``: or the call that the HTTP request with this id was, while that is remembered.
 
     Raises:
         InvalidRequest: several do, and some are listed; or it is too short to be taken for the one that does.
@@ -219,7 +226,7 @@ async def full_id(server: Server, given: str) -> str:
     rows = await asyncio.to_thread(server.store.calls, limit=PREFIX_ROWS)
     found |= {row.call.id for row in rows if row.call.id.startswith(given)}
     if given in found or not found:
-        return given
+        return (server.web_records.call_of(given) if of_requests and not found else "") or given
     if len(found) > 1:
         listed = ", ".join(sorted(found)[:5]) + (", …" if len(found) > 5 else "")
         raise InvalidRequest(f"{len(found)} calls have ids that begin with {given!r}: {listed}. Write more of it.")

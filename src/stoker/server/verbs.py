@@ -212,10 +212,11 @@ class Verbs(DeploymentVerbs):
         )
 
     async def do_call(self, session: Session, params: Params) -> Params:
-        call_id = await full_id(self._server, get(params, "id", str))
+        call_id = await full_id(self._server, get(params, "id", str), of_requests=True)
         await token_limits.check_call_id(self._server, session, call_id)
         callback = await self._server.callbacks.of_call(call_id)
-        return {**await call_details(self._server, call_id), **({"callback": callback} if callback is not None else {})}
+        row = {**await call_details(self._server, call_id), "request_id": self._server.web_records.request_of(call_id)}
+        return {**row, **({"callback": callback} if callback is not None else {})}
 
     async def do_cancel(self, session: Session, params: Params) -> Params:
         ids = get(params, "ids", list[str])
@@ -233,7 +234,7 @@ class Verbs(DeploymentVerbs):
     async def do_logs(self, session: Session, params: Params) -> Params:
         wanted = {key: get(params, key, str) for key in ("call", "app", "function", "worker") if params.get(key)}
         if "call" in wanted:
-            wanted["call"] = await full_id(self._server, wanted["call"])
+            wanted["call"] = await full_id(self._server, wanted["call"], of_requests=True)
         times = {key: get(params, key, float) for key in ("since", "until") if params.get(key)}
         tail = get(params, "tail", Count, 1000)
         query: Params = {**wanted, **times, "tail": tail, "functions": self._keys_of(wanted)}
@@ -262,7 +263,7 @@ class Verbs(DeploymentVerbs):
     async def do_follow(self, session: Session, params: Params) -> None:
         wanted = {key: get(params, key, str) for key in ("call", "app", "function", "worker") if params.get(key)}
         if "call" in wanted:
-            wanted["call"] = await full_id(self._server, wanted["call"])
+            wanted["call"] = await full_id(self._server, wanted["call"], of_requests=True)
         session.follows.append(wanted)
 
     async def do_flush(self, session: Session, params: Params) -> None:

@@ -46,14 +46,17 @@ class WebRecords:
     """The latest answers of calls that are attached, which leave no row."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[str, bytes, int, str]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[str, bytes, int, str, bytes]] = OrderedDict()
 
-    def answered(self, call_id: str, method: str, path: bytes, status: int, refusal: Buffer = b"") -> None:
+    def answered(
+        self, call_id: str, method: str, path: bytes, status: int, refusal: Buffer = b"", *, request_id: bytes = b""
+    ) -> None:
         """Take note of an answer; ``path`` as it was written. On the hot path: few of them are ever looked at.
 
         ``refusal`` is the body of one whose status is 4xx.
         """
-        self._kept[call_id] = method, path[:PATH_CHARACTERS], status, reason_of(refusal) if refusal else ""
+        reason = reason_of(refusal) if refusal else ""
+        self._kept[call_id] = method, path[:PATH_CHARACTERS], status, reason, request_id
         if len(self._kept) > KEPT_ANSWERS:
             self._kept.popitem(last=False)
 
@@ -61,8 +64,18 @@ class WebRecords:
         found = self._kept.get(call_id)
         if found is None:
             return None
-        method, path, status, reason = found
+        method, path, status, reason, _ = found
         return WebRecord(method, path.decode("ascii", "replace"), status, reason)
+
+    def call_of(self, request_id: str) -> str:
+        """Return the latest call of a request, by the id that its answer had in X-Request-Id; or nothing."""
+        wanted = request_id.encode("latin-1", "replace")
+        return next((call_id for call_id, kept in reversed(self._kept.items()) if wanted and kept[-1] == wanted), "")
+
+    def request_of(self, call_id: str) -> str:
+        """Return the id of the request that a call was; nothing where that is not known any more."""
+        found = self._kept.get(call_id)
+        return found[-1].decode("latin-1") if found is not None else ""
 
 
 def asked_by(call: Call, files: PayloadFiles) -> WebRecord | None:

@@ -304,7 +304,7 @@ class Connection(HttpToolsProtocol):
         if last is None or last.response_started or self.pipeline or self.transport.is_closing():
             return False
         said = "The server is being stopped, and this request was not answered before that. What it asked for may have "
-        body = error_body("Overloaded", f"{said}begun; it was ended. Ask again when the server is back.")
+        body = error_body("Stopping", f"{said}begun; it was ended. Ask again when the server is back.")
         last.disconnected = True  # what its call still says is not written behind this
         self.transport.write(whole_answer(503, body, headers=[(b"retry-after", b"%d" % RETRY_SECONDS)]))
         self.transport.close()

@@ -201,7 +201,7 @@ class Exchanges:
         assert result is not None
         if result.outcome is not Outcome.VALUE:
             self._server.discard([result.payload])
-            raise Failed(problem_of(result.outcome, result.error), call.id)
+            raise Failed(problem_of(result.outcome, result.error), call.told_id)
         return await self._calls.answer_in(call.id, result.payload), True
 
     async def _pieces(self, call: WebCall, first: WebAnswer) -> AsyncIterator[bytes]:
@@ -314,7 +314,7 @@ class Exchanges:
             await call.wait()
             result = call.result
             if not call.items and result is not None and result.outcome is not Outcome.VALUE:
-                raise Failed(problem_of(result.outcome, result.error), call.id)
+                raise Failed(problem_of(result.outcome, result.error), call.told_id)
             async for piece in self._rest(call):
                 await tunnel.write(piece)
         finally:

@@ -110,7 +110,8 @@ class Gateway:
         if tracked.version is not None:
             self._server.tally.answered_by(tracked.version, tracked.outcome)
         if tracked.call_id:
-            self._server.web_records.answered(tracked.call_id, *tracked.asked, tracked.status, tracked.refusal)
+            records, request_id = self._server.web_records, tracked.request_id
+            records.answered(tracked.call_id, *tracked.asked, tracked.status, tracked.refusal, request_id=request_id)
         if tracked.span is not None and self._server.spans is not None:
             self._server.spans.end(tracked.span, status=tracked.outcome)
 
@@ -211,6 +212,8 @@ class Gateway:
         finally:
             if connection.on_lost is mine:  # else the next request on it has come
                 connection.on_lost = None
+            if call.is_refused:
+                extra.remove((CALL_ID, call.id.encode()))  # `calls show` knows none of that id
             if call.result is not None and call.result.error is not None and not self._server.functions.beside:
                 key, now = self._key(scope, headers), time.monotonic()
                 self._shedding.learn(key, call.result, deadline=deadline, route=route, now=now)
@@ -340,10 +343,12 @@ class Gateway:
         call_id = later.call_id
         refusal = await self._later.begin(route, payload, later, holder=holder, deadline=deadline, trace=trace)
         if refusal is not None and refusal.outcome is not Outcome.VALUE:
-            raise Failed(problem_of(refusal.outcome, refusal.error), call_id)
+            raise Failed(problem_of(refusal.outcome, refusal.error), "")  # no call has come of it
         place = f"/v1/calls/{call_id}"
         headers = [(b"location", place.encode()), (CALL_ID, call_id.encode())]
-        body = msgspec.json.encode({"call_id": call_id, "state": place, "result": f"{place}/result"})
+        state = await self._later.state_name(call_id)
+        told = {"call_id": call_id, "state": state, "path": place, "result_path": f"{place}/result"}
+        body = msgspec.json.encode(told)
         await send_bytes(send, 202, JSON, body, [*headers, (b"preference-applied", b"respond-async"), *extra])
 
     async def _fetch(self, method: str, place: str, headers: dict[bytes, bytes], send: Any) -> None:
@@ -475,7 +480,7 @@ class Gateway:
         assert result is not None
         if result.outcome is not Outcome.VALUE:
             self._server.discard([result.payload])
-            raise Failed(problem_of(result.outcome, result.error), call.id)
+            raise Failed(problem_of(result.outcome, result.error), call.told_id)
         return await self._calls.answer_in(call.id, result.payload)
 
     async def _page(self, app: str, page: str, send: Any) -> None:

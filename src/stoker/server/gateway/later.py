@@ -205,6 +205,11 @@ class LaterCalls:
             return True
         return bool(await asyncio.to_thread(self._server.store.known, [call_id]))
 
+    async def state_name(self, call_id: str) -> str:
+        """Return the state of a call that has just been asked for; with a key it may have ended long ago."""
+        found: str = (await call_details(self._server, call_id))["state"]
+        return found
+
     async def state(self, call_id: str, holder: str) -> dict[str, Any]:
         """Return what is known of a call.
 
@@ -215,7 +220,7 @@ class LaterCalls:
         try:
             found = await call_details(self._server, call_id)
         except NotFound:
-            raise _unknown(call_id) from None
+            raise _unknown(call_id, holder) from None
         told = {
             name: found[name] for name in ("function", "state", "created", "started", "seconds", "attempts", "version")
         }
@@ -279,8 +284,12 @@ class LaterCalls:
             stored = await asyncio.to_thread(self._server.store.call, call_id)
             client = stored.call.client if stored is not None else ""
         if client not in {session_name(holder), session_name(PUBLIC)} or not call_id.startswith("h-"):
-            raise _unknown(call_id)
+            raise _unknown(call_id, holder)
 
 
-def _unknown(call_id: str) -> Problem:
-    return Problem(404, "NotFound", f"There is no call {call_id!r:.80} of yours here.")
+def _unknown(call_id: str, holder: str) -> Problem:
+    """Return what is said of a call that is not there, or not for who asks: the same, so that it tells nobody which."""
+    said = f"There is no call {call_id!r:.80} of yours here."
+    if holder == PUBLIC:
+        said += " No token came with this request: a call that was made with one is seen with it alone."
+    return Problem(404, "NotFound", said)

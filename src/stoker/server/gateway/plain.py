@@ -272,6 +272,8 @@ class PlainRequest:
             self._of.server.discard([payload])
             if result.error is not None:
                 self._learn(result)
+            if call.is_refused:
+                self._call = None  # `calls show` knows none of its id
             self._tell(problem_of(result.outcome, result.error))
         elif isinstance(payload, Segment) or self._connection.flow.write_paused:
             self._connection.on_lost = None

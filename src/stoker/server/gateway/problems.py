@@ -78,4 +78,4 @@ def problem_of(outcome: Outcome, error: ErrorInfo | None) -> Problem:
         )
     if error.type_name == "StartupError":  # what a hook or an import raised, without the traceback that follows it
         message = message.partition("\n")[0].removesuffix(" It was here:")
-    return Problem(status, error.name, message, headers=headers)
+    return Problem(status, error.name.removeprefix("stoker.errors."), message, headers=headers)

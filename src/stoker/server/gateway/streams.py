@@ -48,7 +48,7 @@ async def send_without_items(calls: WebCalls, call: WebCall, send: Any, extra: P
     result = call.result
     assert result is not None
     if result.outcome is not Outcome.VALUE:
-        raise Failed(problem_of(result.outcome, result.error), call.id)
+        raise Failed(problem_of(result.outcome, result.error), call.told_id)
     if isinstance(result.payload, Segment) or len(result.payload):
         # It was refused before the generator began.
         await send_answer(send, await calls.answer_in(call.id, result.payload), extra)

@@ -45,7 +45,7 @@ def lost_answer() -> Problem:
 class WebCall:
     """One call and who waits for it: its end, and of a stream what has come so far."""
 
-    __slots__ = ("_news", "id", "is_accepted", "items", "key", "on_end", "read", "result", "session")
+    __slots__ = ("_news", "id", "is_accepted", "is_refused", "items", "key", "on_end", "read", "result", "session")
 
     def __init__(self, call_id: str, key: str, session: WebSession) -> None:
         self.id = call_id
@@ -55,8 +55,18 @@ class WebCall:
         self.read = 0
         self.result: Result | None = None
         self.is_accepted = False
+        self.is_refused = False  # it was never taken in: nothing here remembers it
         self.on_end: Callable[[], None] | None = None  # called once, when it is over
         self._news: asyncio.Future[None] | None = None
+
+    @property
+    def told_id(self) -> str:
+        """Its id for who asked; none of what became no call."""
+        return "" if self.is_refused else self.id
+
+    def refuse(self, error: ErrorInfo) -> None:
+        self.is_refused = True
+        self.result = Result(Outcome.ERROR, error=error)
 
     async def wait(self) -> None:
         """Return when there is something new: an item, or the end."""
@@ -122,7 +132,7 @@ class WebSession(Session):
         elif isinstance(message, m.RefusedCalls):
             for call_id in message.ids:
                 if (call := self.open.pop(call_id, None)) is not None:
-                    call.result = Result(Outcome.ERROR, error=message.error)
+                    call.refuse(message.error)
                     call.tell()
 
 
@@ -176,7 +186,7 @@ class WebCalls:
         if refusal is not None:
             del session.open[call.id]
             server.discard([payload])
-            call.result = Result(Outcome.ERROR, error=refusal)
+            call.refuse(refusal)
             return call
         seconds = deadline if deadline is not None else spec.options.deadline
         if seconds is None and kind == "call" and not detached_as and not server.functions.beside:

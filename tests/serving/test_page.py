@@ -21,7 +21,8 @@ pytestmark = pytest.mark.timeout(120)
 
 def test_the_page_from_top_to_bottom() -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
-    assert blocks[0].startswith("# shop.py") and "def price" in blocks[1] and "def count" in blocks[2]
+    assert blocks[0].startswith("# shop.py") and "class Flowers" in blocks[1]
+    assert "def price" in blocks[2] and "def count" in blocks[3]
     with serving() as served:
         said = served.deploy("\n".join(blocks), "shop")
         assert f"{served.url}/shop/move" in said and f"{served.url}/shop/docs" in said
@@ -36,6 +37,9 @@ def test_the_page_from_top_to_bottom() -> None:
 
             wait_until(lambda: ask().status_code != 504, timeout=60, message="its worker is there, within its deadline")
             assert ask().text == answered[1]
+            (flower,) = re.findall(r"curl http://127[.]0[.]0[.]1:7410(/shop/Flowers\S+) -d '(.*?)' -H", PAGE)
+            headers = {"content-type": "application/json"}
+            assert client.post(flower[0], content=flower[1], headers=headers).text == '"setosa"'
             assert '"path":"$.x"' in client.post("/shop/move", json={"x": "far"}).text
         with httpx.Client(base_url=served.url) as client:
             assert client.get("/shop/count?to=2").text.count("data: ") == 3

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import stoker
+from stoker.client.web import Endpoint
 from stoker.web.conversion import Invalid
 from stoker.web.interface import BadRequest, Interface
 from stoker.web.openapi import describe
@@ -235,6 +236,25 @@ def test_a_batch_is_annotated_as_lists_of_what_requests_give() -> None:
             Interface(function, ["POST"], label="app.f", is_batched=True, runs_elsewhere=True)
     found = Interface(lists, ["POST"], label="app.f", is_batched=True).inputs
     assert [one.annotation for one in found] == [int, Any, Any, Any, float]
+
+
+def test_what_is_refused_says_where_it_is_written() -> None:
+    def all_of_them(*args: int) -> None: ...
+
+    class Model:
+        def forgot(x: int) -> None: ...  # type: ignore[misc]
+        def nothing() -> None: ...  # type: ignore[misc]
+        def well(self, x: int) -> None: ...
+
+    made = Endpoint("POST", requires_token=True)
+    with pytest.raises(
+        stoker.InvalidOption, match=r"\*args: .*int.* has no name.* It is written at .*/test_interface\.py:\d+"
+    ):
+        made.to_spec(all_of_them, label="app.f", streams=False)
+    for function, said in ((Model.forgot, r"'x', .*write def forgot\(self, x\)"), (Model.nothing, r"nothing\(self\)")):
+        with pytest.raises(stoker.InvalidOption, match=said):
+            made.to_spec(function, label="app.Model.f", streams=False, is_method=True)
+    assert made.to_spec(Model.well, label="app.Model.f", streams=False, is_method=True).methods == ["POST"]
 
 
 def test_its_page_says_what_it_takes() -> None:

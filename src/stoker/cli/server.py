@@ -144,9 +144,9 @@ def _tell_started(ready: dict[str, Any], log: str, *, as_json: bool) -> None:
     else:
         say(f"The server runs (pid {ready['pid']}).\n  socket  {ready['socket']}\n  log     {log}")
         for door in http_doors(status):
-            say(f"  http    {door['address']}")
+            say(f"  http    {_with_pin(door)}")
         for door in doors:
-            say(f"  door    {door['address']}{', TLS, ' + door['fingerprint'] if door['tls'] else ''}")
+            say(f"  door    {_with_pin(door)}")
             say(how_to_connect(door, made["token"] if made else ""))
         if on_ray:
             say(f"  engine  {_engine_of(status)['engine']}")
@@ -318,7 +318,7 @@ def status(as_json: AsJson = False) -> None:
             **_engine_of(found),
             "store": found["store"],
             **_described(tcp_doors(found)),
-            "http": ", ".join(door["address"] for door in http_doors(found)) or f"none: {found.get('no_http')}",
+            "http": ", ".join(_with_pin(door) for door in http_doors(found)) or f"none: {found.get('no_http')}",
             **({"log": f"{found['state_dir']}/{LOG}"} if elsewhere is None else {}),
             "blobs": found["blobs"] or "this machine's disk",
             "apps": str(found["apps"]),
@@ -339,6 +339,11 @@ def _say_outages(status: dict[str, Any]) -> None:
     for outage in status["outages"]:
         where = f"{outage['address']} (node {outage['node'][:NODE_CHARACTERS]}): " if outage["node"] else ""
         say(f"! {where}{outage['reason']}")
+
+
+def _with_pin(door: dict[str, Any]) -> str:
+    """Return where a door is, and what its certificate is known by."""
+    return f"{door['address']}{', TLS, ' + door['fingerprint'] if door['tls'] else ''}"
 
 
 def _engine_of(found: dict[str, Any]) -> dict[str, str]:

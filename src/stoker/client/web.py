@@ -64,9 +64,12 @@ class Endpoint:
             )
         if is_method:
             _check_self(function, label)
-        interface = Interface(
-            function, [self.method], label=label, is_method=is_method, is_batched=is_batched, runs_elsewhere=True
-        )
+        try:
+            interface = Interface(
+                function, [self.method], label=label, is_method=is_method, is_batched=is_batched, runs_elsewhere=True
+            )
+        except InvalidOption as error:  # it is looked at when it is deployed, far from where it is written
+            raise InvalidOption(f"{error}{_place(function)}") from None
         return WebSpec(
             methods=[self.method],
             requires_token=self.requires_token,
@@ -75,6 +78,11 @@ class Endpoint:
             openapi=describe(function, interface, method=self.method, streams=streams),
             resume=self.resume,
         )
+
+
+def _place(function: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f" It is written at {code.co_filename}:{code.co_firstlineno}." if code is not None else ""
 
 
 def _check_self(function: Callable[..., Any], label: str) -> None:

@@ -128,6 +128,8 @@ class Gateway:
             failure = problem
         except Failed as failed:
             failure, call_id = failed.problem, failed.call_id
+            if not call_id:  # it was refused: nothing here knows a call of that id
+                extra = [pair for pair in extra if pair[0] != CALL_ID]
         told = [(name.encode(), value.encode()) for name, value in failure.headers.items()]
         await send_bytes(send, failure.status, JSON, failure.body(call_id=call_id), [*told, *extra])
 
@@ -212,8 +214,6 @@ class Gateway:
         finally:
             if connection.on_lost is mine:  # else the next request on it has come
                 connection.on_lost = None
-            if call.is_refused:
-                extra.remove((CALL_ID, call.id.encode()))  # `calls show` knows none of that id
             if call.result is not None and call.result.error is not None and not self._server.functions.beside:
                 key, now = self._key(scope, headers), time.monotonic()
                 self._shedding.learn(key, call.result, deadline=deadline, route=route, now=now)

@@ -49,5 +49,19 @@ def test_a_key_is_always_taken_or_never_and_stays_so_at_greater_shares() -> None
 
 
 def test_a_rollback_goes_to_the_newest_version_before_that_has_answered_by_itself() -> None:
-    assert version_before(7, [1, 2, 5, 7, 9]) == 5
-    assert version_before(1, [1, 2]) is None
+    assert version_before(7, [1, 2, 5, 7, 9], {}) == 5
+    assert version_before(1, [1, 2], {}) is None
+
+
+def test_rollbacks_in_a_row_go_back_further_each_time() -> None:
+    same_as: dict[int, int] = {}
+    found = []
+    for made in range(6, 9):
+        target = version_before(made - 1, range(1, made), same_as)
+        assert target is not None
+        found.append(target)
+        same_as[made] = target
+    assert found == [4, 3, 2]
+    # What is deployed then has the rollback's version before it, and that what it is the same as.
+    assert version_before(9, range(1, 10), same_as) == 8
+    assert version_before(10, range(1, 11), {**same_as, 10: 8}) == 1

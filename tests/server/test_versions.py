@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from stoker.core.trials import BARREN_MAX
 from stoker.engine import base as engine_base
 from stoker.errors import InvalidOption, InvalidRequest, NotFound
 from stoker.protocol import messages as m
+from stoker.server.version_rows import FAILED_STARTS
 from stoker.store.memory import MemoryBacking, MemoryStore
 from stoker.types import MethodSpec, ParameterSpec
 from tests.waiting import wait_until
@@ -134,6 +136,118 @@ def test_a_rollback_from_a_promoted_version_is_to_the_one_before(client: Peer) -
     assert client.ask("rollback", app="app")["same_as"] == 1
 
 
+def test_a_rollback_while_a_canary_stands_ends_that_alone(running: Running, client: Peer) -> None:
+    client.ask("deploy", app="app", functions=functions(cpu=0.25))
+    client.ask("deploy", app="app", functions=functions())
+    client.ask("deploy", app="app", functions=functions(cpu=0.5), beside="canary", percent=100)
+    told = client.ask("rollback", app="app")
+    assert (told["version"], told["same_as"], told["ended"]) == (2, 2, {"version": 3, "was": "canary"})
+    key = client.ask("lookup", app="app", name="f")["key"]
+    client.submit(key, ["c-1.1"])
+    assert versions_of(running, ["c-1.1"]) == {2: 1}
+    states = [(row["version"], row["state"]) for row in client.ask("history", app="app")]
+    assert states == [(3, "aborted"), (2, "current"), (1, "")]
+    assert client.ask("rollback", app="app")["same_as"] == 1, "once more, it is the version before"
+
+
+@pytest.mark.parametrize(("verb", "state"), [("rollback", "aborted"), ("deploy", "replaced")])
+def test_a_version_that_takes_over_says_what_it_has_ended(client: Peer, verb: str, state: str) -> None:
+    two_versions(client)
+    given = {"version": 1} if verb == "rollback" else {"functions": functions(cpu=0.75)}
+    assert client.ask(verb, app="app", **given)["ended"] == {"version": 2, "was": "canary"}
+    row = client.ask("history", app="app")[1]
+    assert (row["version"], row["state"]) == (2, state) and row["why"].startswith("version 3 was ")
+    with pytest.raises(NotFound, match=f"The last one, version 2, was {state} \\(version 3 was "):
+        client.ask("abort", app="app")
+
+
+def test_rollbacks_in_a_row_do_not_go_to_and_fro(client: Peer) -> None:
+    for cpu in (0.25, 0.5, 0.75):
+        client.ask("deploy", app="app", functions=functions(cpu=cpu))
+    assert [client.ask("rollback", app="app")["same_as"] for _ in range(2)] == [2, 1]
+    with pytest.raises(NotFound, match=r"no earlier version .* what version 5, the same as version 1, runs"):
+        client.ask("rollback", app="app")
+    assert client.ask("rollback", app="app", version=3)["version"] == 6
+    assert client.ask("rollback", app="app")["same_as"] == 2, "as it was from the first version of this content"
+
+
+def test_a_rollback_says_what_there_is_of_an_app_that_is_not_deployed(client: Peer) -> None:
+    with pytest.raises(NotFound, match="No app 'nix' was ever deployed"):
+        client.ask("rollback", app="nix")
+    client.ask("deploy", app="app", functions=functions())
+    client.ask("undeploy", app="app")
+    with pytest.raises(NotFound, match="--to VERSION"):
+        client.ask("rollback", app="app")
+    assert client.ask("rollback", app="app", version=1)["version"] == 2
+
+
+def awaited(running: Running, app: str) -> bool:
+    """Tell whether a version of an app waits until it is ready."""
+    pools = running.on_loop(lambda: [*running.server.plane.state.pools.values()])
+    return any(pool.awaits and pool.spec.app == app for pool in pools)
+
+
+def test_a_version_that_never_was_ready_takes_over_from_none_and_is_gone_back_to_by_nobody(running: Running) -> None:
+    client, other = running.client("c-1"), running.client("c-2")
+    client.ask("deploy", app="app", functions=functions())
+    key = client.ask("lookup", app="app", name="f")["key"]
+    client.submit(key, ["c-1.1"])
+    good = worker_of(running, 1)
+    good.finish(good.leased(1))
+    assert client.result_of("c-1.1")[0] == 0
+    with ThreadPoolExecutor(1) as pool:
+        deploying = pool.submit(other.ask, "deploy", app="app", functions=functions(cpu=0.5))
+        wait_until(lambda: awaited(running, "app"), message="the new version waits")
+        rows = {row["version"]: row for row in client.ask("history", app="app")}
+        assert (rows[2]["state"], rows[2]["percent"], rows[2]["answers"]) == ("starting", 0.0, [])
+        assert (rows[1]["state"], rows[1]["percent"], rows[1]["answers"]) == ("answers", 100.0, ["f"])
+        assert rows[1]["done"] == 1
+        (row,) = client.ask("apps")
+        assert row["awaits"] == {"version": 1, "state": "starting", "functions": ["f"]} and row["workers"] == 2
+        seen: set[str] = set()
+        for _ in range(FAILED_STARTS):
+            seen.add(end_worker(running, 2, but=seen))
+        assert "exit status 3" in deploying.result(30)["waits"]["f"]
+        assert client.ask("history", app="app")[0]["state"] == "not ready"
+        deploying = pool.submit(other.ask, "deploy", app="app", functions=functions(cpu=0.75))
+        wait_until(lambda: client.ask("history", app="app")[0]["version"] == 3, message="the next one is there")
+        new = worker_of(running, 3)
+        assert "waits" not in deploying.result(30)
+    good.close()
+    row = client.ask("history", app="app")[1]
+    assert (row["version"], row["state"]) == (2, "never ready") and "exit status 3" in row["why"]
+    with ThreadPoolExecutor(1) as pool:
+        rolling = pool.submit(other.ask, "rollback", app="app")
+        wait_until(lambda: awaited(running, "app"), message="it is waited for")
+        assert not rolling.done()
+        worker_of(running, 4)
+        told = rolling.result(30)
+    assert (told["version"], told["same_as"]) == (4, 1) and "waits" not in told
+    new.close()
+
+
+def test_what_a_version_has_run_is_known_once_it_is_gone(running: Running, client: Peer) -> None:
+    client.ask("deploy", app="app", functions=functions())
+    key = client.ask("lookup", app="app", name="f")["key"]
+    client.submit(key, ["c-1.1"])
+    worker = worker_of(running, 1)
+    worker.finish(worker.leased(1))
+    assert client.result_of("c-1.1")[0] == 0
+    client.ask("undeploy", app="app")
+    down = engine_base.WorkerDown(next(iter(running.engine.specs)), cause="stopped", detail="", calls=[], texts=[])
+    running.on_loop(lambda: running.server.engine_event(down))
+    wait_until(lambda: not running.server.plane.state.pools, message="its pool is gone")
+    (row,) = client.ask("history", app="app")
+    assert (row["state"], row["done"], row["failed"]) == ("", 1, 0)
+
+
+def test_whoever_deploys_is_told_what_has_taken_over_untried(client: Peer) -> None:
+    assert "untried" not in client.ask("deploy", app="app", functions=functions())
+    told = client.ask("deploy", app="app", functions=functions(cpu=0.5))
+    assert told["untried"] == {"f": "no worker of the version before was running"}
+    assert "untried" not in client.ask("deploy", app="app", functions=functions(cpu=0.5)), "nothing new took over"
+
+
 def test_a_canary_that_fails_as_it_is_aborted_leaves_no_call_behind(running: Running, client: Peer) -> None:
     key = two_versions(client, 100)
     client.submit(key, ["c-1.1"])
@@ -160,7 +274,8 @@ def test_an_aborted_version_gets_no_more_calls(running: Running, client: Peer) -
         client.ask("lookup", app="app", name="g")
     states = [(row["version"], row["state"], row["why"]) for row in client.ask("history", app="app")]
     assert states[0][:2] == (3, "aborted") and states[0][2].startswith("by ")
-    assert states[1:] == [(2, "", "version 3 was deployed"), (1, "current", "")]
+    assert states[1][:2] == (2, "replaced") and states[1][2].startswith("version 3 was deployed by ")
+    assert states[2:] == [(1, "current", "")]
     client.ask("deploy", app="app", functions=functions(cpu=0.75))
     assert client.ask("rollback", app="app")["same_as"] == 1, "not a version that never answered by itself"
 

@@ -100,6 +100,9 @@ def test_a_version_that_does_not_start_takes_nothing_over(steps: Serving) -> Non
         assert "no weights" in steps.stoker("apps", "list")
         steps.deploy(source(4), "steps")
         assert client.get("/steps/Model/version").json() == 4
+        assert "never ready" in steps.stoker("apps", "history", "steps")
+        steps.stoker("apps", "rollback", "steps")
+        assert client.get("/steps/Model/version").json() == before, "not the one that never started"
 
 
 def test_pools_with_other_parameters_take_part(steps: Serving, tmp_path: Path) -> None:

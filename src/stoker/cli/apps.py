@@ -20,7 +20,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def _version(row: Mapping[str, Any]) -> str:
     if row.get("version"):
-        return f"v{row['version']}{versions.says_beside(row)}"
+        return f"v{row['version']}{versions.says_awaited(row)}{versions.says_beside(row)}"
     return f"served as {row['served_as']}" if row.get("served_as") else "run"
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,14 +10,13 @@ import typer
 
 from stoker.cli.environments import in_own, prepare
 from stoker.cli.loading import by_name, load, split_target
-from stoker.cli.screen import fail, say, show_json, warn
+from stoker.cli.screen import say, show_json, warn
 from stoker.cli.server_requests import persistent_session
 from stoker.cli.usage import WrongUsage
+from stoker.cli.versions import say_ended, say_untried, tell_not_ready, telling_that_it_waits
 from stoker.client.app import STRATEGIES, App, Prepare
 from stoker.errors import InvalidRequest
 from stoker.types import FunctionSpec
-
-PATIENCE_SECONDS = 2.0
 
 
 def deploy(
@@ -49,7 +45,12 @@ def deploy(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Deploy an app to the server, as a new version: from then on any program may call its functions by name."""
-    source, _ = split_target(target)
+    source, function = split_target(target)
+    if function:
+        raise WrongUsage(
+            f"{target}: `stoker deploy` deploys all functions of an app together, so it takes {source} without "
+            f"::{function}. What is not to be deployed with it belongs to an app of its own."
+        )
     shadow = shadow_percent if shadow_percent is not None else 100.0 if is_shadow else None
     _check(canary, shadow, strategy)
     persistent_session()  # no server: say so before the file is run
@@ -64,17 +65,20 @@ def deploy(
     done = [_deploy_one(app, ready, canary=canary, shadow=shadow, strategy=strategy) for app in program.apps]
     if as_json:
         show_json(done)
-    for item in done if not as_json else []:
-        _say(item)
-        for function, found in program.functions.items() if len(done) == 1 else []:
-            for call in by_name(item["app"], function, found):
+    wanted = "canary" if canary is not None else "shadow" if shadow is not None else ""
+    for item, app in zip(done, program.apps, strict=True) if not as_json else ():
+        _say(item, wanted)
+        for name_of_one, found in app.functions.items():
+            for call in by_name(item["app"], name_of_one, found):
                 say(f"  {call}")
-    _check_ready(done)
+    unready = [item for item in done if tell_not_ready(item["app"], item["version"], item["not_ready"])]
+    if unready:
+        raise typer.Exit(1)
 
 
 def _deploy_one(app: App, ready: Prepare, **how: Any) -> dict[str, Any]:
     own: list[str] = []
-    with _telling_that_it_waits(app.name) as begin:
+    with telling_that_it_waits(app.name) as begin:
 
         def before(functions: Sequence[FunctionSpec], blobs: Mapping[str, bytes], /) -> None:
             ready(functions, blobs)
@@ -90,34 +94,11 @@ def _deploy_one(app: App, ready: Prepare, **how: Any) -> dict[str, Any]:
         "urls": app.urls,
         "no_http": app.no_http,
         "beside": app.beside,
+        "ended": app.ended,
         "not_ready": app.not_ready,
+        "untried": app.untried,
         "own_environment": own,
     }
-
-
-def _check_ready(done: list[dict[str, Any]]) -> None:
-    """End with an error where a version cannot take over: the one before goes on, and nobody else would say so."""
-    for item in done:
-        for name, told in item["not_ready"].items():
-            fail(
-                f"{item['app']}.{name} is not ready in version {item['version']}, and the version before goes on until "
-                f"it is: {told}\n`stoker logs --app {item['app']}` has its output; `stoker apps rollback "
-                f"{item['app']}` calls it off."
-            )
-    if any(item["not_ready"] for item in done):
-        raise typer.Exit(1)
-
-
-@contextmanager
-def _telling_that_it_waits(app: str) -> Iterator[Callable[[], None]]:
-    """Say so where a version does not take over at once, from when what is yielded is called."""
-    text = f"deploying {app} … where the last version has workers, the new one starts some before it takes over"
-    telling = threading.Timer(PATIENCE_SECONDS, lambda: print(text, file=sys.stderr))
-    telling.daemon = True
-    try:
-        yield telling.start
-    finally:
-        telling.cancel()
 
 
 def _check(canary: float | None, shadow: float | None, strategy: str | None) -> None:
@@ -130,13 +111,20 @@ def _check(canary: float | None, shadow: float | None, strategy: str | None) -> 
         raise WrongUsage(f"--strategy {strategy}: there is no such strategy. There are: {', '.join(STRATEGIES)}.")
 
 
-def _say(item: dict[str, Any]) -> None:
+def _say(item: dict[str, Any], wanted: str = "") -> None:
     app, beside = item["app"], item["beside"]
     if beside is not None:
         _say_beside(item, beside)
+    elif wanted:
+        say(
+            f"{app} is version {item['version']} already: its functions are what is deployed, so there is no {wanted} "
+            "to make of them"
+        )
     else:
         unchanged = " (unchanged: its functions are what is deployed)" if item["unchanged"] else ""
         say(f"deployed {app}, version {item['version']}{unchanged}")
+    say_ended(item.get("ended"))
+    say_untried(item.get("untried", {}))
     for url in item["urls"].values():
         say(f"  {url}")
     if item["no_http"]:

@@ -33,8 +33,16 @@ def ask(verb: str, **params: Any) -> Any:
         ConnectionFailed: none runs.
         StokerError: its answer.
     """
-    given = {name: value for name, value in params.items() if value is not None}
-    return persistent_session().request(verb, given, timeout=TIMEOUT_SECONDS)
+    return persistent_session().request(verb, _given(params), timeout=TIMEOUT_SECONDS)
+
+
+def ask_until_ready(verb: str, **params: Any) -> Any:
+    """Ask as `ask` does what is answered once workers have started; the server ends that wait itself."""
+    return persistent_session().request(verb, _given(params))
+
+
+def _given(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def ask_local(verb: str, **params: Any) -> Any:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
-from stoker.cli.screen import Column, ago, count, escape, say, show_facts, show_json, show_rows, since
-from stoker.cli.server_requests import ask
+from stoker.cli.screen import Column, ago, count, escape, fail, say, show_facts, show_json, show_rows, since
+from stoker.cli.server_requests import ask, ask_until_ready
 from stoker.cli.usage import WrongUsage
 from stoker.errors import NotFound
 from stoker.quantities import format_duration
@@ -17,8 +20,21 @@ AppName = Annotated[str, typer.Argument(metavar="APP", help="The app's name.", s
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Percent = Annotated[float, typer.Argument(metavar="PERCENT", help="Of the calls: 0 to 100.", show_default=False)]
 
-STATE_STYLES = {"current": "green", "canary": "cyan", "shadow": "cyan", "failed": "red", "aborted": "yellow"}
+PATIENCE_SECONDS = 2.0
+STATE_STYLES = {
+    "current": "green",
+    "answers": "green",  # the version before, until the current one is ready
+    "starting": "cyan",
+    "not ready": "red",
+    "canary": "cyan",
+    "shadow": "cyan",
+    "failed": "red",
+    "never ready": "red",
+    "aborted": "yellow",
+}
+ENDED = {"failed", "aborted", "replaced", "never ready"}  # of which is said why
 SHED = {
+    "no room": "nothing was free for a worker of it",
     "load": "others needed the room, or calls waited",
     "streams": "streams and web apps are not mirrored",
     "big inputs": "its input was too big to be kept twice",
@@ -33,7 +49,11 @@ def _state(row: Mapping[str, Any]) -> str:
 
 
 def _share(row: Mapping[str, Any]) -> str:
-    return f"{row['percent']:g} %" if row["state"] in {"current", "canary", "shadow"} else ""
+    if row["state"] in {"", *ENDED}:
+        return ""
+    answers = row.get("answers", row["functions"])
+    some = answers if 0 < len(answers) < len(row["functions"]) else []
+    return f"{row['percent']:g} %" + (f" of {', '.join(some)}" if some else "")
 
 
 COLUMNS = (
@@ -57,7 +77,7 @@ def history(name: AppName, as_json: AsJson = False) -> None:
     if as_json:
         return
     for row in rows:
-        if row["why"] and row["state"] in {"failed", "aborted"}:
+        if row["why"] and row["state"] in ENDED:
             say(f"\nv{row['version']} {row['state']}: {row['why']}")
 
 
@@ -69,15 +89,28 @@ def rollback(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Deploy an earlier version of an app again, as a new version."""
+    """Deploy an earlier version of an app again, as a new version; where one stands beside the current, end that."""
     if version is not None and to is not None and version != to:
         raise WrongUsage(f"{version} and --to {to}: one version is enough.")
     wanted = to if to is not None else version
-    made = ask("rollback", app=name, version=wanted)
+    with telling_that_it_waits(name) as begin:
+        begin()
+        made = ask_until_ready("rollback", app=name, version=wanted)
+    ended, not_ready, untried = made.get("ended"), made.get("waits", {}), made.get("untried", {})
     if as_json:
-        show_json({"app": name, "version": made["version"], "same_as": made["same_as"]})
+        told = {"app": name, "version": made["version"], "same_as": made["same_as"]}
+        show_json({**told, "ended": ended, "not_ready": not_ready, "untried": untried})
+    elif made["version"] == made["same_as"]:
+        say(
+            f"version {ended['version']} of {name} is no {ended['was']} any more: version {made['version']}, the "
+            f"current one, answers all calls\n  `stoker apps rollback {name}` once more goes to the version before it"
+        )
     else:
         say(f"{name} is now version {made['version']}, the same as version {made['same_as']}")
+        say_ended(ended)
+        say_untried(untried)
+    if tell_not_ready(name, made["version"], not_ready):
+        raise typer.Exit(1)
 
 
 def canary(name: AppName, percent: Percent, as_json: AsJson = False) -> None:
@@ -154,6 +187,8 @@ def _facts(name: str, found: Mapping[str, Any]) -> dict[str, str]:
             facts[f"v{version} took"] = (
                 f"p50 {format_duration(seconds['p50'])}, p99 {format_duration(seconds['p99'])}, queueing included"
             )
+    if found["open"] and found.get("waiting"):
+        facts["waiting"] = f"{found['open']}, {found['waiting']}"
     for why, number in sorted(found["shed"].items()):
         facts[f"left out: {why}"] = f"{number} ({SHED.get(why, why)})"
     return facts
@@ -167,6 +202,50 @@ def _of(number: int, whole: int, *, style: str = "") -> str:
 def _check(percent: float) -> None:
     if not 0 <= percent <= 100:
         raise WrongUsage(f"{percent:g} is no share of the calls in percent: a number from 0 to 100.")
+
+
+def say_ended(ended: Mapping[str, Any] | None) -> None:
+    """Say which version does not stand beside the current one any more."""
+    if ended:
+        say(f"  version {ended['version']}, which was a {ended['was']}, is none any more")
+
+
+def say_untried(untried: Mapping[str, str]) -> None:
+    """Say of which functions nobody knows yet whether the new version of them starts."""
+    for why in sorted({*untried.values()}):
+        names = ", ".join(sorted(name for name, one in untried.items() if one == why))
+        say(f"  {names} took over untried: {why}")
+
+
+def tell_not_ready(app: str, version: int, not_ready: Mapping[str, str]) -> bool:
+    """Tell whether a version cannot take over, and say so: the one before goes on, and nobody else would."""
+    for name, told in not_ready.items():
+        fail(
+            f"{app}.{name} is not ready in version {version}, and the version before goes on until it is: {told}\n"
+            f"`stoker logs --app {app}` has its output; `stoker apps rollback {app}` calls it off."
+        )
+    return bool(not_ready)
+
+
+@contextmanager
+def telling_that_it_waits(app: str) -> Iterator[Callable[[], None]]:
+    """Say so where a version does not take over at once, from when what is yielded is called."""
+    text = f"deploying {app} … where the last version has workers, the new one starts some before it takes over"
+    telling = threading.Timer(PATIENCE_SECONDS, lambda: print(text, file=sys.stderr))
+    telling.daemon = True
+    try:
+        yield telling.start
+    finally:
+        telling.cancel()
+
+
+def says_awaited(row: Mapping[str, Any]) -> str:
+    """Return what an app's current version waits for to take over, for its row in a list."""
+    awaits = row.get("awaits")
+    if not awaits:
+        return ""
+    what = "" if len(awaits["functions"]) == len(row["functions"]) else f" {', '.join(awaits['functions'])}"
+    return f" {awaits['state']}, v{awaits['version']} answers{what}"
 
 
 def says_beside(row: Mapping[str, Any]) -> str:

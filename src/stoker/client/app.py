@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 from stoker.client import notices
 from stoker.client import session as sessions
+from stoker.client.at_import import check_not_at_import
 from stoker.client.classes import Cls, Configured, check_options
 from stoker.client.frames import trimmed
 from stoker.client.function import Function
@@ -23,7 +24,7 @@ from stoker.client.ids import stamped_id
 from stoker.client.image import Image
 from stoker.client.lifecycle import check_no_method, parameter
 from stoker.client.options import FunctionOptions
-from stoker.client.registration import Shipment, check_python, register, ship
+from stoker.client.registration import Shipment, check_python, register, ship, travels_by_value
 from stoker.client.session import Session
 from stoker.client.web import web_app_of
 from stoker.errors import InvalidOption, InvalidRequest, StokerError
@@ -165,6 +166,8 @@ class App:
         self.urls: dict[str, str] = {}  # where the last `deploy` has put its endpoints, by function
         self.no_http = ""  # why they are at none, where the server has no door for HTTP
         self.not_ready: dict[str, str] = {}  # functions of the last `deploy` that do not start yet, and why
+        self.untried: dict[str, str] = {}  # those that took over before it was seen that they start, and why
+        self.ended: dict[str, Any] | None = None  # the canary, or shadow, that was ended by the last `deploy`
         self.beside: dict[str, Any] | None = None  # what the version of the last `deploy` is beside the current one
         self._lock = threading.RLock()
         _defined[self.name] = self
@@ -261,7 +264,8 @@ class App:
 
         Where they are what is deployed already, that is the current version, and no new one is made. Where the version
         before is in use and a start may take long, it goes on until the new one is ready, which is waited for here;
-        ``app.not_ready`` says what does not start, by name: there the version before goes on.
+        ``app.not_ready`` says what does not start, by name: there the version before goes on. ``app.untried`` says what
+        has taken over before a worker of it was ready, and why.
 
         With ``canary`` the new version stands beside the current one and answers so many percent of the calls; with
         ``shadow`` so many percent of the calls are made by it as well, and compared, while the current one answers all.
@@ -270,7 +274,8 @@ class App:
         Raises:
             ConnectionFailed: there is no persistent server.
             InvalidOption: a share is no percentage, or the strategy is none.
-            InvalidRequest: there is no current version for a canary or a shadow to stand beside, or no room for two.
+            InvalidRequest: there is no current version for a canary or a shadow to stand beside, or no room for two;
+                or a worker that imports the module would deploy it again.
         """
         return self.deploy_after(_at_once, tags=tags, canary=canary, shadow=shadow, strategy=strategy)
 
@@ -287,7 +292,12 @@ class App:
         chosen = self._strategy if strategy is None else _checked_strategy(strategy)
         beside = _beside(canary, shadow)
         if not self.functions:
-            raise InvalidRequest(f"The app {self.name!r} has no functions to deploy.")
+            raise InvalidRequest(
+                f"The app {self.name!r} has no functions to deploy. Write `@app.function()` before each that is to be "
+                "one of it (or `@app.cls()` before a class), above `@stoker.endpoint()` where there is one."
+            )
+        handles = [function.raw_f for function in self.functions.values()]
+        check_not_at_import(self.name, {one.__module__ for one in handles if not travels_by_value(one)})
         session = sessions.require_persistent()
         shipment = Shipment(self._include_source, session.freezes)
         specs = [self._spec_of(function, shipment, run_id="") for function in self.functions.values()]
@@ -299,7 +309,9 @@ class App:
         self.urls = dict(answer.get("urls", {}))
         self.no_http = str(answer.get("no_http", ""))
         self.beside = answer.get("beside")
+        self.ended = answer.get("ended")
         self.not_ready = dict(answer.get("waits", {}))
+        self.untried = dict(answer.get("untried", {}))
         return int(answer["version"])
 
     def undeploy(self) -> None:

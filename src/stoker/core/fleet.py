@@ -103,7 +103,7 @@ def _is_over(st: State, pool: Pool) -> bool:
     call_off_builds(st, pool)
     if pool.workers or len(pool.queue) or pool.backoff or pool.accepting or pool.clients:
         return False
-    st.pools.pop(pool.key, None)
+    st.drop(pool)
     return True
 
 
@@ -166,6 +166,7 @@ def _wait_for_room(st: State, pool: Pool) -> None:
         return  # nothing that ends here would help, or it is not to
     trials.give_way(st, pool)
     if pool.awaits:
+        pool.untried = handover.NO_ROOM
         handover.finish(st, pool)  # what the version before has is the room that this one needs
         return
     channels.reclaim_all(st)
@@ -309,7 +310,7 @@ def worker_connected(st: State, event: e.WorkerConnected) -> None:
         pool.start_seconds = seconds if pool.start_seconds is None else (pool.start_seconds + seconds) / 2
         worker.phase = "running"
         st.emit(c.TellPhase(pool.key, "running", ""))
-        pool.refusal = ""
+        pool.refusal = pool.untried = ""
         worker.ready_since = st.now
         crash_loops.started(st, worker)
         if pool.awaits:

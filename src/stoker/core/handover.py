@@ -11,6 +11,10 @@ from stoker.core import events as e
 from stoker.core.pools import Pool, WorkerState
 from stoker.core.state import State
 
+NO_ROOM = "there was no room to start it beside the version before"
+IDLE = "no worker of the version before was running"
+GANG = "a gang takes over without a trial"
+
 
 def replace(st: State, event: e.FunctionReplaced) -> None:
     """Let a version take the place of the one before: now, or once it is ready."""
@@ -23,6 +27,8 @@ def replace(st: State, event: e.FunctionReplaced) -> None:
         retire(st, old)
         old = before
     if new is None or not _waits(old, new):
+        if new is not None and not _is_warm(new):
+            new.untried = GANG if _is_warm(old) else IDLE
         retire(st, old)
         return
     new.awaits, old.goes_on_for = old.key, new.key

@@ -230,6 +230,7 @@ class Pool:
     retired: bool = False
     awaits: str = ""  # the pool of the version before, which goes on until this one is ready
     goes_on_for: str = ""  # the other way about
+    untried: str = ""  # why it has taken over before a worker of it was ready; until one is
     schedulable: bool = False  # some node there is could hold a worker; asked again when nodes change
     role: str = ""  # "canary" or "shadow" of a version on trial: see `stoker.core.trials`
     is_divided: bool = False  # its calls are divided between versions: none may go past the server

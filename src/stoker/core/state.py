@@ -16,6 +16,8 @@ from stoker.core.placement import Node
 from stoker.core.pools import Channel, Gang, Pool, Worker
 from stoker.types import CallState, Growth
 
+RAN_MAX = 1000  # versions of which it is kept what they ran: more than anybody lists
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -57,6 +59,9 @@ class State:
     by_client: dict[str, dict[str, Call]] = field(default_factory=dict)  # attached calls
     windows: dict[tuple[str, str], int] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
+    ran: dict[tuple[str, int], tuple[int, int]] = field(
+        default_factory=dict
+    )  # by version: calls of pools that are gone
     channels: dict[str, Channel] = field(default_factory=dict)  # open ones, and for a while those that were closed
     doubtful: list[Call] = field(default_factory=list)  # restored calls that may not be run again, and may have run
     recovering_nodes: set[str] = field(default_factory=set)
@@ -88,6 +93,16 @@ class State:
     def touch(self, pool: Pool) -> None:
         """Have this pool's leases and size reconsidered before the commands go out."""
         self.dirty[pool.key] = pool
+
+    def drop(self, pool: Pool) -> None:
+        """Let go of a pool; of a version it is kept how many calls it has run, and how many of these have failed."""
+        self.pools.pop(pool.key, None)
+        if pool.spec.version and not pool.spec.run_id:
+            at = (pool.spec.app, pool.spec.version)
+            done, failed = self.ran.pop(at, (0, 0))
+            self.ran[at] = (done + pool.done, failed + pool.failed)
+            if len(self.ran) > RAN_MAX:
+                del self.ran[next(iter(self.ran))]
 
     def sweep_by(self, when: float) -> None:
         """Have workers and queues looked over by then, if not before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 PARTS = 10_000  # a share is counted in these: hundredths of a percent
 _STEP = 6_181  # about the golden ratio of PARTS, and prime to it: its multiples come close to each other late
@@ -44,6 +44,12 @@ def takes(key: str, parts: int, *, among: str) -> bool:
     return int.from_bytes(digest[:8], "big") * PARTS >> 64 < parts
 
 
-def version_before(current: int, answered: Iterable[int]) -> int | None:
-    """Return the version to roll back to: the newest of those that have answered by themselves before this one."""
+def version_before(current: int, answered: Iterable[int], same_as: Mapping[int, int]) -> int | None:
+    """Return the version to roll back to: the newest of those that have answered by themselves before this one.
+
+    ``same_as`` says which version one made by a rollback is the same as. Such a one stands where that stood, so that
+    each of several rollbacks in a row goes further back, and none brings back what was backed out of.
+    """
+    while same_as.get(current, current) < current:
+        current = same_as[current]
     return max((version for version in answered if version < current), default=None)

@@ -17,11 +17,25 @@ from stoker.core.pools import Pool
 from stoker.core.traffic import PARTS, version_before
 from stoker.core.trials import CANARY, SHADOW
 from stoker.errors import InvalidOption, InvalidRequest, NotFound, Unschedulable
+from stoker.server import version_rows
 from stoker.server.functions import ACTIVE, FAILED, RECREATE, STRATEGY, Beside
 from stoker.server.inspection import trouble
 from stoker.server.request_parameters import Params, get
 from stoker.server.reserved_names import check_names, is_reached
 from stoker.server.sessions import Session
+from stoker.server.version_rows import (
+    ABORTED,
+    BY,
+    FAILED_STARTS,
+    OWN_TAGS,
+    PROMOTED,
+    REPLACED,
+    REQUEST,
+    SAME_AS,
+    STRATEGIES,
+    UNREADY,
+    beside_row,
+)
 from stoker.store.base import Deployment, Rollout
 from stoker.types import FunctionSpec
 
@@ -32,13 +46,6 @@ log = logging.getLogger(__name__)
 
 READY_SECONDS_MAX = 900.0  # for an environment to be built and a model to be loaded; it goes on without us then
 READY_POLL_SECONDS = 0.02
-FAILED_STARTS = 2  # in a row: the first may be a coincidence
-
-REQUEST = "request"  # the tag of a deployment that says which request has made it
-BY = "by"  # who
-OWN_TAGS = frozenset({REQUEST, BY, STRATEGY})
-STRATEGIES = ("rolling", RECREATE)
-PROMOTED, ABORTED, REPLACED = "promoted", "aborted", "replaced"
 T = TypeVar("T")
 
 
@@ -69,13 +76,14 @@ class DeploymentVerbs:
                 now = self._server.now()
                 return {**told, "waits": {x.spec.name: trouble(x, now) or "it is still starting" for x in waits}}
             await asyncio.sleep(READY_POLL_SECONDS)
-        return told
+        pools = version_rows.pools_of(self._server, app, told["version"])
+        untried = {x.spec.name: x.untried for x in pools if x.untried}
+        return {**told, "untried": untried} if untried and not told.get("unchanged") else told
 
     def _waiting(self, app: str, version: int) -> list[Pool]:
-        pools = self._server.plane.state.pools.values()
-        return [pool for pool in pools if pool.awaits and pool.spec.app == app and pool.spec.version == version]
+        return [pool for pool in version_rows.pools_of(self._server, app, version) if pool.awaits]
 
-    async def _deploy(self, session: Session, params: Params) -> Params:
+    async def _deploy(self, session: Session, params: Params, *, same_as: int = 0) -> Params:
         app, specs = get(params, "app", str), get(params, "functions", list[FunctionSpec])
         self._check_schedulable(specs)
         check_names(app, specs)
@@ -92,26 +100,53 @@ class DeploymentVerbs:
             await self._change(beside, parts=wanted.parts)
             return self._told(beside.deployment, unchanged=True)
         tags = {**_tags(params), REQUEST: request, BY: self._who(session), STRATEGY: strategy}
-        made = await self._in_writer(lambda: self._make(app, specs, tags, wanted))
-        self._take_up(*made)
-        return self._told(made[0])
+        if same_as:
+            tags[SAME_AS] = str(same_as)
+        unready = self._unready(app) if wanted is None else None
+        made, rollout, ended = await self._in_writer(lambda: self._make(app, specs, tags, wanted, unready))
+        if ended is not None:
+            self._server.functions.rollouts[app] = ended
+        self._take_up(made, rollout)
+        told = self._told(made)
+        return {**told, "ended": {"version": ended.version, "was": ended.kind}} if ended is not None else told
+
+    def _unready(self, app: str) -> Rollout | None:
+        """Return what is to be kept of a current version that another one replaces before it was ever ready."""
+        current = self._server.functions.current.get(app)
+        found = version_rows.why_unready(self._server, app, current.version) if current is not None else {}
+        if current is None or not found:
+            return None
+        why = "; ".join(f"{name}: {told}" for name, told in sorted(found.items()))
+        return Rollout(app, current.version, "", 0, UNREADY, time.time(), why)
 
     def _make(
-        self, app: str, specs: Sequence[FunctionSpec], tags: dict[str, str], wanted: Rollout | None
-    ) -> tuple[Deployment, Rollout | None]:
-        """Make a version, unless this very request has made one before its answer, or the server, was lost."""
+        self,
+        app: str,
+        specs: Sequence[FunctionSpec],
+        tags: dict[str, str],
+        wanted: Rollout | None,
+        unready: Rollout | None,
+    ) -> tuple[Deployment, Rollout | None, Rollout | None]:
+        """Make a version, unless this very request has made one before its answer, or the server, was lost.
+
+        With it comes what it is beside the current one, and what has ended to be that by it.
+        """
         store, epoch = self._server.store, self._server.epoch
         plain = [replace(spec, version=0, run_id="") for spec in specs]
         for made in store.deployments(app=app):
             if made.tags.get(REQUEST) == tags[REQUEST] and plain == [replace(one, version=0) for one in made.functions]:
-                return made, next((one for one in store.rollouts(app=app) if one.version == made.version), None)
+                return made, next((one for one in store.rollouts(app=app) if one.version == made.version), None), None
         now = time.time()
         made = store.deploy(epoch, app, specs, now=now, tags=tags, rollout=wanted)
-        beside = self._server.functions.beside.get(app)
+        if unready is not None:
+            store.put_rollout(epoch, unready)
+        beside, ended = self._server.functions.beside.get(app), None
         if beside is not None:
-            why = f"version {made.version} was deployed"
-            store.put_rollout(epoch, replace(beside.rollout, state=REPLACED, changed=now, why=why))
-        return made, replace(wanted, version=made.version) if wanted is not None else None
+            state, what = (ABORTED, "rolled back") if SAME_AS in tags else (REPLACED, "deployed")
+            why = f"version {made.version} was {what} by {tags[BY]}"
+            ended = replace(beside.rollout, state=state, changed=now, why=why)
+            store.put_rollout(epoch, ended)
+        return made, replace(wanted, version=made.version) if wanted is not None else None, ended
 
     def _take_up(self, deployment: Deployment, rollout: Rollout | None) -> None:
         if deployment.current:
@@ -127,26 +162,15 @@ class DeploymentVerbs:
         told: Params = {
             "version": deployment.version,
             "functions": [spec.name for spec in deployment.functions],
-            "urls": self._urls(app, deployment.functions),
+            "urls": version_rows.urls(self._server, app, deployment.functions),
         }
         if self._server.http is None and any(map(is_reached, deployment.functions)):
             told["no_http"] = self._server.no_http
         if unchanged:
             told["unchanged"] = True
         if beside is not None and beside.version == deployment.version:
-            told["beside"] = _beside_row(beside)
+            told["beside"] = beside_row(beside)
         return told
-
-    def _urls(self, app: str, specs: Sequence[FunctionSpec]) -> dict[str, str]:
-        """Return where endpoints are reached, by name; nothing where this server has no door for HTTP."""
-        http = self._server.http
-        if http is None:
-            return {}
-        webs = {s.name: s.web for s in specs if s.web is not None}
-        webs |= {f"{s.name}/{name}": one.web for s in specs for name, one in s.methods.items() if one.web is not None}
-        return {
-            name.replace("/", "."): f"{http.urls[0]}/{app}/{name}{'/' if web.app else ''}" for name, web in webs.items()
-        }
 
     def _who(self, session: Session) -> str:
         """Return who asks, for people: a user of this machine, or the name of a token."""
@@ -171,10 +195,14 @@ class DeploymentVerbs:
             server.shadows.look()
 
     async def do_rollback(self, session: Session, params: Params) -> Params:
+        """Go back to a version that is named, or to the one before; from a canary or a shadow to the current one."""
         app, version, store = get(params, "app", str), get(params, "version", int, 0), self._server.store
         async with self._changing:
             history = await asyncio.to_thread(lambda: store.deployments(app=app))
             current = self._server.functions.current.get(app)
+            if not version and current is not None and app in self._server.functions.beside:
+                ended = await self._abort(session, self._server.functions.beside[app])
+                return {**self._told(current), "same_as": current.version, "unchanged": True, "ended": ended}
             if not version:
                 rollouts = await asyncio.to_thread(lambda: store.rollouts(app=app))
                 version = _version_before(app, current, history, rollouts)
@@ -191,7 +219,7 @@ class DeploymentVerbs:
                 "tags": {name: text for name, text in wanted.tags.items() if name not in OWN_TAGS},
                 "strategy": RECREATE if one_at_a_time else STRATEGIES[0],
             }
-            told = {**await self._deploy(session, given), "same_as": version}
+            told = {**await self._deploy(session, given, same_as=version), "same_as": version}
         return await self._once_ready(app, told)
 
     # Versions beside the current one
@@ -200,13 +228,20 @@ class DeploymentVerbs:
         async with self._changing:
             beside = self._beside(params)
             await self._change(beside, parts=_parts(get(params, "percent", float)))
-            return _beside_row(beside)
+            return beside_row(beside)
 
     async def do_promote(self, session: Session, params: Params) -> Params:
         async with self._changing:
             beside, server = self._beside(params), self._server
             rollout = replace(beside.rollout, state=PROMOTED, changed=time.time(), why="")
-            await self._in_writer(lambda: server.store.put_rollout(server.epoch, rollout, makes_current=True))
+            unready = self._unready(rollout.app)
+
+            def write() -> None:
+                server.store.put_rollout(server.epoch, rollout, makes_current=True)
+                if unready is not None:
+                    server.store.put_rollout(server.epoch, unready)
+
+            await self._in_writer(write)
             server.functions.rollouts[rollout.app] = rollout
             server.functions.deployed(replace(beside.deployment, current=True))
             server.shadows.look()
@@ -215,14 +250,18 @@ class DeploymentVerbs:
 
     async def do_abort(self, session: Session, params: Params) -> Params:
         async with self._changing:
-            beside, server = self._beside(params), self._server
-            why = f"by {self._who(session)}"
-            rollout = replace(beside.rollout, state=ABORTED, changed=time.time(), why=why)
-            await self._in_writer(lambda: server.store.put_rollout(server.epoch, rollout))
-            server.functions.step_down(rollout)
-            server.shadows.look()
-            server.flush()
-            return {"version": beside.version, "was": beside.rollout.kind, "current": self._current_of(rollout.app)}
+            beside = self._beside(params)
+            ended = await self._abort(session, beside)
+            return {**ended, "current": self._current_of(beside.rollout.app)}
+
+    async def _abort(self, session: Session, beside: Beside) -> Params:
+        server, why = self._server, f"by {self._who(session)}"
+        rollout = replace(beside.rollout, state=ABORTED, changed=time.time(), why=why)
+        await self._in_writer(lambda: server.store.put_rollout(server.epoch, rollout))
+        server.functions.step_down(rollout)
+        server.shadows.look()
+        server.flush()
+        return {"version": beside.version, "was": beside.rollout.kind}
 
     async def _change(self, beside: Beside, *, parts: int) -> None:
         server = self._server
@@ -236,7 +275,7 @@ class DeploymentVerbs:
             raise NotFound(f"No app {app!r} is deployed. `stoker apps list` shows those that are.")
         if app not in functions.beside:
             ended = functions.rollouts.get(app)
-            last = f" The last one, version {ended.version}, {_ending(ended)}." if ended is not None else ""
+            last = f" The last one, version {ended.version}, {version_rows.ending(ended)}." if ended is not None else ""
             raise NotFound(
                 f"No version of {app} stands beside version {functions.current[app].version}.{last} `stoker deploy "
                 "FILE.py --canary 10`, or --shadow, makes one."
@@ -277,81 +316,10 @@ class DeploymentVerbs:
     # What there is
 
     async def do_history(self, session: Session, params: Params) -> list[Params]:
-        app, store = get(params, "app", str), self._server.store
-        history = await asyncio.to_thread(lambda: store.deployments(app=app))
-        rollouts = {one.version: one for one in await asyncio.to_thread(lambda: store.rollouts(app=app))}
-        return [self._history_row(made, rollouts.get(made.version)) for made in history]
-
-    def _history_row(self, made: Deployment, rollout: Rollout | None) -> Params:
-        beside = self._server.functions.beside.get(made.app)
-        pools = [
-            pool
-            for pool in self._server.plane.state.pools.values()
-            if pool.spec.app == made.app and not pool.spec.run_id and pool.spec.version == made.version
-        ]
-        is_canary = beside is not None and beside.rollout.kind == CANARY
-        share = _percent(PARTS - beside.rollout.parts) if beside is not None and is_canary else 100.0
-        is_beside = rollout is not None and rollout.state == ACTIVE
-        return {
-            "version": made.version,
-            "created": made.created,
-            "by": made.tags.get(BY, ""),
-            "current": made.current,
-            "state": "current" if made.current else _state(rollout),
-            "percent": share if made.current else _percent(rollout.parts) if rollout and is_beside else 0.0,
-            "why": rollout.why if rollout is not None and not made.current else "",
-            "strategy": made.tags.get(STRATEGY, STRATEGIES[0]),
-            "tags": {name: text for name, text in made.tags.items() if name not in OWN_TAGS},
-            "functions": sorted(spec.name for spec in made.functions),
-            "workers": sum(len(pool.workers) for pool in pools),
-            "done": sum(pool.done for pool in pools),
-            "failed": sum(pool.failed for pool in pools),
-        }
+        return await version_rows.history(self._server, get(params, "app", str))
 
     async def do_apps(self, session: Session, params: Params) -> list[Params]:
-        functions = self._server.functions
-        rows = [
-            {
-                **self._app_row(d.app, d.version, "", d.created, self._keys_of_deployed(d)),
-                "beside": _beside_row(functions.beside[d.app]) if d.app in functions.beside else None,
-                "stopped": self._stopped_row(d),
-            }
-            for d in functions.current.values()
-        ]
-        return rows + [
-            self._app_row(app, 0, run_id, None, list(keys.values())) for (app, run_id), keys in functions.runs.items()
-        ]
-
-    def _keys_of_deployed(self, current: Deployment) -> list[str]:
-        beside = self._server.functions.beside.get(current.app)
-        specs = [*current.functions, *(beside.deployment.functions if beside is not None else ())]
-        return [spec.key for spec in specs]
-
-    def _stopped_row(self, current: Deployment) -> Params | None:
-        """Return the version that was to follow the current one and could not run, if nothing has come of it since."""
-        ended = self._server.functions.rollouts.get(current.app)
-        if ended is None or ended.state != FAILED or ended.version <= current.version:
-            return None
-        return {"version": ended.version, "kind": ended.kind, "why": ended.why, "at": ended.changed}
-
-    def _app_row(self, app: str, version: int, run_id: str, created: float | None, keys: list[str]) -> Params:
-        state, specs = self._server.plane.state, self._server.functions.specs
-        pools = [state.pools[key] for key in keys if key in state.pools]
-        served_as = self._server.functions.name_of_served(app, run_id) if run_id else ""
-        return {
-            "app": app,
-            "version": version,
-            "run_id": run_id,
-            "created": created,
-            "current": not run_id,
-            "served_as": served_as,
-            "urls": self._urls(served_as or app, [specs[key] for key in keys]) if served_as or not run_id else {},
-            "functions": sorted({specs[key].name for key in keys}),
-            "queued": sum(len(pool.queue) + pool.backoff for pool in pools),
-            "running": sum(pool.running for pool in pools),
-            "workers": sum(len(pool.workers) for pool in pools),
-            "trouble": {x.spec.name: told for x in pools if (told := trouble(x, self._server.now()))},
-        }
+        return version_rows.apps(self._server)
 
     async def do_shadow(self, session: Session, params: Params) -> Params:
         beside = self._beside(params)
@@ -361,8 +329,9 @@ class DeploymentVerbs:
                 "compared. `stoker deploy FILE.py --shadow` makes a shadow."
             )
         return {
-            **_beside_row(beside),
+            **beside_row(beside),
             "current": self._current_of(beside.rollout.app),
+            "waiting": self._server.shadows.waiting(beside),
             **self._server.shadows.report(beside),
         }
 
@@ -432,10 +401,6 @@ def _parts(percent: float) -> int:
     return parts
 
 
-def _percent(parts: int) -> float:
-    return parts * 100 / PARTS
-
-
 def _check_rollout(wanted: Rollout | None, current: Deployment | None, strategy: str) -> None:
     if wanted is None:
         return
@@ -454,35 +419,20 @@ def _check_rollout(wanted: Rollout | None, current: Deployment | None, strategy:
 def _version_before(
     app: str, current: Deployment | None, history: Sequence[Deployment], rollouts: Sequence[Rollout]
 ) -> int:
+    if not history:
+        raise NotFound(f"No app {app!r} was ever deployed. `stoker apps list` shows those that are.")
     if current is None:
         raise NotFound(
             f"No version of {app!r} is deployed now. Say which one is to be, by `stoker apps rollback {app} --to "
             f"VERSION`; `stoker apps history {app}` lists them."
         )
     never = {one.version for one in rollouts if one.state != PROMOTED}
-    found = version_before(current.version, (made.version for made in history if made.version not in never))
+    same_as = {made.version: int(made.tags[SAME_AS]) for made in history if SAME_AS in made.tags}
+    found = version_before(current.version, (made.version for made in history if made.version not in never), same_as)
     if found is None:
-        raise NotFound(f"{app} has no earlier version to go back to. See `stoker apps history {app}`.")
+        is_same = f", the same as version {same_as[current.version]}," if current.version in same_as else ""
+        raise NotFound(
+            f"{app} has no earlier version to go back to: none answered before what version {current.version}{is_same} "
+            f"runs. `stoker apps history {app}` lists all; --to VERSION goes to any of them."
+        )
     return found
-
-
-def _beside_row(beside: Beside) -> Params:
-    rollout = beside.rollout
-    return {
-        "version": rollout.version,
-        "kind": rollout.kind,
-        "percent": _percent(rollout.parts),
-        "since": rollout.changed,
-    }
-
-
-def _state(rollout: Rollout | None) -> str:
-    if rollout is None or rollout.state in {PROMOTED, REPLACED}:
-        return ""
-    return rollout.kind if rollout.state == ACTIVE else rollout.state
-
-
-def _ending(rollout: Rollout) -> str:
-    why = f" ({rollout.why})" if rollout.why else ""
-    said = {PROMOTED: "was promoted", ABORTED: "was aborted", FAILED: "could not run", REPLACED: "was replaced"}
-    return said.get(rollout.state, rollout.state) + why

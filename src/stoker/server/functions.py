@@ -65,7 +65,7 @@ class Functions:
         """Declare what is deployed."""
         versions = self.store.deployments()
         self.current = {deployment.app: deployment for deployment in versions if deployment.current}
-        latest = {rollout.app: rollout for rollout in reversed(self.store.rollouts())}
+        latest = {one.app: one for one in reversed(self.store.rollouts()) if one.kind}
         for deployment in versions:
             rollout = latest.get(deployment.app)
             current = self.current.get(deployment.app)

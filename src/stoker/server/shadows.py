@@ -140,7 +140,8 @@ class Shadows:
                 continue
             is_real = delivery.id == real
             if delivery.result.outcome is Outcome.CANCELLED or self._never_ran(delivery, is_real=is_real):
-                self._drop(real, "" if is_real else "load")
+                # It may have waited behind calls of its own, or for a worker that there was no room for.
+                self._drop(real, "" if is_real else "load" if delivery.call.pool.workers else "no room")
                 continue
             answer = _answer(delivery.result, self._server.now() - delivery.call.created)
             if answer is None:
@@ -183,10 +184,17 @@ class Shadows:
 
     def report(self, beside: Beside) -> dict[str, Any]:
         """Return what was found of a shadow since it, or this server, began."""
+        self._drop_stale()
         return {
             **self._comparison(beside).report(),
             "open": sum(p.app == beside.rollout.app for p in self._pairs.values()),
         }
+
+    def waiting(self, beside: Beside) -> str:
+        """Return what mirrored calls wait for, in words, where there is no worker for them; else nothing."""
+        pools = self._server.plane.state.pools
+        found = [pools[spec.key] for spec in beside.deployment.functions if spec.key in pools]
+        return next((pool.waiting for pool in found if len(pool.queue) and not pool.workers), "")
 
     def look(self) -> None:
         """Let go of what was mirrored to versions that are shadows no more."""

@@ -140,6 +140,8 @@ class Rollout:
 
     ``kind``: ``canary`` · ``shadow``. ``parts`` of 10 000 calls go to it. ``state``: ``active`` · ``promoted`` ·
     ``aborted`` (somebody ended it) · ``failed`` (it could not run; ``why`` says how) · ``replaced`` (by another one).
+    Of a version that was to take over and was replaced before it was ready, ``kind`` is empty, the state
+    ``never ready``.
     """
 
     app: str

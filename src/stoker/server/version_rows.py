@@ -1,0 +1,204 @@
+"""Versions of apps as rows for people: which one answers, what stands beside it, what each has run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from stoker.core.pools import Pool
+from stoker.core.traffic import PARTS
+from stoker.core.trials import CANARY
+from stoker.server.functions import ACTIVE, FAILED, RECREATE, STRATEGY, Beside
+from stoker.server.inspection import trouble
+from stoker.store.base import Deployment, Rollout
+from stoker.types import FunctionSpec
+
+if TYPE_CHECKING:
+    from stoker.server.server import Server
+
+Row = dict[str, Any]
+
+FAILED_STARTS = 2  # in a row: the first may be a coincidence
+PROMOTED, ABORTED, REPLACED, UNREADY = "promoted", "aborted", "replaced", "never ready"
+REQUEST = "request"  # the tag of a deployment that says which request has made it
+BY = "by"  # who
+SAME_AS = "same_as"  # of one made by a rollback: which version it is the same as
+OWN_TAGS = frozenset({REQUEST, BY, STRATEGY, SAME_AS})
+STRATEGIES = ("rolling", RECREATE)
+
+
+def pools_of(server: Server, app: str, version: int) -> list[Pool]:
+    """Return the pools of a version, those of a class's instances and of other options among them."""
+    pools = server.plane.state.pools.values()
+    return [x for x in pools if x.spec.app == app and not x.spec.run_id and x.spec.version == version]
+
+
+def is_unready(pool: Pool) -> bool:
+    """Tell whether a worker of it has yet to be ready, although one was, or is, to be."""
+    return bool(pool.awaits) or (pool.bad_starts >= FAILED_STARTS and pool.start_seconds is None and not pool.done)
+
+
+def why_unready(server: Server, app: str, version: int) -> dict[str, str]:
+    """Return the functions of a version that have never been ready, and why."""
+    found = [pool for pool in pools_of(server, app, version) if is_unready(pool)]
+    return {x.spec.name: trouble(x, server.now()) or "it is still starting" for x in found}
+
+
+async def history(server: Server, app: str) -> list[Row]:
+    """Return the versions of an app that are kept."""
+    versions = await asyncio.to_thread(lambda: server.store.deployments(app=app))
+    rollouts = {one.version: one for one in await asyncio.to_thread(lambda: server.store.rollouts(app=app))}
+    return [_history_row(server, made, rollouts.get(made.version)) for made in versions]
+
+
+def _history_row(server: Server, made: Deployment, rollout: Rollout | None) -> Row:
+    pools = pools_of(server, made.app, made.version)
+    done, failed = server.plane.state.ran.get((made.app, made.version), (0, 0))
+    names = sorted(spec.name for spec in made.functions)
+    state, answers = _standing(made, rollout, names, pools)
+    beside = server.functions.beside.get(made.app)
+    is_canary = beside is not None and beside.rollout.kind == CANARY
+    share = percent(PARTS - beside.rollout.parts) if beside is not None and is_canary else 100.0
+    if rollout is not None and rollout.state == ACTIVE and not made.current:
+        share, answers = percent(rollout.parts), names
+    return {
+        "version": made.version,
+        "created": made.created,
+        "by": made.tags.get(BY, ""),
+        "current": made.current,
+        "state": state,
+        "percent": share if answers else 0.0,
+        "answers": answers,
+        "why": rollout.why if rollout is not None and not made.current else "",
+        "strategy": made.tags.get(STRATEGY, STRATEGIES[0]),
+        "same_as": int(made.tags.get(SAME_AS, 0)),
+        "tags": {name: text for name, text in made.tags.items() if name not in OWN_TAGS},
+        "functions": names,
+        "workers": sum(len(pool.workers) for pool in pools),
+        "done": done + sum(pool.done for pool in pools),
+        "failed": failed + sum(pool.failed for pool in pools),
+    }
+
+
+def _standing(
+    made: Deployment, rollout: Rollout | None, names: Sequence[str], pools: Sequence[Pool]
+) -> tuple[str, list[str]]:
+    """Return what a version is now, in a word, and which of its functions answer calls by name."""
+    goes_on = sorted({pool.spec.name for pool in pools if pool.goes_on_for})
+    if goes_on and not made.current:
+        return "answers", goes_on
+    if not made.current:
+        return ("" if rollout is None or rollout.state == PROMOTED else _state(rollout)), []
+    waits = [pool for pool in pools if pool.awaits]
+    return _readiness(waits) if waits else "current", sorted({*names} - {pool.spec.name for pool in waits})
+
+
+def _readiness(waits: Sequence[Pool]) -> str:
+    return "not ready" if any(pool.bad_starts >= FAILED_STARTS for pool in waits) else "starting"
+
+
+def _state(rollout: Rollout) -> str:
+    return rollout.kind if rollout.state == ACTIVE else rollout.state
+
+
+def apps(server: Server) -> list[Row]:
+    """Return what is deployed, and what programs run just now."""
+    functions = server.functions
+    rows = [
+        {
+            **_app_row(server, d.app, keys=_keys_of_deployed(server, d), version=d.version, created=d.created),
+            "beside": beside_row(functions.beside[d.app]) if d.app in functions.beside else None,
+            "stopped": _stopped_row(server, d),
+            "awaits": _awaits_row(server, d),
+        }
+        for d in functions.current.values()
+    ]
+    return rows + [
+        _app_row(server, app, run_id, keys=list(keys.values())) for (app, run_id), keys in functions.runs.items()
+    ]
+
+
+def _keys_of_deployed(server: Server, current: Deployment) -> list[str]:
+    beside = server.functions.beside.get(current.app)
+    specs = [*current.functions, *(beside.deployment.functions if beside is not None else ())]
+    before = [pool.awaits for pool in pools_of(server, current.app, current.version) if pool.awaits]
+    return [*dict.fromkeys([*(spec.key for spec in specs), *before])]
+
+
+def _awaits_row(server: Server, current: Deployment) -> Row | None:
+    """Return which version goes on because the current one is not ready yet, and for which functions."""
+    waits = [pool for pool in pools_of(server, current.app, current.version) if pool.awaits]
+    before = [found for pool in waits if (found := server.plane.state.pools.get(pool.awaits)) is not None]
+    if not before:
+        return None
+    return {
+        "version": max(pool.spec.version for pool in before),
+        "state": _readiness(waits),
+        "functions": sorted({pool.spec.name for pool in before}),
+    }
+
+
+def _stopped_row(server: Server, current: Deployment) -> Row | None:
+    """Return the version that was to follow the current one and could not run, if nothing has come of it since."""
+    ended = server.functions.rollouts.get(current.app)
+    if ended is None or ended.state != FAILED or ended.version <= current.version:
+        return None
+    return {"version": ended.version, "kind": ended.kind, "why": ended.why, "at": ended.changed}
+
+
+def _app_row(
+    server: Server, app: str, run_id: str = "", *, keys: list[str], version: int = 0, created: float | None = None
+) -> Row:
+    state, specs = server.plane.state, server.functions.specs
+    pools = [state.pools[key] for key in keys if key in state.pools]
+    served_as = server.functions.name_of_served(app, run_id) if run_id else ""
+    return {
+        "app": app,
+        "version": version,
+        "run_id": run_id,
+        "created": created,
+        "current": not run_id,
+        "served_as": served_as,
+        "urls": urls(server, served_as or app, [specs[key] for key in keys]) if served_as or not run_id else {},
+        "functions": sorted({specs[key].name for key in keys}),
+        "queued": sum(len(pool.queue) + pool.backoff for pool in pools),
+        "running": sum(pool.running for pool in pools),
+        "workers": sum(len(pool.workers) for pool in pools),
+        "trouble": {x.spec.name: told for x in pools if (told := trouble(x, server.now()))},
+    }
+
+
+def urls(server: Server, app: str, specs: Sequence[FunctionSpec]) -> dict[str, str]:
+    """Return where endpoints are reached, by name; nothing where this server has no door for HTTP."""
+    http = server.http
+    if http is None:
+        return {}
+    webs = {s.name: s.web for s in specs if s.web is not None}
+    webs |= {f"{s.name}/{name}": one.web for s in specs for name, one in s.methods.items() if one.web is not None}
+    return {
+        name.replace("/", "."): f"{http.urls[0]}/{app}/{name}{'/' if web.app else ''}" for name, web in webs.items()
+    }
+
+
+def beside_row(beside: Beside) -> Row:
+    """Return what a canary, or a shadow, is."""
+    rollout = beside.rollout
+    return {
+        "version": rollout.version,
+        "kind": rollout.kind,
+        "percent": percent(rollout.parts),
+        "since": rollout.changed,
+    }
+
+
+def percent(parts: int) -> float:
+    """Return a share as people write it."""
+    return parts * 100 / PARTS
+
+
+def ending(rollout: Rollout) -> str:
+    """Say how a version ended to stand beside the current one."""
+    why = f" ({rollout.why})" if rollout.why else ""
+    said = {PROMOTED: "was promoted", ABORTED: "was aborted", FAILED: "could not run", REPLACED: "was replaced"}
+    return said.get(rollout.state, rollout.state) + why

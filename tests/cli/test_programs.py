@@ -364,6 +364,8 @@ def test_a_server_that_cannot_start_says_why(own_home: Path, program: str) -> No
 def test_a_deployed_app_is_called_shown_rolled_back_and_stopped(program: str, tmp_path: Path) -> None:
     assert "deployed programs, version 1" in _stoker("deploy", program).stdout
     assert "version 1 (unchanged: its functions are what is deployed)" in _stoker("deploy", program).stdout
+    assert "version 1 already" in (said := _stoker("deploy", program, "--canary", "10").stdout) and "no canary" in said
+    assert "without ::square" in _stoker("deploy", f"{program}::square", status=2).stderr
     Path(program).write_text(PROGRAM + "# changed\n")
     deployed = json.loads(_stoker("deploy", program, "--json").stdout)[0]
     assert (deployed["version"], deployed["unchanged"]) == (2, False)

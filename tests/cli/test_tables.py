@@ -450,3 +450,40 @@ def test_doctor_tells_facts_with_what_follows(stoker_command: Command) -> None:
     assert all(fact["meaning"] for fact in found)
     out = stoker_command("doctor").out
     assert max(len(line) for line in out.splitlines()) <= 100
+
+
+def test_a_version_that_is_not_ready_is_shown_as_such(server: FakeSession, stoker_command: Command) -> None:
+    row = {"created": NOW, "by": "ann", "functions": ["f", "g"], "done": 3, "failed": 0, "why": ""}
+    server.answers["history"] = [
+        {**row, "version": 1, "state": "never ready", "percent": 0.0, "answers": [], "why": "f: no weights"},
+        {**row, "version": 2, "state": "answers", "percent": 100.0, "answers": ["f"]},
+        {**row, "version": 3, "state": "not ready", "percent": 100.0, "answers": ["g"]},
+        {**row, "version": 4, "state": "starting", "percent": 0.0, "answers": []},
+    ]
+    out = stoker_command("apps", "history", "digits").out
+    for said in (
+        r"v4 .*starting +0 % ",
+        r"v3 .*not ready +100 % of g ",
+        r"v2 .*answers +100 % of f ",
+        r"v1 never ready: f",
+    ):
+        assert re.search(said, out), (said, out)
+    of_apps = {"created": NOW, "queued": 0, "running": 0, "workers": 2, "run_id": "", "functions": ["f", "g"]}
+    awaits = {"version": 2, "state": "not ready", "functions": ["f", "g"]}
+    server.answers["apps"] = [{**of_apps, "app": "digits", "version": 3, "awaits": awaits}]
+    assert "v3 not ready, v2 answers" in stoker_command("apps", "list").out
+
+
+def test_a_rollback_says_what_it_ended_and_what_does_not_start(server: FakeSession, stoker_command: Command) -> None:
+    ended = {"version": 3, "was": "canary"}
+    server.answers["rollback"] = {"version": 2, "same_as": 2, "ended": ended}
+    out = stoker_command("apps", "rollback", "digits").out
+    assert "version 3 of digits is no canary any more: version 2, the current one, answers all calls" in out
+    server.answers["rollback"] = {"version": 4, "same_as": 1, "ended": ended, "untried": {"f": "no room"}}
+    out = stoker_command("apps", "rollback", "digits", "1").out
+    assert "version 3, which was a canary, is none any more" in out and "f took over untried: no room" in out
+    server.answers["rollback"] = {"version": 4, "same_as": 1, "waits": {"f": "no weights"}}
+    outcome = stoker_command("apps", "rollback", "digits")
+    assert outcome.status == 1 and "digits.f is not ready in version 4" in outcome.err and "no weights" in outcome.err
+    told = stoker_command("apps", "rollback", "digits", "--json")
+    assert (told.status, told.json["not_ready"]) == (1, {"f": "no weights"})

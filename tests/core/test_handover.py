@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from stoker.core import commands as c
 from stoker.core import events as e
+from stoker.core import handover
 from stoker.types import ErrorInfo
 
 from .world import World, spec
@@ -107,3 +108,19 @@ def test_an_app_that_ends_ends_both() -> None:
     world.step(e.FunctionReplaced(old, new))
     world.step(e.FunctionRetired(new))
     assert all(pool.retired for pool in world.plane.state.pools.values())
+
+
+def test_what_takes_over_untried_is_known_until_a_worker_is_ready() -> None:
+    world = World()
+    old, new = _deployed(world, 1), _deployed(world, 2)
+    world.step(e.FunctionReplaced(old, new))
+    pool = world.plane.state.pools[new]
+    assert pool.untried == handover.IDLE
+    world.submit(["a"], key=new)
+    world.connect_all()
+    assert not pool.untried
+    full = World(cpus=1.0)
+    old, _ = _used(full)
+    new = _deployed(full, 2)
+    full.step(e.FunctionReplaced(old, new))
+    assert full.plane.state.pools[new].untried == handover.NO_ROOM

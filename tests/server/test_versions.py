@@ -15,8 +15,10 @@ from stoker.core.trials import BARREN_MAX
 from stoker.engine import base as engine_base
 from stoker.errors import InvalidOption, InvalidRequest, NotFound
 from stoker.protocol import messages as m
+from stoker.server import shadows
 from stoker.server.version_rows import FAILED_STARTS
 from stoker.store.memory import MemoryBacking, MemoryStore
+from stoker.testing.seams import FakeEngine
 from stoker.types import MethodSpec, ParameterSpec
 from tests.waiting import wait_until
 
@@ -441,6 +443,23 @@ def test_a_shadow_is_left_out_where_calls_wait_and_ends_with_its_version(running
     assert not mirrored
     with pytest.raises(NotFound, match="was promoted"):
         client.ask("shadow", app="app")
+
+
+def test_a_shadow_without_room_says_so(start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
+    running = start(engine=FakeEngine(cpus=1.0))
+    client = running.client()
+    key = two_versions(client, 100, kind="shadow")
+    worker = None
+    for number in range(6):
+        client.submit(key, [f"c-1.{number}"])
+        worker = worker or worker_of(running, 1)
+        worker.finish(worker.leased(1))
+        assert client.result_of(f"c-1.{number}")[0] == 0
+    report = client.ask("shadow", app="app")
+    assert (report["open"], report["shed"]) == (6, {}) and "free" in report["waiting"]
+    monkeypatch.setattr(shadows, "PATIENCE_SECONDS", 0.0)
+    report = client.ask("shadow", app="app")
+    assert (report["open"], report["shed"], report["compared"]) == (0, {"no room": 6}, 0)
 
 
 def test_a_shadow_that_cannot_run_is_stopped_and_its_calls_are_nobodys(running: Running, client: Peer) -> None:

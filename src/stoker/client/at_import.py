@@ -27,8 +27,8 @@ def check_not_at_import(app: str, modules: Collection[str]) -> None:
             file = Path(code.co_filename).name
             raise InvalidRequest(
                 f"{file}:{frame.f_lineno} deploys {app!r} whenever the module is imported, and each worker imports it "
-                'to load its function: none would start. Put the line under `if __name__ == "__main__":`, or leave it out and '
-                f"run `stoker deploy {file}`."
+                'to load its function: none would start. Put the line under `if __name__ == "__main__":`, or leave it '
+                f"out and run `stoker deploy {file}`."
             )
         frame = frame.f_back
 

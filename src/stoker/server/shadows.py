@@ -111,12 +111,15 @@ class Shadows:
 
     def _drop_stale(self) -> None:
         """Have mirrored calls go that have waited long for a worker."""
+        if stale := self._stale():
+            self._server.later(stale)
+
+    def _stale(self) -> e.CancelAsked | None:
         server = self._server
         calls = [server.plane.state.calls.get(call_id + MIRRORED) for call_id in self._pairs]
         since = server.now() - PATIENCE_SECONDS
         stale = [x.id for x in calls if x is not None and x.state is CallState.QUEUED and x.created < since]
-        if stale:
-            server.later(e.CancelAsked(stale, "it has waited for a worker for long"))
+        return e.CancelAsked(stale, "it has waited for a worker for long") if stale else None
 
     def _submit(self, call_id: str, key: str, load: bytes, method: str) -> None:
         server = self._server
@@ -184,7 +187,9 @@ class Shadows:
 
     def report(self, beside: Beside) -> dict[str, Any]:
         """Return what was found of a shadow since it, or this server, began."""
-        self._drop_stale()
+        if stale := self._stale():
+            self._server.decide(stale)
+            self._server.flush()
         return {
             **self._comparison(beside).report(),
             "open": sum(p.app == beside.rollout.app for p in self._pairs.values()),

@@ -133,7 +133,7 @@ def _say(item: dict[str, Any], wanted: str = "") -> None:
             f"the endpoints of {app} are not reached, because the server has no door for HTTP: {item['no_http']}\n"
             "Start it again with one: `stoker server stop`, then `stoker server start --http 127.0.0.1:7411`."
         )
-    if own := item["own_environment"]:
+    if own := item.get("own_environment"):
         who = "runs" if len(own) == len(item["functions"]) else f"{', '.join(sorted(own))}: runs"
         say(
             f"  {who} in your own environment ({sys.prefix}): a change of that stops it until it is deployed again; "

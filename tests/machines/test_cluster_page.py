@@ -85,7 +85,7 @@ class Play:
 
 
 def test_the_page_from_top_to_bottom() -> None:
-    with machines("head", "gpu-1", "gpu-2", "laptop") as made:
+    with machines("head", "cpu-1", "cpu-2", "laptop") as made:
         for machine in made.machines:
             prepare(machine)
         play = Play(made)
@@ -103,7 +103,7 @@ def prepare(machine: Machine) -> None:
 
 def test_what_the_page_says_beside_its_commands() -> None:
     text = PAGE.read_text()
-    assert {step.machine for step in steps(PAGE)} == {"head", "gpu-1", "gpu-2", "laptop"}
+    assert {step.machine for step in steps(PAGE)} == {"head", "cpu-1", "cpu-2", "laptop"}
     assert re.findall(r"```sh\n(.*)\n```", text) == ["pip install '.[ray]'"]
     assert re.search(r"^ray = \[", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     assert set(re.findall(r"^```(\w*)", text, flags=re.MULTILINE)) == {"", "sh", "console", "python"}

@@ -260,8 +260,9 @@ async def call_details(server: Server, call_id: str) -> Row:
         return _ended_row(server, record, http=_stored_row(server, stored)["http"] if stored is not None else None)
     if stored is None:
         raise NotFound(
-            f"There is no call {call_id}. Attached calls (remote, map) are remembered for a while, spawned ones for as "
-            "long as results are kept; `stoker calls list` shows what is known."
+            f"There is no call {call_id}. Of attached calls (remote, map, HTTP) the latest are remembered, until the "
+            "server is started again; spawned ones for as long as results are kept. `stoker calls list` shows what is "
+            "known."
         )
     settled = stored.settled
     entries = [_entry(server, at, event, detail) for at, event, detail in _stored_timeline(stored)]

@@ -11,7 +11,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.01
 
 
-def wait_until(predicate: Callable[[], T], *, timeout: float = 10.0, message: str = "") -> T:
+def wait_until(predicate: Callable[[], T], *, timeout: float = 30.0, message: str = "") -> T:
     """Call ``predicate`` until it returns something true, and return that.
 
     Raises:

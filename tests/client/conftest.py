@@ -33,7 +33,7 @@ def app(server: FakeServer) -> Iterator[stoker.App]:
     yield stoker.App("test", include_source=False)
 
 
-def until(reached: Callable[[], bool], *, seconds: float = 5.0) -> None:
+def until(reached: Callable[[], bool], *, seconds: float = 20.0) -> None:
     """Return once something has happened; fail when it does not."""
     give_up = time.monotonic() + seconds
     while not reached():

@@ -82,7 +82,7 @@ def squares_elastic(x: int) -> int:
     return x * x
 
 
-@app.function(cpu=0.5, gang=FOUR, timeout=0.5)
+@app.function(cpu=0.5, gang=FOUR, timeout=3)
 def outlasts(rank: int) -> None:
     if stoker.gang_info().rank == rank:
         _naps()

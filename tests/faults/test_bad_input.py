@@ -75,7 +75,7 @@ def test_garbage_closes_the_connection_it_came_on_and_no_other(server: Persisten
         @given(data=garbage, greeted=st.booleans())
         def send(data: bytes, greeted: bool) -> None:
             with socket.socket(socket.AF_UNIX) as peer:
-                peer.settimeout(5)
+                peer.settimeout(30)
                 peer.connect(_socket(runtime_dir))
                 try:
                     peer.sendall((HELLO if greeted else b"") + data)
@@ -93,7 +93,7 @@ def test_garbage_closes_the_connection_it_came_on_and_no_other(server: Persisten
 
 def test_a_frame_that_is_too_big_is_refused_before_it_is_read(server: PersistentServer, runtime_dir: Path) -> None:
     with socket.socket(socket.AF_UNIX) as peer:
-        peer.settimeout(5)
+        peer.settimeout(30)
         peer.connect(_socket(runtime_dir))
         peer.sendall(PREFIX.pack(MAGIC, PROTOCOL_VERSION, 1, 10, 1 << 40))
         answer = b""
@@ -104,7 +104,7 @@ def test_a_frame_that_is_too_big_is_refused_before_it_is_read(server: Persistent
 
 
 def test_a_client_of_another_version_is_told_both(server: PersistentServer, runtime_dir: Path) -> None:
-    link = connect_unix(_socket(runtime_dir), timeout=5)
+    link = connect_unix(_socket(runtime_dir), timeout=30)
     link.send(Hello("client", "c-old", "99.1.0"))
     received = link.receive().message
     link.close()
@@ -118,7 +118,7 @@ def test_two_servers_on_one_state_directory(server: PersistentServer, runtime_di
     error = second.start()["error"]
     assert isinstance(error, dict)
     assert second.process is not None
-    assert second.process.wait(10) == 1
+    assert second.process.wait(30) == 1
     assert str(server.pid) in error["message"]
     assert "STOKER_HOME" in error["message"]
     with work.app.run():
@@ -131,7 +131,7 @@ def test_a_function_key_that_nobody_knows(server: PersistentServer, detached: bo
         session = sessions.current()
         slot = Slot()
         session.submit([session.packed(Route("f" * 24, "nobody.knows", detached=detached), slot, encode_call((), {}))])
-        session.wait(slot, time.monotonic() + 10)
+        session.wait(slot, time.monotonic() + 30)
         assert slot.settled is not None
         assert slot.settled.error is not None
         assert slot.settled.error.type_name == "NotFound"
@@ -171,7 +171,7 @@ def test_a_result_after_its_retention(own_home: Path, monkeypatch: pytest.Monkey
 
 def test_a_call_that_never_was(server: PersistentServer) -> None:
     with work.app.run(), pytest.raises(stoker.NotFound, match="no-such-call"):
-        stoker.Call.from_id("no-such-call").result(timeout=10)
+        stoker.Call.from_id("no-such-call").result(timeout=30)
 
 
 @pytest.mark.parametrize("detached", [False, True])
@@ -184,10 +184,10 @@ def test_a_call_that_is_submitted_again_runs_once(
     with work.app.run():
         assert work.tells.remote(str(tmp_path / "other"), str(gate))
         _, key = work.app.key_of(work.tells)
-        link = connect_unix(_socket(runtime_dir), timeout=5)
+        link = connect_unix(_socket(runtime_dir), timeout=30)
         name = f"c-again-{detached}"
         greet(link, role="client", name=name)
-        link.settimeout(10)
+        link.settimeout(30)
         body = encode_call((str(began), str(gate)), {}).to_bytes()
         submit = Submit(key, [f"{name}.1"], [len(body)], detached=detached)
         for _ in range(3):

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(150)]
 
 PROGRAMS = Path(__file__).parent / "programs"
 SUCCEEDED = 1  # as the store writes it
-GONE_SECONDS = 20.0  # the agent's ten seconds without a server, and what a busy machine adds
+GONE_SECONDS = 30.0  # the agent's ten seconds without a server, and what a busy machine adds
 
 
 def test_an_attached_map_survives_whatever_is_killed_under_it(runtime_dir: Path) -> None:

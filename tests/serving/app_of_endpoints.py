@@ -101,8 +101,10 @@ def dies_once(marker: str) -> str:
 
 @app.function(max_workers=1, max_pending=2)
 @stoker.endpoint(method="GET", requires_token=False)
-def narrow(seconds: float) -> str:
-    time.sleep(seconds)
+def narrow(until: str) -> str:
+    os.close(os.open(f"{until}.awaited", os.O_CREAT))
+    while not os.path.exists(until):  # noqa: PTH110
+        time.sleep(0.01)
     return "done"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -11,8 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+
+from stoker.transport.sockets import connect_unix, greet
+from tests.server.harness import Peer
 
 STOKER = (sys.executable, "-m", "stoker.cli")
 SECONDS = 60.0
@@ -46,6 +51,15 @@ class Serving:
         file = self.root / f"{name}.py"
         file.write_text(source)
         return self.stoker("deploy", str(file))
+
+    def ask(self, verb: str, **params: Any) -> Any:
+        """Ask the server as the command line does, without starting that."""
+        peer = Peer(connect_unix(str(self.runtime / "server" / "server.sock"), timeout=SECONDS))
+        try:
+            greet(peer.frames, role="client", name=f"tests-{secrets.token_hex(4)}", token="")
+            return peer.ask(verb, **params)
+        finally:
+            peer.close()
 
     def stoker(self, *arguments: str) -> str:
         return self._run(*STOKER, *arguments)

@@ -100,7 +100,7 @@ def test_an_address_that_is_wrong(served: Serving, status: int, target: str) -> 
 
 @pytest.mark.parametrize("method", ["BREW", "TRACE", "CONNECT", "OPTIONS", "PROPFIND"])
 def test_a_method_that_is_wrong(served: Serving, method: str) -> None:
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
         answer = client.request(method, "/shop/move")
     assert answer.status_code in {400, 405}
     error_in(answer.content)

@@ -125,7 +125,7 @@ def test_an_annotation_that_means_nothing_is_no_argument_that_takes_anything(ser
 
 
 def test_a_token_is_asked_for_unless_the_endpoint_says_otherwise(served: Serving) -> None:
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
         refused = client.post("/shop/move", json={"x": 1})
         assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
         assert error_of(refused)["type"] == "PermissionDenied"
@@ -204,7 +204,7 @@ def test_items_come_as_they_are_yielded(served: Serving) -> None:
 
 
 def test_cors_for_those_that_are_named(served: Serving) -> None:
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
         asked = {"origin": "https://example.org", "access-control-request-method": "GET"}
         allowed = client.options("/shop/double", headers=asked)
         assert allowed.status_code == 204
@@ -218,7 +218,7 @@ def test_cors_for_those_that_are_named(served: Serving) -> None:
 
 def test_another_host_is_not_this_server(served: Serving) -> None:
     """A page of somebody's whose name leads here (DNS rebinding) reads nothing."""
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
         assert client.get("/shop/double?x=1", headers={"host": "evil.example"}).status_code == 421
         assert client.get("/shop/double?x=1", headers={"host": "localhost:80"}).status_code == 200
 
@@ -232,21 +232,22 @@ def test_deadlines_come_from_the_client(served: Serving) -> None:
             assert client.get("/shop/slowly?seconds=0", headers={"x-stoker-deadline": wrong}).status_code == 400
 
 
-def test_past_its_bound_a_queue_refuses_at_once(served: Serving) -> None:
-    with served.client() as client:
-        client.get("/shop/narrow?seconds=0")
+def test_past_its_bound_a_queue_refuses_at_once(served: Serving, tmp_path: Path) -> None:
+    def ask() -> httpx.Response:
+        with served.client() as mine:
+            return mine.get("/shop/narrow", params={"until": str(tmp_path / "go")})
 
-        def ask(_: int) -> httpx.Response:
-            with served.client() as mine:
-                return mine.get("/shop/narrow?seconds=1")
-
-        with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(ask, range(8)))
-        statuses = sorted(answer.status_code for answer in answers)
-        assert statuses.count(200) >= 3 and statuses.count(503) >= 3
-        refused = next(answer for answer in answers if answer.status_code == 503)
-        assert int(refused.headers["retry-after"]) >= 1 and error_of(refused)["type"] == "Overloaded"
-        assert error_of(refused)["call_id"] is None and "x-stoker-call-id" not in refused.headers
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ask)]
+        wait_until((tmp_path / "go.awaited").exists, timeout=60, message="one runs")
+        asked += [pool.submit(ask) for _ in range(7)]
+        wait_until(lambda: sum(one.done() for one in asked) == 5, timeout=60, message="two wait, the others are told")
+        (tmp_path / "go").touch()
+        answers = [one.result() for one in asked]
+    assert sorted(answer.status_code for answer in answers) == [*3 * [200], *5 * [503]]
+    refused = next(answer for answer in answers if answer.status_code == 503)
+    assert int(refused.headers["retry-after"]) >= 1 and error_of(refused)["type"] == "Overloaded"
+    assert error_of(refused)["call_id"] is None and "x-stoker-call-id" not in refused.headers
     with pytest.raises(AssertionError, match="stoker_calls_refused_total"):
         served.stoker("calls", "list", "--state", "refused")
 
@@ -268,7 +269,7 @@ def test_who_hangs_up_cancels_the_call(served: Serving, tmp_path: Path) -> None:
 
 
 def test_the_pages_of_an_app(served: Serving) -> None:
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
         page = client.get("/shop/docs")
         assert page.status_code == 200 and "shop" in page.text and "default-src 'none'" in str(page.headers)
         document = client.get("/shop/openapi.json").json()
@@ -285,10 +286,10 @@ def test_deploy_prints_the_addresses(served: Serving) -> None:
 
 
 def test_metrics_are_for_who_has_a_token(served: Serving) -> None:
-    refused = httpx.get(f"{served.url}/metrics")
+    refused = httpx.get(f"{served.url}/metrics", timeout=60)
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
     with served.client() as client:
         assert "stoker_http_requests_total" in client.get("/metrics").text
     limited = json.loads(served.stoker("tokens", "create", "of one app", "--app", "shop", "--json"))["token"]
-    refused = httpx.get(f"{served.url}/metrics", headers={"authorization": f"Bearer {limited}"})
+    refused = httpx.get(f"{served.url}/metrics", headers={"authorization": f"Bearer {limited}"}, timeout=60)
     assert (refused.status_code, error_of(refused)["type"]) == (403, "PermissionDenied")

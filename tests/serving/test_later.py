@@ -17,6 +17,7 @@ pytestmark = pytest.mark.timeout(120)
 
 LATER = {"prefer": "respond-async"}
 SOURCE = """
+import os
 import time
 import stoker
 
@@ -24,10 +25,12 @@ app = stoker.App("jobs")
 
 @app.function()
 @stoker.endpoint()
-def note(path: str, pause: float = 0.0) -> dict:
+def note(path: str, pause: float = 0.0, until: str = "") -> dict:
     with open(path, "a") as file:
         file.write("ran\\n")
     time.sleep(pause)
+    while until and not os.path.exists(until):
+        time.sleep(0.01)
     return {"path": path}
 
 @app.function()
@@ -73,7 +76,8 @@ def ended(client: httpx.Client, place: str) -> httpx.Response:
 
 def test_it_is_accepted_at_once_and_fetched_by_its_id(jobs: Serving, tmp_path: Path) -> None:
     with jobs.client() as client:
-        accepted = client.post("/jobs/note", json={"path": str(tmp_path / "a"), "pause": 0.5}, headers=LATER)
+        asked = {"path": str(tmp_path / "a"), "until": str(tmp_path / "go")}
+        accepted = client.post("/jobs/note", json=asked, headers=LATER)
         assert accepted.status_code == 202 and accepted.headers["preference-applied"] == "respond-async"
         place = accepted.headers["location"]
         told = accepted.json()
@@ -84,6 +88,7 @@ def test_it_is_accepted_at_once_and_fetched_by_its_id(jobs: Serving, tmp_path: P
             "result_path": f"{place}/result",
         }
         assert client.get(place).json()["state"] in {"queued", "running"}
+        (tmp_path / "go").touch()
         assert ended(client, f"{place}/result").json() == {"path": str(tmp_path / "a")}
         state = client.get(place).json()
         assert (state["state"], state["function"], state["attempts"]) == ("succeeded", "jobs.note", 1)
@@ -134,7 +139,9 @@ def test_a_key_makes_one_call_of_many_requests_also_after_its_end(jobs: Serving,
         assert ask() == place
         ended(client, f"{place}/result")
         assert ask() == place and path.read_text() == "ran\n"
-        anybody = httpx.post(f"{jobs.url}/jobs/fails", json={"x": 1}, headers={**LATER, "idempotency-key": "a"})
+        anybody = httpx.post(
+            f"{jobs.url}/jobs/fails", json={"x": 1}, headers={**LATER, "idempotency-key": "a"}, timeout=60
+        )
         assert anybody.status_code == 400
 
 
@@ -177,7 +184,7 @@ def test_another_token_sees_nothing_of_it(jobs: Serving, tmp_path: Path) -> None
         place = client.post("/jobs/note", json={"path": str(tmp_path / "b")}, headers=LATER).headers["location"]
         assert client.get(place).status_code == 200
     for headers in ({"authorization": f"Bearer {other}"}, {}):
-        with httpx.Client(base_url=jobs.url, headers=headers) as stranger:
+        with httpx.Client(base_url=jobs.url, headers=headers, timeout=60) as stranger:
             for answer in (stranger.get(place), stranger.get(f"{place}/result"), stranger.delete(place)):
                 assert answer.status_code == 404
             assert stranger.get("/v1/calls/c-1.1").status_code == 404

@@ -65,7 +65,7 @@ class Watched(NamedTuple):
 
     def numbers(self) -> dict[str, float]:
         """Return what `/metrics` says, as ``name{label=value}`` without what is empty."""
-        text = httpx.get(f"{self.served.url}/metrics").raise_for_status().text
+        text = httpx.get(f"{self.served.url}/metrics", timeout=60).raise_for_status().text
         return {
             f"{sample.name}{{{','.join(f'{k}={v}' for k, v in sorted(sample.labels.items()) if v)}}}": sample.value
             for family in text_string_to_metric_families(text)
@@ -85,7 +85,7 @@ def watched() -> Iterator[Watched]:
 
 def test_a_request_its_call_and_what_that_calls_are_one_trace(watched: Watched) -> None:
     asked = {"traceparent": PARENT, "tracestate": "a=b", "x-request-id": "order-7"}
-    answer = httpx.get(f"{watched.served.url}/watched/told", headers=asked)
+    answer = httpx.get(f"{watched.served.url}/watched/told", headers=asked, timeout=60)
     told, collector = answer.json(), watched.collector
     assert answer.headers["x-request-id"] == told["x-request-id"] == "order-7"
     assert answer.headers["x-stoker-call-id"] == told["call"]
@@ -105,7 +105,7 @@ def test_a_request_its_call_and_what_that_calls_are_one_trace(watched: Watched) 
 
 
 def test_the_trace_of_a_request_is_kept_with_its_call(watched: Watched) -> None:
-    answer = httpx.get(f"{watched.served.url}/watched/told")
+    answer = httpx.get(f"{watched.served.url}/watched/told", timeout=60)
     assert answer.json()["trace"] == answer.headers["traceparent"]
     said = watched.served.stoker("calls", "show", answer.headers["x-stoker-call-id"])
     assert "watched.told" in said
@@ -113,7 +113,7 @@ def test_the_trace_of_a_request_is_kept_with_its_call(watched: Watched) -> None:
 
 
 def test_calls_of_a_class_say_their_method(watched: Watched) -> None:
-    with httpx.Client(base_url=watched.served.url) as client:
+    with httpx.Client(base_url=watched.served.url, timeout=60) as client:
         assert client.get("/watched/Model/predict", params={"x": 1}).json() == 1
         later = client.get("/watched/Model/predict", params={"x": 2}, headers={"prefer": "respond-async"})
         state = later.headers["location"]
@@ -138,7 +138,7 @@ def test_calls_of_a_class_say_their_method(watched: Watched) -> None:
 
 
 def test_a_worker_that_dies_is_seen_in_numbers_and_spans(watched: Watched) -> None:
-    answer = httpx.get(f"{watched.served.url}/watched/dies_once")
+    answer = httpx.get(f"{watched.served.url}/watched/dies_once", timeout=60)
     assert answer.json() == 2
     found = watched.numbers()
     assert found["stoker_worker_exits_total{app=watched,cause=signal,function=dies_once}"] == 1
@@ -154,7 +154,7 @@ def test_a_worker_that_dies_is_seen_in_numbers_and_spans(watched: Watched) -> No
 
 def test_paths_that_lead_nowhere_are_one_series_however_many(watched: Watched) -> None:
     before = 0
-    with httpx.Client(base_url=watched.served.url) as client:
+    with httpx.Client(base_url=watched.served.url, timeout=60) as client:
         for i in range(300):
             if i == 5:  # of each kind one: whichever tests came before
                 before = len(watched.numbers())
@@ -169,7 +169,7 @@ def test_paths_that_lead_nowhere_are_one_series_however_many(watched: Watched) -
 
 def test_a_scraper_may_ask_for_open_metrics(watched: Watched) -> None:
     accept = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
-    answer = httpx.get(f"{watched.served.url}/metrics", headers=accept)
+    answer = httpx.get(f"{watched.served.url}/metrics", headers=accept, timeout=60)
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
-    assert httpx.post(f"{watched.served.url}/metrics").status_code == 405
+    assert httpx.post(f"{watched.served.url}/metrics", timeout=60).status_code == 405

@@ -41,14 +41,16 @@ def test_the_page_from_top_to_bottom() -> None:
             headers = {"content-type": "application/json"}
             assert client.post(flower[0], content=flower[1], headers=headers).text == '"setosa"'
             assert '"path":"$.x"' in client.post("/shop/move", json={"x": "far"}).text
-        with httpx.Client(base_url=served.url) as client:
+        with httpx.Client(base_url=served.url, timeout=60) as client:
             assert client.get("/shop/count?to=2").text.count("data: ") == 3
             assert client.post("/shop/move", json={"x": 1}).status_code == 401
             refused = client.get("/shop/price?name=plum")
             assert (refused.status_code, refused.json()) == (404, {"error": "there is no plum"})
         for line in re.findall(r"^stoker (tokens create .*?--.*?)(?:  #.*)?$", PAGE, flags=re.M):
             made = served.stoker(*line.split()).strip()
-            answer = httpx.post(f"{served.url}/shop/move", json={"x": 1}, headers={"authorization": f"Bearer {made}"})
+            answer = httpx.post(
+                f"{served.url}/shop/move", json={"x": 1}, headers={"authorization": f"Bearer {made}"}, timeout=60
+            )
             assert answer.status_code == 200, (line, answer.text)
         overloaded(served)
 

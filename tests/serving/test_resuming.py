@@ -134,7 +134,7 @@ def test_what_does_not_fit_any_more_is_said_to_be_gone(flow: Serving, tmp_path: 
 
 
 def test_its_page_says_so(flow: Serving) -> None:
-    told = httpx.get(f"{flow.url}/flow/openapi.json").json()["paths"]["/flow/count"]["get"]
+    told = httpx.get(f"{flow.url}/flow/openapi.json", timeout=60).json()["paths"]["/flow/count"]["get"]
     assert "410" in told["responses"] and "429" in told["responses"]
     assert "Last-Event-ID" in {one["name"] for one in told["parameters"]}
 

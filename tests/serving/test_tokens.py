@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -119,8 +120,9 @@ def test_calls_over_its_rate_wait_as_long_as_they_are_told(shops: Serving) -> No
         assert ask(client, "/other/twice", given).status_code == 403, "what is refused is not counted"
         assert ask(client, "/shop/twice", given).status_code == 200
         refused = ask(client, "/shop/twice", given)
-        assert refused.status_code == 429 and 1790 <= int(refused.headers["retry-after"]) <= 1800
-        assert refused.headers["ratelimit"].startswith('"token";r=0;t=3600')
+        assert refused.status_code == 429 and 1700 <= int(refused.headers["retry-after"]) <= 1800
+        left = re.fullmatch(r'"token";r=0;t=(\d+)', refused.headers["ratelimit"])
+        assert left is not None and 3500 <= int(left[1]) <= 3600
         error = refused.json()["error"]
         assert error["type"] == "RateLimited" and "'slow' may make 2/h calls" in error["message"]
         assert "ratelimit" not in ask(client, "/shop/twice", shops.token).headers
@@ -159,7 +161,9 @@ def test_a_token_that_floods_is_refused_and_another_is_not(shops: Serving, tmp_p
 
 def test_an_expired_token_is_told_so(shops: Serving) -> None:
     given = token(shops, "old", "--app", "shop", "--expires", "1ms")
-    answer = httpx.post(f"{shops.url}/shop/twice", json={"x": 3}, headers={"authorization": f"Bearer {given}"})
+    answer = httpx.post(
+        f"{shops.url}/shop/twice", json={"x": 3}, headers={"authorization": f"Bearer {given}"}, timeout=60
+    )
     assert answer.status_code == 401 and "The token 'old' has expired" in answer.json()["error"]["message"]
 
 

@@ -39,7 +39,10 @@ def talk(served: Serving, path: str, subprotocols: Sequence[str] = ()) -> Client
     headers = {"authorization": f"Bearer {served.token}"}
     url = served.url.replace("http", "ws", 1)
     return connect(
-        f"{url}{path}", additional_headers=headers, subprotocols=[Subprotocol(one) for one in subprotocols] or None
+        f"{url}{path}",
+        additional_headers=headers,
+        subprotocols=[Subprotocol(one) for one in subprotocols] or None,
+        open_timeout=60,
     )
 
 
@@ -97,8 +100,8 @@ def test_the_last_slash_is_added(served: Serving) -> None:
 
 
 def test_a_token_is_asked_for_unless_the_app_is_public(served: Serving) -> None:
-    assert httpx.get(f"{served.url}/webapps/site/").status_code == 401
-    answer = httpx.get(f"{served.url}/webapps/public_site/", headers={"authorization": "Basic dTpw"})
+    assert httpx.get(f"{served.url}/webapps/site/", timeout=60).status_code == 401
+    answer = httpx.get(f"{served.url}/webapps/public_site/", headers={"authorization": "Basic dTpw"}, timeout=60)
     assert answer.json()["greeting"] == "welcome" and answer.json()["authorization"] == "Basic dTpw"
 
 

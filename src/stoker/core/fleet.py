@@ -283,11 +283,12 @@ def _live(pool: Pool) -> int:
 def release_idle(st: State, pool: Pool) -> None:
     """Drain workers that have been idle for their function's ``idle_timeout``, the longest idle first.
 
-    None while calls wait: they are about to be leased, also to a worker that was connected this very moment.
+    None while calls wait: they are about to be leased, also to a worker that was connected this very moment. Not so
+    gangs: one that is free while calls wait may wait for ranks that do not come.
     """
-    if len(pool.queue):
-        return
     options = pool.options
+    if len(pool.queue) and options.gang is None:
+        return
     keep = options.min_workers + (options.buffer_workers if pool.running or len(pool.queue) else 0)
     idle = sorted((w for w in pool.workers.values() if w.idle), key=lambda w: w.idle_since)
     spare = _live(pool) - keep

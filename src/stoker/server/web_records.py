@@ -11,12 +11,12 @@ from stoker.errors import ProtocolError
 from stoker.protocol.encoded import Buffer
 from stoker.protocol.web_calls import decode_request, split_answer
 from stoker.server.gateway.problems import problem_of
-from stoker.server.gateway.request_lines import PATH_CHARACTERS
 from stoker.server.payloads import PayloadFiles
 from stoker.types import Outcome
 
 HTTP_SESSIONS = "http-"  # how the names of sessions begin whose calls came over HTTP
 KEPT_ANSWERS = 2000
+PATH_CHARACTERS = 200  # of a longer one the beginning; of the query nothing, as it may hold secrets
 REFUSAL_BYTES = 4 << 10  # an answer that is longer is not looked at
 REASON_CHARACTERS = 200
 HEAD_BYTES = 64 << 10  # of a request in a file: its header is shorter

@@ -28,11 +28,11 @@ from stoker.errors import InvalidRequest, NotFound, Overloaded, PermissionDenied
 from stoker.server.execution import WebOrigin
 from stoker.server.gateway.problems import Problem
 from stoker.server.gateway.request_digests import digest_of, digest_of_file
-from stoker.server.gateway.request_lines import asked_of
 from stoker.server.gateway.routing import Route
 from stoker.server.gateway.web_calls import PUBLIC, WebCalls, session_name
 from stoker.server.inspection import call_details
 from stoker.server.watching import stored_delivery
+from stoker.server.web_records import PATH_CHARACTERS
 
 if TYPE_CHECKING:
     from stoker.server.server import Server
@@ -88,7 +88,7 @@ class LaterCalls:
         if not later:
             return None
         key = headers.get(b"idempotency-key", b"").decode("latin-1")
-        return Wanted(self._id(route, holder, key), key, callback, " ".join(asked_of(scope)))
+        return Wanted(self._id(route, holder, key), key, callback, _asked_by(scope))
 
     async def _check_callback(self, url: str, holder: str, *, is_later: bool) -> None:
         if not is_later:
@@ -293,3 +293,8 @@ def _unknown(call_id: str, holder: str) -> Problem:
     if holder == PUBLIC:
         said += " No token came with this request: a call that was made with one is seen with it alone."
     return Problem(404, "NotFound", said)
+
+
+def _asked_by(scope: dict[str, Any]) -> str:
+    """Return the method and the path of a request, as it was written, for people."""
+    return f"{scope.get('method', 'GET')} {scope['raw_path'][:PATH_CHARACTERS].decode('ascii', 'replace')}"

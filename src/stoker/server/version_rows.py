@@ -34,14 +34,23 @@ def pools_of(server: Server, app: str, version: int) -> list[Pool]:
     return [x for x in pools if x.spec.app == app and not x.spec.run_id and x.spec.version == version]
 
 
-def is_unready(pool: Pool) -> bool:
+def _is_unready(pool: Pool) -> bool:
     """Tell whether a worker of it has yet to be ready, although one was, or is, to be."""
-    return bool(pool.awaits) or (pool.bad_starts >= FAILED_STARTS and pool.start_seconds is None and not pool.done)
+    return bool(pool.awaits) or (pool.bad_starts >= FAILED_STARTS and not _was_ready(pool))
+
+
+def _was_ready(pool: Pool) -> bool:
+    return pool.start_seconds is not None or bool(pool.done)
 
 
 def why_unready(server: Server, app: str, version: int) -> dict[str, str]:
-    """Return the functions of a version that have never been ready, and why."""
-    found = [pool for pool in pools_of(server, app, version) if is_unready(pool)]
+    """Return the functions of a version that have never been ready, and why.
+
+    A class has been where it has been with any of its parameters: others may be at fault by themselves.
+    """
+    pools = pools_of(server, app, version)
+    ready = {pool.spec.name for pool in pools if _was_ready(pool)}
+    found = [pool for pool in pools if _is_unready(pool) and pool.spec.name not in ready]
     return {x.spec.name: trouble(x, server.now()) or "it is still starting" for x in found}
 
 

@@ -54,6 +54,7 @@ def test_who_is_not_answered_when_the_server_stops_is_told_and_half_an_answer_is
 
     (told, cut), ended = asyncio.run(scenario())
     assert told.startswith(b"HTTP/1.1 503 ") and b"\r\nretry-after: 5\r\n" in told and b"Ask again" in told
+    assert b'"type":"Stopping"' in told
     assert told.count(b"HTTP/1.1 ") == 1
     assert b" 503 " not in cut
     assert sorted(ended) == ["/half", "/none"]

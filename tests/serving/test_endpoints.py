@@ -42,6 +42,15 @@ def test_what_is_wrong_with_a_request_is_told(served: Serving) -> None:
         assert client.get("/shop/nothing").status_code == 404
         assert "stoker.endpoint" in error_of(client.get("/shop/hidden"))["message"]
         assert client.get("/nobody/nothing").status_code == 404
+        misspelt = client.post("/shop/move?bye=2", json={"x": 1})
+        assert misspelt.status_code == 422 and "Did you mean 'by'?" in error_of(misspelt)["message"]
+        assert client.post("/shop/move?utm_by=2", json={"x": 1}).json()["x"] == 2.0
+        below = client.post("/shop/move/extra", json={"x": 1})
+        assert (below.status_code, error_of(below)["type"]) == (404, "NotFound")
+        long = client.get(f"/shop/double?x={'1' * 60_000}")
+        assert (long.status_code, error_of(long)["type"]) == (414, "BadRequest")
+        large = client.post("/shop/move", content=b'{"x": 1e999}', headers={"content-type": "application/json"})
+        assert large.status_code == 422 and "too large" in error_of(large)["message"]
         for path in (
             "/",
             "//",
@@ -133,6 +142,8 @@ def test_a_token_is_asked_for_unless_the_endpoint_says_otherwise(served: Serving
             given = [(b"authorization", wrong.encode("latin-1"))]
             assert client.post("/shop/move", json={"x": 1}, headers=given).status_code == 401
             assert client.get("/shop/double?x=1", headers=given).json() == 2.0, "it asks for none"
+        bare = client.post("/shop/move", json={"x": 1}, headers={"authorization": "stoker-00000000-wrong"})
+        assert bare.status_code == 401 and "none after the word Bearer" in error_of(bare)["message"]
         assert client.get("/shop/double?x=1").json() == 2.0
 
 

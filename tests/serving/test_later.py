@@ -187,6 +187,7 @@ def test_another_token_sees_nothing_of_it(jobs: Serving, tmp_path: Path) -> None
         with httpx.Client(base_url=jobs.url, headers=headers, timeout=60) as stranger:
             for answer in (stranger.get(place), stranger.get(f"{place}/result"), stranger.delete(place)):
                 assert answer.status_code == 404
+                assert ("No token came" in answer.json()["error"]["message"]) == (not headers)
             assert stranger.get("/v1/calls/c-1.1").status_code == 404
             assert stranger.get("/v1/nothing").status_code == 404
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NewType
 
 import numpy as np
 import pytest
@@ -29,6 +29,13 @@ class Plain:
     pass
 
 
+class Code(str):
+    __slots__ = ()
+
+
+Ident = NewType("Ident", int)
+
+
 def request(
     body: bytes | Any = b"", *, method: str = "POST", query: str = "", kind: str = "application/json"
 ) -> Request:
@@ -47,6 +54,7 @@ def many(ids: list[int], tags: list[str] | None = None) -> None: ...
 def one_file(file: stoker.File, threshold: float = 0.5) -> None: ...
 def files(images: list[bytes], note: str = "") -> None: ...
 def array(x: np.ndarray) -> None: ...
+def names(ident: Ident, each: Iterable[float], code: Code) -> None: ...
 def whole(request: stoker.Request) -> None: ...
 def chosen(kind: Literal["a", "b"], ident: str) -> None: ...
 
@@ -268,6 +276,13 @@ def test_its_page_says_what_it_takes() -> None:
     assert {"multipart/form-data", "application/octet-stream"} == form["operation"]["requestBody"]["content"].keys()
     event = form["operation"]["responses"]["200"]["content"]["text/event-stream"]["schema"]
     assert event["properties"]["data"]["contentMediaType"] == "application/json"
+    named = json.loads(describe(names, Interface(names, ["POST"], label="f"), method="POST", streams=False))
+    properties = named["operation"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert properties == {
+        "ident": {"type": "integer"},
+        "each": {"type": "array", "items": {"type": "number"}},
+        "code": {"type": "string"},
+    }
     many_files = json.loads(describe(files, Interface(files, ["POST"], label="f"), method="POST", streams=False))
     schema = many_files["operation"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert schema["properties"]["images"]["minItems"] == 1

@@ -158,14 +158,14 @@ def _generic(origin: Any, args: tuple[Any, ...]) -> Convert:
         return _tuple(args)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return _mapping(args)
-    if isinstance(origin, type) and (issubclass(origin, (Sequence, Set)) or origin in _LISTED):
+    if isinstance(origin, type) and (issubclass(origin, (Sequence, Set)) or origin in LISTED):
         return _sequence(origin, converter(args[0]) if args else _as_it_is)
     if isinstance(origin, type):
         return _of_class(origin)
     raise Unreadable(origin)
 
 
-_LISTED = frozenset({Iterable, Collection, Container, Reversible})  # of which a list is one
+LISTED = frozenset({Iterable, Collection, Container, Reversible})  # of which a list is one
 
 
 def _sequence(origin: type, item: Convert) -> Convert:
@@ -275,9 +275,9 @@ def _of_class(kind: type) -> Convert:
         return _array
     if issubclass(kind, dict):
         return _mapping(())
-    if kind in _LISTED or issubclass(kind, (list, set, frozenset)) or kind.__module__ == "collections.abc":
+    if kind in LISTED or issubclass(kind, (list, set, frozenset)) or kind.__module__ == "collections.abc":
         return _of_container(kind)
-    if (base := next((one for one in (str, int, float, bytes) if issubclass(kind, one)), None)) is not None:
+    if (base := plain_base_of(kind)) is not None:
         return _made_of(kind, _SCALARS[base])
     if getattr(kind, "_is_protocol", False):
         return _as_it_is  # whatever has what it asks for
@@ -287,9 +287,14 @@ def _of_class(kind: type) -> Convert:
 def _of_container(kind: type) -> Convert:
     if issubclass(kind, Mapping):
         return _mapping(())
-    if kind in _LISTED or issubclass(kind, (Sequence, Set)):
+    if kind in LISTED or issubclass(kind, (Sequence, Set)):
         return _sequence(kind, _as_it_is)
     raise Unreadable(kind)
+
+
+def plain_base_of(kind: type) -> type | None:
+    """Return the type of plain values that a class is derived from; None if it is of none."""
+    return next((one for one in (str, int, float, bytes) if issubclass(kind, one)), None)
 
 
 def _made_of(kind: Any, part: Convert) -> Convert:

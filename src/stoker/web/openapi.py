@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 from uuid import UUID
 
 from stoker.web.annotations import hints_of
-from stoker.web.conversion import UNIONS, bare, is_array, is_pydantic, is_struct, plain
+from stoker.web.conversion import LISTED, UNIONS, bare, is_array, is_pydantic, is_struct, meant, plain, plain_base_of
 from stoker.web.interface import BODILESS, Input, Interface, is_file, is_image
 from stoker.web.things import File, Request, Response
 
@@ -72,12 +72,11 @@ class Schemas:
 
     def of(self, annotation: Any) -> Schema:
         """Return the schema of an annotation; one of a class with fields is a reference."""
+        annotation = meant(annotation)
         found = _SCALARS.get(annotation) if _is_hashable(annotation) else None
         if found is not None:
             return dict(found)
         origin, args = get_origin(annotation), get_args(annotation)
-        if origin is typing.Annotated:
-            return self.of(args[0])
         if origin in UNIONS:
             return {"anyOf": [self.of(one) for one in args]}
         if origin is Literal:
@@ -86,7 +85,7 @@ class Schemas:
             return self._tuple(args)
         if isinstance(origin, type) and issubclass(origin, Mapping):
             return {"type": "object", "additionalProperties": self.of(args[1]) if len(args) == 2 else {}}
-        if isinstance(origin, type) and issubclass(origin, (Sequence, Set)):
+        if isinstance(origin, type) and (issubclass(origin, (Sequence, Set)) or origin in LISTED):
             return self._list(args[0] if args else Any)
         return self._of_class(annotation) if isinstance(annotation, type) else {}
 
@@ -118,6 +117,8 @@ class Schemas:
             return self._named_tuple(kind)
         if issubclass(kind, (list, set, frozenset, tuple)):
             return {"type": "array", "items": {}}
+        if (base := plain_base_of(kind)) is not None:
+            return dict(_SCALARS[base])
         return {"type": "object"} if issubclass(kind, dict) else {}
 
     def _named_tuple(self, kind: Any) -> Schema:

@@ -150,6 +150,8 @@ def test_values_of_annotated_types(annotation: Any, value: Any, expected: Any) -
         (timedelta, math.inf, "$", "too large"),
         (Model, {"a": math.inf}, "$", "too large"),
         (Model, {"when": "x"}, "$.a", "(and 1 more)"),
+        (Point, {"x": "a", "y": "b"}, "$.x", "(and 1 more)"),
+        (Tree, {"children": [{"name": 1, "parent": 1}]}, "$.name", "missing (and 2 more)"),
         (str, 3, "$", "a text, not 3"),
         (bytes, "a*", "$", "base64"),
         (list[int], [1, "a"], "$[1]", "a whole number"),
@@ -176,7 +178,7 @@ def test_values_of_annotated_types(annotation: Any, value: Any, expected: Any) -
 def test_what_is_none_is_told_with_its_path(annotation: Any, value: Any, path: str, said: str) -> None:
     with pytest.raises(Invalid) as caught:
         converter(annotation)(value, "$")
-    assert caught.value.path == path and said in caught.value.message
+    assert caught.value.path == path and said in str(caught.value)
 
 
 @pytest.mark.parametrize("inside", [lambda one: one, lambda one: list.__class_getitem__(one), lambda one: one | None])

@@ -173,6 +173,13 @@ def test_what_is_wrong_is_told_with_its_path(function: Any, given: Request, path
     assert caught.value.path == path
 
 
+def test_what_else_is_wrong_is_counted() -> None:
+    with pytest.raises(Invalid, match=r"^\$\.x: .*not the text \"a\" \(and 2 more\)$"):
+        read(scalars, request({"x": "a", "name": 1, "flag": 2}))
+    with pytest.raises(Invalid, match=r"^\$\.x: this argument is missing$"):
+        read(scalars, request(method="GET", query="name=b&nam=c"))
+
+
 def test_what_others_add_to_an_address_is_passed_over() -> None:
     added = "utm_name=mail&_=1754000000&v=2&fbclid=a&name=b"
     assert read(scalars, request({"x": 1}, query=added)) == {"x": 1.0, "name": "b"}

@@ -33,12 +33,20 @@ UNIONS = (Union, getattr(types, "UnionType", Union))
 
 
 class Invalid(Exception):
-    """What came is not what the annotation says. ``path`` is where, as in ``$.points[2].x``."""
+    """What came is not what the annotation says. ``path`` is where, as in ``$.points[2].x``; ``more`` things are wrong
+    besides."""
 
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(f"{path}: {message}")
+    def __init__(self, path: str, message: str, *, more: int = 0) -> None:
+        super().__init__(f"{path}: {message}{f' (and {more} more)' if more else ''}")
         self.path = path
         self.message = message
+        self.more = more
+
+    @classmethod
+    def all_of(cls, errors: Sequence[Invalid]) -> Invalid:
+        """Return the first of these, which says how many there are besides."""
+        first = errors[0]
+        return cls(first.path, first.message, more=first.more + sum(1 + one.more for one in errors[1:]))
 
 
 Convert = Callable[[Any, str], Any]
@@ -437,8 +445,7 @@ def _pydantic(kind: Any) -> Convert:
             return kind.__pydantic_validator__.validate_json(text)
         except ValueError as error:
             first, *others = error.errors(include_url=False)  # type: ignore[attr-defined]
-            more = f" (and {len(others)} more)" if others else ""
-            raise Invalid(path + _path_of(first["loc"]), f"{first['msg']}{more}") from None
+            raise Invalid(path + _path_of(first["loc"]), str(first["msg"]), more=len(others)) from None
 
     return convert
 
@@ -474,11 +481,17 @@ def _fields(parts: Mapping[str, tuple[Convert, bool]], build: Callable[..., Any]
             name = sorted(unknown)[0]
             raise Invalid(f"{path}.{name}", f"there is no field {name!r}; there are: {', '.join(parts)}")
         found = {}
+        errors: list[Invalid] = []
         for name, (part, is_required) in parts.items():
             if name in value:
-                found[name] = part(value[name], f"{path}.{name}")
+                try:
+                    found[name] = part(value[name], f"{path}.{name}")
+                except Invalid as error:
+                    errors.append(error)
             elif is_required:
-                raise Invalid(f"{path}.{name}", "this field is missing")
+                errors.append(Invalid(f"{path}.{name}", "this field is missing"))
+        if errors:
+            raise Invalid.all_of(errors)
         try:
             return build(**found)
         except (ValueError, TypeError) as error:  # of a check that the class itself makes

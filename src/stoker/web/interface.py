@@ -218,33 +218,39 @@ class Interface:
             raise BadRequest(404, f"{self.label} has nothing at {request.path!r:.80}: its path ends before that.")
         fields = self._fields(request) if self._reads_body else {}
         found: dict[str, Any] = {}
+        errors: list[Invalid] = []
         for one in self.inputs:
-            if one.source == "request":
-                found[one.name] = request
-            elif one.name in fields:
-                value = fields[one.name]
-                found[one.name] = _of_texts(one, value) if type(value) is _Texts else one.convert(value, one.path)
-            elif one.name in query and one.source != "body":
-                found[one.name] = _of_texts(one, query[one.name])
-            elif one.is_required:
-                self._check_query(query, found)
-                raise Invalid(one.path, self._missing(one, request))
+            try:
+                if one.source == "request":
+                    found[one.name] = request
+                elif one.name in fields:
+                    value = fields[one.name]
+                    found[one.name] = _of_texts(one, value) if type(value) is _Texts else one.convert(value, one.path)
+                elif one.name in query and one.source != "body":
+                    found[one.name] = _of_texts(one, query[one.name])
+                elif one.is_required:
+                    errors.append(Invalid(one.path, self._missing(one, request)))
+            except Invalid as error:
+                errors.append(error)
         if query and not self._takes_request:
-            self._check_query(query, found)
+            self._check_query(query, fields)
+        if errors:
+            raise Invalid.all_of(errors)
         if not fields.keys() <= self.by_name.keys():
             unknown = [name for name in fields if name not in self.by_name]
             known = ", ".join(one.name for one in self.inputs if one.source != "request")
             raise Invalid(f"$.{unknown[0]}", f"there is no argument {unknown[0]!r}; there are: {known or 'none'}")
         return found
 
-    def _check_query(self, query: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    def _check_query(self, query: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
         """Refuse a name in the query that is nearly that of an argument which the request does not give.
 
         Others are passed over: they are what caches, proxies and those who count visitors add to an address.
         """
         if query.keys() <= self.by_name.keys():
             return
-        left = [one.name for one in self.inputs if one.name not in found and one.source not in {"request", "body"}]
+        given = query.keys() | fields.keys()
+        left = [one.name for one in self.inputs if one.name not in given and one.source not in {"request", "body"}]
         for name in query:
             near = get_close_matches(name.lower(), [one.lower() for one in left], n=1, cutoff=NEAR)
             if name not in self.by_name and near and not name.startswith(_VISITORS):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 30.0
 
 
 async def until(look: Callable[[], T], *, what: str = "", patience: float = PATIENCE_SECONDS) -> T:

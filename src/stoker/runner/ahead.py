@@ -5,20 +5,29 @@ of the interpreter, that is time which costs nothing: one batch begins as soon a
 are made without any code of the user's are converted here: their code may not expect to be called beside itself. And
 only what is small: the batch that runs has its timeout, which no other call's input may use up.
 
-The lease connection has one reader at a time, the holder of ``_reading``: the main thread, which gives it away for as
-long as it is in user code.
+The lease connection has one reader at a time, the holder of ``_reading``: the thread, from when the main thread goes
+into user code until that wants to read by itself, as it does when there is no full batch to go on with. So batches that
+are there follow each other, and nothing is handed from thread to thread between them.
+
+A function that holds the interpreter all the while, as pure Python does, leaves the thread no time: then results are
+reported by the main thread before the next batch begins, and how it behaves is looked at again after a while.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stoker.runner.inline import Waiter
     from stoker.runner.worker import Worker
+
+
+PATIENCE_SECONDS = 0.002  # in which the thread has to come to what is left to it
+AT_ONCE_BATCHES = 64  # after one for which it did not, before it is tried again
 
 
 class Ahead:
@@ -31,7 +40,8 @@ class Ahead:
         self._reading = threading.Lock()
         self._turn = threading.Lock()  # free while there is one to be taken
         self._is_back = True
-        self._left: Callable[[], None] | None = None  # to be done
+        self._left: deque[tuple[float, Callable[[], None]]] = deque()  # to be done, and since when
+        self._at_once = 0  # batches to come of which nothing is left to the thread
         self._is_given = False  # the main thread's: it has given the reading away
         self._reading.acquire()
         self._turn.acquire()
@@ -40,7 +50,7 @@ class Ahead:
     def begin(self) -> None:
         """Let the thread read: the main thread goes into user code."""
         if self._is_given:
-            return  # it was interrupted on its way back
+            return
         self._is_back = False
         self._is_given = True
         self._reading.release()
@@ -48,23 +58,41 @@ class Ahead:
             self._turn.release()
 
     def end(self) -> None:
-        """Return when the thread reads no more."""
+        """Return when the thread reads no more, and all that was left is done."""
+        if not self._is_given:
+            self.catch_up()
+            return
         self._is_back = True
         if not self._reading.acquire(blocking=False):
             self._worker.wake()
             self._reading.acquire()
         self._is_given = False
+        self.catch_up()
+
+    def may_leave(self) -> bool:
+        """Tell, once a batch, whether the thread has time for what it is left: see the module."""
+        if self._at_once:
+            self._at_once -= 1
+            return False
+        return True
 
     def leave(self, work: Callable[[], None]) -> None:
-        """Have something done once the main thread is in user code again, or has nothing to run: see `catch_up`."""
-        self.catch_up()
-        self._left = work
+        """Have something done beside the next batch, or before the main thread reads."""
+        self._left.append((time.monotonic(), work))
+        if self._is_given:
+            self._worker.wake()
 
-    def catch_up(self) -> None:
-        """Do what is left to be done; of whoever reads."""
-        work, self._left = self._left, None
-        if work is not None:
+    def catch_up(self) -> float:
+        """Do what is left to be done; return the seconds that the first of it has waited."""
+        waited = 0.0
+        while self._left:
+            try:
+                since, work = self._left.popleft()
+            except IndexError:
+                break  # the other thread was faster
+            waited = waited or time.monotonic() - since
             work()
+        return waited
 
     def _run(self) -> None:
         try:
@@ -74,6 +102,7 @@ class Ahead:
                     self._catch_up_or_die()
                     while not self._is_back:
                         self._read()
+                        self._catch_up_or_die()
         except BaseException as error:
             # What it has read may be lost with it. The server is told what is held when it is connected to again, and
             # leases the rest anew. The main thread reads by itself from now on.
@@ -82,7 +111,8 @@ class Ahead:
 
     def _catch_up_or_die(self) -> None:
         try:
-            self.catch_up()
+            if self.catch_up() > PATIENCE_SECONDS:
+                self._at_once = AT_ONCE_BATCHES
         except BaseException as error:  # noqa: BLE001 - calls that are over would be held for ever
             self._worker.abandon(f"what a batch has returned was not reported: {error!r}")
 

@@ -128,11 +128,11 @@ class Batches:
 
     def end(self, group: Group, values: Any) -> None:
         """Report what a batch has returned: one result for each call."""
-        for _ in self.ending(group, values, first=len(group.attempts), then=0):
+        for _ in self.ending(group, values, every=len(group.attempts)):
             pass
 
-    def ending(self, group: Group, values: Any, *, first: int, then: int) -> Iterator[None]:
-        """Do so piece by piece: ``first`` results, then so many at a time. Who iterates may flush after each."""
+    def ending(self, group: Group, values: Any, *, every: int) -> Iterator[None]:
+        """Do so piece by piece, so many results at a time; who iterates may flush after each."""
         group.attempts[0].batch = len(group.attempts)
         try:
             label, method = self._worker.config.label, group.target.method
@@ -141,7 +141,6 @@ class Batches:
             self.fail(group, error)
             return
         encoded: list[tuple[Attempt, Payload]] = []
-        size = first
         for attempt, value in zip(group.attempts, results):  # noqa: B905 - `_one_each` has counted them
             if isinstance(value, BaseException) or attempt.interrupt is not None or attempt.channel is not None:
                 self._finish(attempt, value)
@@ -150,9 +149,9 @@ class Batches:
                 encoded.append((attempt, self._worker.reports.encode_result(attempt, value)))
             except BaseException as error:  # noqa: BLE001 - for one result that cannot travel the others are no worse
                 self._finish(attempt, error)
-            if len(encoded) == size:
+            if len(encoded) == every:
                 self._worker.finish_all(encoded)
-                encoded, size = [], then
+                encoded = []
                 yield
         if encoded:
             self._worker.finish_all(encoded)

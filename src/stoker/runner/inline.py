@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from stoker.runner.worker import Worker
 
 
-REPORTED_FIRST = 4  # results of a batch, before the next begins: the server answers these while the others are made
-REPORTED_TOGETHER = 16  # of the others, beside the next
+REPORTED_TOGETHER = 16  # results, beside the next batch: their callers are answered while the others are encoded
 
 
 class Waiter:
@@ -132,19 +131,20 @@ class InlineLoop:
                 self._run(attempt)
                 continue
             enter_only_call(None)
-            self._catch_up()
+            self._read_again()
             outbox.flush()
             if worker.is_finished:
                 return
             self._waiter.wait()
 
     def _wait(self, seconds: float) -> None:
-        self._catch_up()
+        self._read_again()
         self._waiter.wait(seconds)
 
-    def _catch_up(self) -> None:
+    def _read_again(self) -> None:
+        """Read the leases on this thread, from now until a batch runs."""
         if self._ahead is not None:
-            self._ahead.catch_up()
+            self._ahead.end()
 
     def _run(self, attempt: Attempt) -> None:
         worker = self._worker
@@ -182,7 +182,7 @@ class InlineLoop:
 
     def _run_alone(self, group: Group) -> None:
         """Run what is not batched, of a class of which other methods are."""
-        self._catch_up()
+        self._read_again()
         self._report(group.attempts[0], lambda: self._apply(*group.only()))
 
     def _run_group(self, batches: Batches, group: Group) -> None:
@@ -194,8 +194,6 @@ class InlineLoop:
                 values = group.call()
             finally:
                 self._batch = []
-                if self._ahead is not None:
-                    self._ahead.end()
         except BaseException as error:  # noqa: BLE001 - user code may raise anything; nothing of it may end the worker
             self._batch = []
             batches.fail(group, error)
@@ -205,22 +203,24 @@ class InlineLoop:
     def _end_group(self, batches: Batches, group: Group, values: Any) -> None:
         """Report what a batch has returned: at once, or beside the next one where that may begin."""
         worker = self._worker
-        if self._ahead is None or not worker.desk.waiting or not batches.may_end_later(values):
+        if (
+            self._ahead is None
+            or not worker.desk.waiting
+            or not batches.may_end_later(values)
+            or not self._ahead.may_leave()
+        ):
             batches.end(group, values)
             return
 
         kept, now = list(values), time.monotonic()  # the list itself may be written over, too
         for attempt in group.attempts:
             attempt.ended = now
-        reported = batches.ending(group, kept, first=REPORTED_FIRST, then=REPORTED_TOGETHER)
-        next(reported)
-        worker.outbox.flush()
 
-        def report_the_others() -> None:
-            for _ in reported:
+        def report() -> None:
+            for _ in batches.ending(group, kept, every=REPORTED_TOGETHER):
                 worker.outbox.flush()
 
-        self._ahead.leave(report_the_others)
+        self._ahead.leave(report)
 
     def _call(self, attempt: Attempt) -> Any:
         return self._apply(attempt, *self._worker.resolve(attempt))

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 
 PATIENCE_SECONDS = 0.002  # in which the thread has to come to what is left to it
-AT_ONCE_BATCHES = 64  # after one for which it did not, before it is tried again
+MISSES_MAX = 4  # one after the other: a machine that is busy for a moment delays it as well
+AT_ONCE_BATCHES = 64  # before it is tried again
 
 
 class Ahead:
@@ -41,7 +42,8 @@ class Ahead:
         self._turn = threading.Lock()  # free while there is one to be taken
         self._is_back = True
         self._left: deque[tuple[float, Callable[[], None]]] = deque()  # to be done, and since when
-        self._at_once = 0  # batches to come of which nothing is left to the thread
+        self._misses = 0  # how often in a row the thread came too late to what was left to it
+        self._at_once = 0  # batches to come of which nothing is left to it
         self._is_given = False  # the main thread's: it has given the reading away
         self._reading.acquire()
         self._turn.acquire()
@@ -111,10 +113,16 @@ class Ahead:
 
     def _catch_up_or_die(self) -> None:
         try:
-            if self.catch_up() > PATIENCE_SECONDS:
-                self._at_once = AT_ONCE_BATCHES
+            self._note(self.catch_up())
         except BaseException as error:  # noqa: BLE001 - calls that are over would be held for ever
             self._worker.abandon(f"what a batch has returned was not reported: {error!r}")
+
+    def _note(self, waited: float) -> None:
+        """Take note of how long what was left has waited, if there was something."""
+        if waited:
+            self._misses = self._misses + 1 if waited > PATIENCE_SECONDS else 0
+        if self._misses == MISSES_MAX:
+            self._misses, self._at_once = 0, AT_ONCE_BATCHES
 
     def _read(self) -> None:
         self._waiter.wait()

@@ -120,8 +120,9 @@ class Stage:
             lines=b"",
             kind="call",
         )
+        self.functions = SimpleNamespace(beside={}, generation=0)
         server: Any = SimpleNamespace(
-            functions=SimpleNamespace(beside={}),
+            functions=self.functions,
             spans=None,
             traffic=SimpleNamespace(goes_on=lambda key: ""),
             tally=SimpleNamespace(shed=lambda key: None),

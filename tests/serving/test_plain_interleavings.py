@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,6 +75,17 @@ async def test_an_answer_to_head_has_no_body() -> None:
     wire.written = b""
     connection.data_received(GET % 1 + b"\r\n")
     assert [status for status, _ in answers(wire)] == [503] and stage.counted == [503]
+
+
+async def test_a_head_that_is_known_leads_where_it_does_now() -> None:
+    stage = Stage()
+    connection, _ = stage.connect()
+    for number, key in enumerate(["old", "new", "new"]):
+        stage.route = SimpleNamespace(**{**vars(stage.route), "key": key})
+        stage.functions.generation += key != "old"
+        connection.data_received(GET % 1 + b"\r\n")
+        stage.calls.end(number)
+    assert [call.key for call in stage.calls.made] == ["old", "new", "new"]
 
 
 async def test_what_fails_in_the_server_is_not_called_the_clients_fault() -> None:

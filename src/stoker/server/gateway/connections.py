@@ -139,7 +139,8 @@ class Connection(HttpToolsProtocol):
             return
         if not self._in_head:
             self._since = self._now()  # of a head its first byte counts: a trickle of them would go on for ever
-        if self._is_before_body():
+        last = self.cycle
+        if last is None or not last.more_body:
             self._in_head = True
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES + len(data):
@@ -153,9 +154,6 @@ class Connection(HttpToolsProtocol):
     @property
     def _last(self) -> RequestResponseCycle | PlainRequest | Answered | None:
         return self.cycle
-
-    def _is_before_body(self) -> bool:
-        return self._last is None or not self._last.more_body
 
     @property
     def awaits_body(self) -> bool:
@@ -197,14 +195,14 @@ class Connection(HttpToolsProtocol):
             return None
 
     def on_body(self, body: bytes) -> None:
-        last = self._last
+        last: object = self.cycle
         if isinstance(last, PlainRequest):
             last.body += body
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        last = self._last
+        last: object = self.cycle
         if isinstance(last, PlainRequest):
             last.complete()
             return

@@ -25,7 +25,15 @@ from stoker.protocol.encoded import Buffer
 from stoker.protocol.web_calls import join_request, read_answer_header, split_answer
 from stoker.server.gateway import versions
 from stoker.server.gateway.heads import check_host, deadline_of
-from stoker.server.gateway.plain_heads import KEPT_BYTES, PlainHead, line_of, read_head, seen_by_function
+from stoker.server.gateway.plain_heads import (
+    KEPT_BYTES,
+    KEPT_HEADS,
+    Leads,
+    PlainHead,
+    line_of,
+    read_head,
+    seen_by_function,
+)
 from stoker.server.gateway.problems import Pairs, Problem, problem_of
 from stoker.server.gateway.replies import CALL_ID, JSON, Failed, encoded_pairs, send_answer, send_bytes
 from stoker.server.gateway.routing import Route, Routes
@@ -67,6 +75,7 @@ class PlainRequests:
         self.door = door
         self.shedding = shedding
         self.count = count
+        self._known_head = lru_cache(maxsize=KEPT_HEADS)(read_head)  # its own: a head leads to what is deployed here
         self._routes = routes
         self._is_local = is_local
 
@@ -75,30 +84,46 @@ class PlainRequests:
         parser, server = connection.parser, self.server
         if server.functions.beside or server.spans is not None or connection.flow.write_paused:
             return None
-        if parser.get_http_version() != "1.1" or parser.should_upgrade() or not parser.should_keep_alive():
+        if parser.should_upgrade() or not parser.should_keep_alive():
             return None
-        read = read_head if size <= KEPT_BYTES else read_head.__wrapped__
+        read = self._known_head if size <= KEPT_BYTES else read_head  # else what is kept could be of any size
         head = read(parser.get_method(), connection.url, tuple(connection.headers))
-        if head is None:
-            return None
+        if head is None or (b"connection" in head.headers and parser.get_http_version() != "1.1"):
+            return None  # without that header only connections of 1.1 are kept
         method = head.method
         connection.scope["method"], connection.scope["raw_path"] = method, head.raw_path
         now = time.monotonic()
         refused = self.shedding.find(head.key, now=now)
         if refused is not None and method != "HEAD":  # whose answers have no bodies
             return PlainRequest(self, connection, refused.route, head, now=now, refused=refused)
-        host = head.headers.get(b"host", b"")
         try:
-            check_host(host, is_local=self._is_local)
-            route, rest = self._routes.find(head.path, host)
-            if not route.is_plain or method not in route.web.methods or server.traffic.goes_on(route.key):
+            leads = self._leads(head)
+            if leads is None or server.traffic.goes_on(leads.route.key):
                 return None
+            route = leads.route
             token = self.door.checked(route, head.headers)  # before its body: of who may not come in nothing is held
         except Problem:
             return None
         request = PlainRequest(self, connection, route, head, now=now)
-        request.rest, request.token, request.is_short = rest, token, size <= KEPT_BYTES
+        request.rest, request.token, request.is_short = leads.rest, token, size <= KEPT_BYTES
         return request
+
+    def _leads(self, head: PlainHead) -> Leads | None:
+        """Return where a head leads, looked up once until something changes; None if its request is not plain there.
+
+        Raises:
+            Problem: it leads nowhere, or its host is none of this server's.
+        """
+        generation = self.server.functions.generation
+        if head.leads is not None and head.leads.generation == generation:
+            return head.leads
+        host = head.headers.get(b"host", b"")
+        check_host(host, is_local=self._is_local)
+        route, rest = self._routes.find(head.path, host)
+        if not route.is_plain or head.method not in route.web.methods:
+            return None
+        head.leads = Leads(generation, route, rest)
+        return head.leads
 
 
 class Head(NamedTuple):

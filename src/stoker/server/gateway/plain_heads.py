@@ -1,19 +1,21 @@
 """The heads of plain requests, each worked out once for all requests that have the same: clients repeat themselves.
 
 Of most requests of a connection nothing in the head differs, so what it says is looked at once: where it leads, how
-long the body is, and what the function is to see of it. What is in doubt with each request anew (who may come in, what
-is deployed, when the answer is due) is none of this.
+long the body is, and what the function is to see of it. What is in doubt with each request anew (who may come in, when
+the answer is due) is none of this, and where it leads only until something is deployed.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import httptools
 import msgspec
 
 from stoker.protocol.web_calls import request_line
+from stoker.server.gateway.routing import Route
 from stoker.server.gateway.shedding import Key, Shedding
 from stoker.server.gateway.tracked import PARENT, REQUEST_ID, STATE
 
@@ -33,10 +35,19 @@ _dumps = msgspec.json.Encoder().encode
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
-class PlainHead:
-    """What a head says. ``headers`` has the first of each name; ``key``: see `Shedding.key`."""
+class Leads(NamedTuple):
+    """Where a head leads as of one `Functions.generation`, and what of the path is below that."""
 
-    __slots__ = ("accept", "content_type", "headers", "key", "method", "path", "query", "raw_path", "seen")
+    generation: int
+    route: Route
+    rest: str
+
+
+class PlainHead:
+    """What a head says. ``headers`` has the first of each name; ``key``: see `Shedding.key`; ``leads`` is for whoever
+    looks that up."""
+
+    __slots__ = ("accept", "content_type", "headers", "key", "leads", "method", "path", "query", "raw_path", "seen")
 
     def __init__(self, method: bytes, url: bytes, headers: Headers, first: dict[bytes, bytes]) -> None:
         """Read one.
@@ -44,6 +55,7 @@ class PlainHead:
         Raises:
             ValueError, AttributeError, httptools.HttpParserError: the URL is none.
         """
+        self.leads: Leads | None = None
         parsed = httptools.parse_url(url)
         path = parsed.path.decode("ascii")
         self.method = method.decode("ascii")
@@ -62,12 +74,8 @@ class PlainHead:
         return _IDS.isdisjoint(self.headers)
 
 
-@lru_cache(maxsize=KEPT_HEADS)
 def read_head(method: bytes, url: bytes, headers: Headers) -> PlainHead | None:
-    """Return what a head says; None if its request is not plain.
-
-    Up to `KEPT_BYTES`. A longer one is read by ``__wrapped__``, or what is remembered could be of any size.
-    """
+    """Return what a head says; None if its request is not plain."""
     first = dict(reversed(headers))  # of each name
     length = first.get(b"content-length", b"0")
     if not _LEFT.isdisjoint(first) or not length.isdigit() or int(length) > BODY_BYTES:

@@ -139,6 +139,7 @@ class Batches:
             results = _one_each(values, len(group.attempts), f"{label}.{method}" if method else label)
         except Exception as error:  # noqa: BLE001 - iterating over what was returned may run user code
             self.fail(group, error)
+            yield
             return
         encoded: list[tuple[Attempt, Payload]] = []
         for attempt, value in zip(group.attempts, results):  # noqa: B905 - `_one_each` has counted them

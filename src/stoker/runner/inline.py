@@ -132,6 +132,8 @@ class InlineLoop:
                 continue
             enter_only_call(None)
             self._read_again()
+            if worker.desk.waiting:
+                continue  # the other thread has read it, after it was looked for
             outbox.flush()
             if worker.is_finished:
                 return
@@ -139,7 +141,8 @@ class InlineLoop:
 
     def _wait(self, seconds: float) -> None:
         self._read_again()
-        self._waiter.wait(seconds)
+        if not self._worker.desk.waiting:  # else the other thread has read what is waited for
+            self._waiter.wait(seconds)
 
     def _read_again(self) -> None:
         """Read the leases on this thread, from now until a batch runs."""

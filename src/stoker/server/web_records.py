@@ -112,7 +112,7 @@ def reason_of(body: Buffer) -> str:
     try:
         error = json.loads(bytes(body))["error"]
         said = f"{error['type']}: {error['message']}" if error["type"] in _REFUSALS else ""
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return ""
     said = "".join(one if one.isprintable() else "�" for one in said)  # names of fields are the client's, to the letter
     return said if len(said) <= REASON_CHARACTERS else f"{said[:REASON_CHARACTERS]}…"

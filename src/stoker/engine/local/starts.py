@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -31,9 +32,10 @@ from stoker.images.worker_path import ensure_worker_path
 from stoker.paths import SCRATCH_VARIABLE
 from stoker.protocol.messages import Phase, StartFailed, StartWorker, WorkerStarted
 from stoker.protocol.zygotes import THREAD_VARIABLES, Fork, ZygoteConfig
-from stoker.types import ErrorInfo
+from stoker.types import ErrorInfo, FunctionSpec
 
 DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
+log = logging.getLogger(__name__)
 FORK_TRIES = 5  # a zygote may be killed while it loads, or between being found and being asked
 Send = Callable[[Any], None]
 
@@ -118,9 +120,15 @@ class Starter:
             del self._attempts[order.worker], self._tasks[order.worker]
         if failure is not None:
             self._undo(attempt)
-            if not failure.retry and not attempt.called_off:
-                self._stock.logs.note_failed_start(order.function.key, order.function.label, failure.error.message)
             self._send(failure)
+            if not failure.retry and not attempt.called_off:
+                self._note(order.function, failure.error.message)
+
+    def _note(self, function: FunctionSpec, message: str) -> None:
+        try:
+            self._stock.logs.note_failed_start(function.key, function.label, message)
+        except OSError as error:  # a full disk may be why it has failed
+            log.warning("the failed start of %s is not noted in its log: %s", function.label, error)
 
     async def _try(self, attempt: Attempt) -> StartFailed | None:
         order = attempt.order

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from stoker.core.calls import Payload
+from stoker.errors import StokerError
 from stoker.protocol.web_calls import WebAnswer, WebRequest, encode_request
 from stoker.server.gateway import pages, versions
 from stoker.server.gateway.exchanges import Asked, Exchanges, moved_to
@@ -346,7 +347,10 @@ class Gateway:
             raise Failed(problem_of(refusal.outcome, refusal.error), "")  # no call has come of it
         place = f"/v1/calls/{call_id}"
         headers = [(b"location", place.encode()), (CALL_ID, call_id.encode())]
-        state = await self._later.state_name(call_id)
+        try:
+            state = await self._later.state_name(call_id)
+        except (StokerError, Problem):
+            state = "queued"  # it was written down, and who is told of a failure would ask once more
         told = {"call_id": call_id, "state": state, "path": place, "result_path": f"{place}/result"}
         body = msgspec.json.encode(told)
         await send_bytes(send, 202, JSON, body, [*headers, (b"preference-applied", b"respond-async"), *extra])

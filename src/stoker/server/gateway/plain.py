@@ -26,6 +26,7 @@ from stoker.protocol.web_calls import join_request, read_answer_header, split_an
 from stoker.server.gateway import versions
 from stoker.server.gateway.heads import check_host, deadline_of
 from stoker.server.gateway.plain_heads import (
+    HEADER_BYTES,
     KEPT_BYTES,
     KEPT_HEADS,
     Leads,
@@ -53,6 +54,7 @@ _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 _THE_SERVERS = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"trailer"})
 _NO_BODY = frozenset({204, 304})
+_KEEPS = frozenset({b"connection", b"proxy-connection"})
 log = logging.getLogger(__name__)
 
 
@@ -86,10 +88,11 @@ class PlainRequests:
             return None
         if parser.should_upgrade() or not parser.should_keep_alive():
             return None
-        read = self._known_head if size <= KEPT_BYTES else read_head  # else what is kept could be of any size
+        is_short = size + HEADER_BYTES * len(connection.headers) <= KEPT_BYTES
+        read = self._known_head if is_short else read_head
         head = read(parser.get_method(), connection.url, tuple(connection.headers))
-        if head is None or (b"connection" in head.headers and parser.get_http_version() != "1.1"):
-            return None  # without that header only connections of 1.1 are kept
+        if head is None or (not _KEEPS.isdisjoint(head.headers) and parser.get_http_version() != "1.1"):
+            return None  # without such a header only connections of 1.1 are kept
         method = head.method
         connection.scope["method"], connection.scope["raw_path"] = method, head.raw_path
         now = time.monotonic()
@@ -105,7 +108,7 @@ class PlainRequests:
         except Problem:
             return None
         request = PlainRequest(self, connection, route, head, now=now)
-        request.rest, request.token, request.is_short = leads.rest, token, size <= KEPT_BYTES
+        request.rest, request.token, request.is_short = leads.rest, token, is_short
         return request
 
     def _leads(self, head: PlainHead) -> Leads | None:
@@ -387,7 +390,10 @@ class PlainRequest:
         self._connection.on_lost = None
         self._connection.cut()
         self._tracked.status = FAILED
-        self._of.count(self._tracked)
+        try:
+            self._of.count(self._tracked)
+        except Exception:  # it may be what has failed, and others' calls are told after this
+            log.exception("a request was not counted")
 
 
 def _read(payload: bytes | memoryview) -> tuple[Head, Buffer]:

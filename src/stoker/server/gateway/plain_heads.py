@@ -20,8 +20,9 @@ from stoker.server.gateway.shedding import Key, Shedding
 from stoker.server.gateway.tracked import PARENT, REQUEST_ID, STATE
 
 BODY_BYTES = 256 << 10  # of a request: a bigger one is written to a file as it comes
-KEPT_BYTES = 2048  # of a head that is remembered
-KEPT_HEADS = 1024
+KEPT_BYTES = 3072  # of a head that is remembered, on the wire and for its headers: what is kept is a few times that
+HEADER_BYTES = 100  # for each, however short it is
+KEPT_HEADS = 512
 _LEFT = frozenset(
     {
         *(b"origin", b"prefer", b"idempotency-key", b"last-event-id", b"x-stoker-callback", b"x-stoker-version"),

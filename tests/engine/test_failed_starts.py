@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from stoker.engine.local import log_tails
 from stoker.engine.local.log_files import LogQuery, read_logs
 from stoker.engine.local.log_tails import LogTails
+from stoker.engine.local.starts import Starter
 
 TEXT = "shop.f: It cannot be built; uv says:\n  error: no such package\x1eforged"
 
@@ -46,3 +51,28 @@ def test_a_file_of_failed_starts_has_a_bound(tmp_path: Path) -> None:
     asyncio.run(noted())
     (file,) = tmp_path.iterdir()
     assert file.stat().st_size < 1.5 * log_tails.FAILED_STARTS_BYTES
+
+
+def test_a_start_that_cannot_be_noted_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def start() -> list[Any]:
+        sent: list[Any] = []
+        told = asyncio.Event()
+        logs = SimpleNamespace(note_failed_start=full, finish=lambda worker: None)
+        capacity = SimpleNamespace(reserve=lambda *_, **__: True, release=lambda *_: None)
+        stock: Any = SimpleNamespace(capacity=capacity, logs=logs)
+
+        def send(message: Any) -> None:
+            sent.append(message)
+            told.set()
+
+        starter = Starter(stock, send=send)
+        monkeypatch.setattr(starter, "_bring_up", full)
+        function = SimpleNamespace(key="k", label="a.f")
+        starter.start(SimpleNamespace(worker="w1", cpus=1, memory=1, function=function))  # type: ignore[arg-type]
+        await asyncio.wait_for(told.wait(), 20)
+        return sent
+
+    assert [message.worker for message in asyncio.run(start())] == ["w1"]

@@ -212,3 +212,30 @@ def test_what_the_next_batch_may_write_over_is_reported_as_it_was(
     ask(worker, second={"x": 1}, third={"x": 2})
     names = ("first", "second", "third")
     assert [answer(worker, name) for name in names] == [(200, each) for each in said]
+
+
+def test_a_lease_that_is_read_as_the_main_thread_looks_away_is_run(stage: Stage) -> None:
+    source = (
+        SOURCE
+        + """
+    def echo(x: list[int]):
+        if x[0] == 0:
+            worker = next(each for each in gc.get_objects() if isinstance(each, Worker))
+            take = worker.take
+            def too_early():
+                found = take()
+                if found is None and worker._loop._ahead._is_given:
+                    worker.take = take
+                    open("empty", "w").close()
+                    until(waiting)  # the other thread has read the lease
+                return found
+            worker.take = too_early
+        return x
+    """
+    )
+    worker = stage.worker(source, "echo", batch=BatchSpec(max_size=8, max_wait=0.0), web=WebSpec(methods=["POST"]))
+    ask(worker, first={"x": 0})
+    assert answer(worker, "first") == (200, 0)
+    eventually((stage.directory / "empty").exists)
+    ask(worker, second={"x": 1})
+    assert answer(worker, "second") == (200, 1)

@@ -40,6 +40,16 @@ def test_results_go_piece_by_piece_and_no_piece_is_empty(count: int) -> None:
     assert [len(piece) for piece in worker.reported] == [min(16, count - done) for done in range(0, count, 16)]
 
 
+def test_who_sends_what_came_of_a_batch_has_a_turn_also_where_that_is_no_result() -> None:
+    worker, ended = Worker(), []
+    worker.reports.of_error = lambda attempt, error: error
+    worker.finish = lambda attempt, report, flush: ended.append(attempt.id)  # type: ignore[attr-defined]
+    group = Group(Target(list), (0, ()))
+    group.attempts = attempts(2)
+    turns = [list(ended) for _ in Batches(worker).ending(group, [1, 2, 3], every=16)]  # type: ignore[arg-type]
+    assert turns[-1] == ["c0", "c1"]
+
+
 def test_calls_of_one_shape_are_one_group_and_others_are_looked_at() -> None:
     spec = BatchSpec(max_size=8, max_wait=0.0)
     target, other = Target(max, batch=spec), Target(min, batch=spec)

@@ -64,3 +64,10 @@ def test_the_reason_of_a_call_that_is_stored_is_read_from_its_answer() -> None:
     assert WebRecord.read("POST /shop/move", 200, users) == WebRecord("POST", "/shop/move", 200)
     assert WebRecord.read("POST /shop/move", 422, b"no answer") == WebRecord("POST", "/shop/move", 422)
     assert WebRecord.read("", 0) is None
+
+
+def test_an_answer_that_nobody_can_read_has_no_reason() -> None:
+    records = WebRecords()
+    records.answered("c", "POST", b"/a/f", 400, b'{"error":' + b"[" * 4000)
+    found = records.get("c")
+    assert found is not None and found.reason == ""

@@ -130,7 +130,7 @@ class Stage:
         )
         routes: Any = SimpleNamespace(find=lambda path, host: (self.route, ""))
         door: Any = SimpleNamespace(checked=lambda route, headers: None, counted=lambda token, extra: "public")
-        plain = PlainRequests(
+        self.plain = PlainRequests(
             server,
             calls=self.calls,  # type: ignore[arg-type] # what it needs of them
             routes=routes,
@@ -140,7 +140,7 @@ class Stage:
             is_local=False,
         )
         app: Any = long or says_long
-        self.connections = Connections(app, plain=plain)
+        self.connections = Connections(app, plain=self.plain)
 
     def connect(self) -> tuple[Connection, Wire]:
         connection, wire = self.connections.make(), Wire()

@@ -217,3 +217,14 @@ async def test_each_request_is_answered_once_in_order(block: int) -> None:
         assert len(set(queries)) == len(queries), seed
         assert all(call.result is not None for call in story.stage.calls.made), seed
         assert len(story.stage.counted) >= len(queries), seed
+
+
+async def test_many_short_headers_are_not_remembered() -> None:
+    stage = Stage()
+    connection, wire = stage.connect()
+    connection.data_received(GET % 1 + b"a:\r\n" * 1000 + b"\r\n")
+    stage.calls.end(0)
+    assert [status for status, _ in answers(wire)] == [200]
+    assert stage.plain._known_head.cache_info().currsize == 0
+    connection.data_received(GET % 1 + b"a:\r\n" * 10 + b"\r\n")
+    assert stage.plain._known_head.cache_info().currsize == 1

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 import pytest
 
 from stoker.protocol.web_calls import WebAnswer, encode_answer, split_answer
 from stoker.server.web_records import REASON_CHARACTERS, WebRecord, WebRecords, reason_of
 from stoker.web.answers import error_answer
+from stoker.web.conversion import converter
+from stoker.web.scalars import Invalid
 
 
 def refusal(message: str, *, kind: str = "ValidationError") -> bytes:
@@ -17,11 +22,11 @@ def refusal(message: str, *, kind: str = "ValidationError") -> bytes:
 
 def test_what_a_worker_finds_wrong_is_kept_with_its_path() -> None:
     records = WebRecords()
-    records.answered("h1", "POST", b"/shop/move", 422, refusal("$.x: expected a number, not a text"))
+    records.answered("h1", "POST", b"/shop/move", 422, refusal('$.x: expected a number, not the text "hunter2"'))
     records.answered("h2", "POST", b"/shop/move", 200)
     first, second = records.get("h1"), records.get("h2")
     assert first is not None and second is not None
-    assert first.row()["reason"] == "ValidationError: $.x: expected a number, not a text"
+    assert first.row()["reason"] == "ValidationError: $.x: expected a number"
     assert second.row()["reason"] == ""
 
 
@@ -49,6 +54,30 @@ def test_the_call_of_a_request_is_the_latest_with_its_id() -> None:
 )
 def test_of_answers_that_a_function_made_nothing_is_kept(body: bytes) -> None:
     assert reason_of(body) == ""
+
+
+@dataclass
+class Login:
+    name: str
+    pin: int
+    expires: datetime | None = None
+
+
+@pytest.mark.parametrize(
+    ("came", "said"),
+    [
+        ({"name": 41118, "pin": 1}, "$.name: expected a text"),
+        ({"name": "a", "pin": "hunter41118"}, "$.pin: expected a whole number"),
+        ({"name": "a", "pin": ", not 41118 (and 9 more)"}, "$.pin: expected a whole number"),
+        ({"name": ["41118"], "pin": "41118"}, "$.name: expected a text (and 1 more)"),
+        ({"name": "a", "pin": 1, "expires": "41118"}, "$.expires: expected one of datetime, null"),
+        ("41118", "$: expected an object"),
+    ],
+)
+def test_the_value_that_came_is_told_to_its_sender_alone(came: Any, said: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        converter(Login)(came, "$")
+    assert reason_of(refusal(str(caught.value))) == f"ValidationError: {said}"
 
 
 def test_names_that_a_client_made_up_do_nothing_to_a_terminal() -> None:

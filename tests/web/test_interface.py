@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NewType
 
@@ -13,9 +13,9 @@ import pytest
 
 import stoker
 from stoker.client.web import Endpoint
-from stoker.web.conversion import Invalid
 from stoker.web.interface import BadRequest, Interface
 from stoker.web.openapi import describe
+from stoker.web.scalars import Invalid
 from stoker.web.things import Headers, Request
 
 
@@ -234,11 +234,27 @@ def test_what_no_request_could_give_is_refused_where_it_is_written() -> None:
 
 def test_what_no_request_could_be_read_as_is_refused_where_it_is_written() -> None:
     def plain(x: Plain) -> None: ...
-    def optional(file: stoker.File | None = None) -> None: ...
+    def mixed(file: stoker.File | str) -> None: ...
 
-    for function, name in ((plain, "Plain"), (optional, "File")):
-        with pytest.raises(stoker.InvalidOption, match=rf"names {name}, and nothing that a request brings"):
+    for function, said in (
+        (plain, "names Plain, and nothing that a request brings"),
+        (mixed, r"names File among others, .* File \| None or list\[File\]"),
+    ):
+        with pytest.raises(stoker.InvalidOption, match=said):
             Interface(function, ["POST"], label="app.f", runs_elsewhere=True)
+
+
+def test_a_file_and_the_request_may_be_optional() -> None:
+    def maybe(file: stoker.File | None = None, note: str = "") -> None: ...
+    def asked(x: int, request: stoker.Request | None = None) -> None: ...
+
+    assert read(maybe, request({"note": "a"})) == {"note": "a"}
+    assert read(maybe, request({"file": None})) == {"file": None}
+    assert read(maybe, request({"file": "YWI="}))["file"].content == b"ab"
+    assert read(maybe, request(b"ab", kind="image/png"))["file"].content == b"ab"
+    assert read(maybe, request(b"")) == {}
+    given = request({"x": 1})
+    assert read(asked, given) == {"x": 1, "request": given}
 
 
 def test_a_batch_is_annotated_as_lists_of_what_requests_give() -> None:
@@ -251,6 +267,18 @@ def test_a_batch_is_annotated_as_lists_of_what_requests_give() -> None:
             Interface(function, ["POST"], label="app.f", is_batched=True, runs_elsewhere=True)
     found = Interface(lists, ["POST"], label="app.f", is_batched=True).inputs
     assert [one.annotation for one in found] == [int, Any, Any, Any, float]
+
+
+def test_a_batch_may_be_whatever_a_list_is_one_of() -> None:
+    def each(a: Iterable[int], b: Collection[str], c: tuple[int, ...], d: list[float] | np.ndarray) -> None: ...
+
+    class Model:
+        def each(self: Model, xs: list[int]) -> None: ...  # whose name means nothing to who reads it
+
+    found = Interface(each, ["POST"], label="app.f", is_batched=True, runs_elsewhere=True).inputs
+    assert [one.annotation for one in found] == [int, str, int, float]
+    found = Interface(Model.each, ["POST"], label="m", is_method=True, is_batched=True, runs_elsewhere=True).inputs
+    assert [(one.name, one.annotation) for one in found] == [("xs", int)]
 
 
 def test_what_is_refused_says_where_it_is_written() -> None:

@@ -26,6 +26,7 @@ _REQUEST_HEAD = struct.Struct("<cII")
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 _REQUEST = b"W"
 _ANSWER = b"R"
+VALUE_FOLLOWS = ", not "  # in a ValidationError's message: what follows is of the value that came, for its sender alone
 _LINE_KEPT_BYTES = 1024  # a longer line is parsed each time
 
 Headers = list[tuple[str, str]]

@@ -8,8 +8,8 @@ from stoker.runner.attempts import Attempt, Resolved
 from stoker.runner.callables import Target
 from stoker.runner.targets import Code
 from stoker.web.answers import StreamEncoder, answer_of, error_answer
-from stoker.web.conversion import Invalid
 from stoker.web.interface import BadRequest, Interface
+from stoker.web.scalars import Invalid
 from stoker.web.things import Headers, Request
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
 from stoker.core.calls import Call, Result, Segment
 from stoker.errors import ProtocolError
 from stoker.protocol.encoded import Buffer
-from stoker.protocol.web_calls import decode_request, split_answer
+from stoker.protocol.web_calls import VALUE_FOLLOWS, decode_request, split_answer
 from stoker.server.gateway.problems import problem_of
 from stoker.server.payloads import PayloadFiles
 from stoker.types import Outcome
@@ -21,6 +22,7 @@ REFUSAL_BYTES = 4 << 10  # an answer that is longer is not looked at
 REASON_CHARACTERS = 200
 HEAD_BYTES = 64 << 10  # of a request in a file: its header is shorter
 _REFUSALS = ("BadRequest", "ValidationError")  # what a worker answers by itself, before the user's code has begun
+_MORE = re.compile(r" \(and [0-9]+ more\)$")  # how many things are wrong besides
 _STATUS = slice(5, 16)  # of an answer as it is encoded; a status and the comma behind it lie there
 
 
@@ -106,16 +108,24 @@ def is_refusal(status: int) -> bool:
 
 
 def reason_of(body: Buffer) -> str:
-    """Return what an answer says is wrong with the request; nothing of an answer that the user's code has made."""
+    """Return what an answer says is wrong with the request, less the value that it had; nothing of an answer that the
+    user's code has made."""
     if len(body) > REFUSAL_BYTES or bytes(body[:9]) != b'{"error":':
         return ""
     try:
         error = json.loads(bytes(body))["error"]
-        said = f"{error['type']}: {error['message']}" if error["type"] in _REFUSALS else ""
-    except (ValueError, TypeError, KeyError, RecursionError):
+        said = f"{error['type']}: {_without_value(error['message'])}" if error["type"] in _REFUSALS else ""
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return ""
     said = "".join(one if one.isprintable() else "�" for one in said)  # names of fields are the client's, to the letter
     return said if len(said) <= REASON_CHARACTERS else f"{said[:REASON_CHARACTERS]}…"
+
+
+def _without_value(message: str) -> str:
+    """Return a message without the value that the request had: it may be a secret, and is for who sent it alone."""
+    kept, found, rest = message.partition(VALUE_FOLLOWS)
+    more = _MORE.search(rest) if found else None
+    return f"{kept}{more[0]}" if more else kept
 
 
 def _reason_in(status: int, answer: bytes) -> str:

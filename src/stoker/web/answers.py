@@ -8,7 +8,7 @@ from typing import Any
 
 from stoker.protocol.encoded import Buffer
 from stoker.protocol.web_calls import WebAnswer, encode_answer
-from stoker.web.conversion import to_json
+from stoker.web.encoding import to_json
 from stoker.web.interface import is_image
 from stoker.web.things import Response
 

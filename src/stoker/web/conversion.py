@@ -1,4 +1,4 @@
-"""JSON to values of the types that an endpoint's annotations name, and values to JSON.
+"""JSON to values of the types that an endpoint's annotations name.
 
 Standard library only; models of pydantic and msgspec, NumPy arrays and images of Pillow are known where the function's
 own environment has them. Pure.
@@ -6,70 +6,78 @@ own environment has them. Pure.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
 import json
 import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Reversible, Sequence, Set
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal, InvalidOperation
+from collections import deque
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Reversible,
+    Sequence,
+    Set,
+    Sized,
+)
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import Enum
-from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
-from uuid import UUID
 
-from stoker.web.annotations import Unreadable, fields_of
+from stoker.web.annotations import Unreadable, Unresolved, fields_of
+from stoker.web.scalars import EXACT, SCALARS, Convert, Invalid, made_of, path_of, scalar_of, to_float
+from stoker.web.things import File, Request
 
-DEPTH_MAX = 100  # nested containers in what is returned: more is a value that holds itself
-TOO_LARGE = "the number is too large"
-_INFINITE = (math.inf, -math.inf)
-SHOWN_CHARACTERS = 40  # of a value that is not what it should be
 _MISSING = dataclasses.MISSING
 UNIONS = (Union, getattr(types, "UnionType", Union))
 
 
-class Invalid(Exception):
-    """What came is not what the annotation says. ``path`` is where, as in ``$.points[2].x``; ``more`` things are wrong
-    besides."""
-
-    def __init__(self, path: str, message: str, *, more: int = 0) -> None:
-        super().__init__(f"{path}: {message}{f' (and {more} more)' if more else ''}")
-        self.path = path
-        self.message = message
-        self.more = more
-
-    @classmethod
-    def all_of(cls, errors: Sequence[Invalid]) -> Invalid:
-        """Return the first of these, which says how many there are besides."""
-        first = errors[0]
-        return cls(first.path, first.message, more=first.more + sum(1 + one.more for one in errors[1:]))
-
-
-Convert = Callable[[Any, str], Any]
+Otherwise = Callable[[Unreadable], Convert]
+ALIASES_MAX = 50  # names for types within one another, each of which stands for a greater one
+_otherwise: ContextVar[Otherwise | None] = ContextVar("_otherwise", default=None)
+_aliases: ContextVar[frozenset[Any]] = ContextVar("_aliases", default=frozenset())
+_making: ContextVar[tuple[tuple[Any, Convert], ...]] = ContextVar("_making", default=())
 
 
 def converter(annotation: Any) -> Convert:
     """Return what makes a value of the annotated type of what JSON has; it raises `Invalid`.
 
-    ``Any``, ``object`` and variables of types without a bound are taken as they come.
+    ``Any``, ``object`` and variables of types without a bound are taken as they come, and so is what a name of a type
+    says of itself: one level of that is looked at.
 
     Raises:
-        Unreadable: it is a type that nothing in JSON is a value of.
+        Unreadable: it is a type that nothing in JSON is a value of, and `unreadable_are` says nothing else of those.
+        Unresolved: it means nothing.
     """
-    annotation = meant(annotation)
+    with understood(annotation) as found:
+        try:
+            return _converter(found)
+        except Unreadable as error:
+            otherwise = _otherwise.get()
+            if otherwise is None:
+                raise
+            return otherwise(error)
+
+
+def _converter(annotation: Any) -> Convert:
     if annotation is Any or annotation is object or annotation is _MISSING:
         return _as_it_is
     if annotation is None or annotation is type(None):
         return _null
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in UNIONS:
-        return _union([converter(one) for one in args], args)
+        return _union_of(args)
     if origin is Literal:
         return _literal(args)
+    if (alias := _alias_of(annotation)) is not None:
+        raise _without_value(alias)
     if origin is not None:
         return _generic(origin, args)
     if isinstance(annotation, type):
@@ -77,20 +85,104 @@ def converter(annotation: Any) -> Convert:
     raise Unreadable(annotation)
 
 
+@contextmanager
+def unreadable_are(otherwise: Otherwise | None) -> Iterator[None]:
+    """Have converters that are made inside take types which nothing in JSON is a value of so: `refused` or `taken`."""
+    token = _otherwise.set(otherwise)
+    try:
+        yield
+    finally:
+        _otherwise.reset(token)
+
+
+def refused(unreadable: Unreadable) -> Convert:
+    """A value may be left out, and one that is given is refused."""
+
+    def convert(value: Any, path: str) -> Any:
+        raise Invalid(path, f"nothing that a request brings can be read as {unreadable}: leave it out")
+
+    return convert
+
+
+def taken(unreadable: Unreadable) -> Convert:
+    """A value is taken as it comes."""
+    return _as_it_is
+
+
+# Names of types
+
+
 def meant(annotation: Any) -> Any:
     """Return what a type stands for that is a name for another, or says more of it: a ``NewType``, a ``type X = …``, a
-    variable's bound, what is ``Annotated``."""
-    while True:
-        if get_origin(annotation) is typing.Annotated:
-            annotation = get_args(annotation)[0]
-        elif isinstance(annotation, typing.TypeVar):
-            annotation = Any if annotation.__bound__ is None else annotation.__bound__
-        elif (known := getattr(annotation, "__supertype__", None)) is not None and callable(annotation):
-            annotation = known
-        elif type(annotation).__name__ == "TypeAliasType":
-            annotation = annotation.__value__
-        else:
-            return annotation
+    variable's bound, what is ``Annotated`` or ``Final``. `Any` of what is a text still: the name of what it stands in.
+    """
+    with understood(annotation) as found:
+        return found
+
+
+@contextmanager
+def understood(annotation: Any) -> Iterator[Any]:
+    """Yield what an annotation stands for, as `meant`; inside, an alias that it went through stands for `Any`.
+
+    So whatever is worked out of a type's parts, each inside that of the whole, comes to an end.
+    """
+    within = _aliases.get()
+    found = annotation
+    while (stands_for := _step(found)) is not found:
+        if _alias_of(found) is not None:
+            if found in within or len(within) >= ALIASES_MAX:
+                stands_for = Any
+            within |= {found}
+        found = stands_for
+    token = _aliases.set(within)
+    try:
+        yield found
+    finally:
+        _aliases.reset(token)
+
+
+def _step(annotation: Any) -> Any:
+    origin = get_origin(annotation)
+    if origin is typing.Annotated or origin is typing.Final:
+        return get_args(annotation)[0]
+    if annotation is typing.Final or isinstance(annotation, (str, typing.ForwardRef)):
+        return Any
+    if isinstance(annotation, typing.TypeVar):
+        return Any if annotation.__bound__ is None else annotation.__bound__
+    if (known := getattr(annotation, "__supertype__", None)) is not None and callable(annotation):
+        return known
+    if getattr(annotation, "_name", None) == "LiteralString" and not isinstance(annotation, type):
+        return str
+    alias = _alias_of(annotation)
+    try:
+        return annotation if alias is None else _value_of(alias, get_args(annotation))
+    except Exception:  # noqa: BLE001 - it is evaluated here, and may be any expression: `converter` tells of it
+        return annotation
+
+
+def _alias_of(annotation: Any) -> Any:
+    """Return the ``type X = …`` that an annotation is, or is one of, as ``X[int]``; None where it is neither."""
+    return next(
+        (one for one in (annotation, get_origin(annotation)) if type(one).__name__ == "TypeAliasType"),
+        None,
+    )
+
+
+def _value_of(alias: Any, args: tuple[Any, ...]) -> Any:
+    value = alias.__value__
+    given = dict(zip(alias.__type_params__, args))  # noqa: B905 - those that have none stay variables
+    if isinstance(value, typing.TypeVar):
+        return given.get(value, value)
+    parameters = getattr(value, "__parameters__", ())
+    return value[tuple(given.get(one, one) for one in parameters)] if given and parameters else value
+
+
+def _without_value(alias: Any) -> Exception:
+    try:
+        alias.__value__  # noqa: B018 - asking for it is what evaluates it
+    except Exception as error:  # noqa: BLE001 - as above
+        return Unresolved(alias, alias.__name__, alias.__name__, error)
+    return Unreadable(alias)
 
 
 def _as_it_is(value: Any, path: str) -> Any:
@@ -99,31 +191,27 @@ def _as_it_is(value: Any, path: str) -> Any:
 
 def _null(value: Any, path: str) -> None:
     if value is not None:
-        raise Invalid(path, f"expected null, not {_kind(value)}")
+        raise Invalid.unlike(path, "null", value)
 
 
-def _kind(value: Any) -> str:
-    """Say what came: a plain value itself, of a long one the beginning."""
-    if value is None or value is True or value is False:
-        return json.dumps(value)
-    if isinstance(value, str):
-        return f'the text "{_short(value)}"' if value else "an empty text"
-    if isinstance(value, (int, float)):
-        return _short(_digits(value))
-    names: dict[type, str] = {list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)
+def _union_of(args: tuple[Any, ...]) -> Convert:
+    """A type that nothing is read as may stand beside one that something is: a tensor beside lists of numbers."""
+    parts: list[Convert] = []
+    missed: list[Unreadable] = []
+    for one in args:
+        try:
+            parts.append(converter(one))
+        except Unreadable as error:
+            missed.append(error)
+            parts.append(refused(error))
+    if missed and (any(_is_whole(one.annotation) for one in missed) or len(missed) + (type(None) in args) == len(args)):
+        raise missed[0]
+    return _union(parts, args)
 
 
-def _short(text: str) -> str:
-    shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
-    return "".join(one if one.isprintable() else "�" for one in shown)
-
-
-def _digits(value: float) -> str:
-    try:
-        return repr(value)
-    except ValueError:  # Python writes no number out that has thousands of digits
-        return "a number"
+def _is_whole(annotation: Any) -> bool:
+    """Tell whether it comes as a request's part of its own, and so is read by itself or not at all."""
+    return annotation is File or annotation is Request or getattr(annotation, "__module__", "") == "PIL.Image"
 
 
 def _union(parts: Sequence[Convert], args: Sequence[Any]) -> Convert:
@@ -142,7 +230,7 @@ def _union(parts: Sequence[Convert], args: Sequence[Any]) -> Convert:
         deepest = max(errors, key=lambda error: len(error.path))
         if len(deepest.path) > len(path):
             raise deepest
-        raise Invalid(path, f"{_kind(value)} is none of: {', '.join(_shown(one) for one in args)}")
+        raise Invalid.unlike(path, f"one of {', '.join(_shown(one) for one in args)}", value)
 
     return convert
 
@@ -178,15 +266,17 @@ LISTED = frozenset({Iterable, Collection, Container, Reversible})  # of which a 
 
 def _sequence(origin: type, item: Convert) -> Convert:
     build: Callable[[list[Any]], Any] = list
-    as_it_is = _EXACT.get(item)  # a type whose values need no conversion: all of them are looked at in one go
+    as_it_is = EXACT.get(item)  # a type whose values need no conversion: all of them are looked at in one go
     if issubclass(origin, Set):
         build = frozenset if origin is frozenset else set
+    elif issubclass(origin, deque):
+        build = deque
 
     def convert(value: Any, path: str) -> Any:
         if not isinstance(value, list):
-            raise Invalid(path, f"expected a list, not {_kind(value)}")
+            raise Invalid.unlike(path, "a list", value)
         is_exact = as_it_is is not None and as_it_is.issuperset(map(type, value))
-        if is_exact and (item is not _float or math.isfinite(sum(value))):
+        if is_exact and (item is not to_float or math.isfinite(sum(value))):
             return build(value)
         items = [item(one, f"{path}[{index}]") for index, one in enumerate(value)]
         try:
@@ -205,7 +295,7 @@ def _tuple(args: tuple[Any, ...]) -> Convert:
 
     def convert(value: Any, path: str) -> Any:
         if not isinstance(value, list):
-            raise Invalid(path, f"expected a list, not {_kind(value)}")
+            raise Invalid.unlike(path, "a list", value)
         if args and len(value) != len(parts):
             raise Invalid(path, f"expected a list of {len(parts)}, not of {len(value)}")
         if not args:
@@ -221,7 +311,7 @@ def _mapping(args: tuple[Any, ...]) -> Convert:
 
     def convert(value: Any, path: str) -> Any:
         if not isinstance(value, dict):
-            raise Invalid(path, f"expected an object, not {_kind(value)}")
+            raise Invalid.unlike(path, "an object", value)
         return {
             key(from_text(name) if reads_text else name, f"{path}.{name}"): item(one, f"{path}.{name}")
             for name, one in value.items()
@@ -246,11 +336,15 @@ def _refuse(name: str) -> Any:
 def is_of_ours(annotation: Any) -> bool:
     """Tell whether values of an annotated type are made without any code of the user's: plain ones, and what holds
     those. Models are classes of theirs, with whatever checks they make."""
-    annotation = meant(annotation)
+    with understood(annotation) as found:
+        return _is_of_ours(found)
+
+
+def _is_of_ours(annotation: Any) -> bool:
     if annotation is Any or annotation is None or annotation is type(None):
         return True
     if isinstance(annotation, type) and get_origin(annotation) is None:
-        return annotation in _SCALARS or annotation in {list, dict, tuple, set, frozenset} or is_array(annotation)
+        return annotation in SCALARS or annotation in {list, dict, tuple, set, frozenset} or is_array(annotation)
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return True
@@ -263,12 +357,15 @@ def is_of_ours(annotation: Any) -> bool:
 
 
 def _of_class(kind: type) -> Convert:
-    if kind in _SCALARS:
-        return _SCALARS[kind]
+    if kind in SCALARS:
+        return SCALARS[kind]
+    for one, converting in _making.get():
+        if one is kind:
+            return converting
     if issubclass(kind, Enum):
         return _enum(kind)
     if is_pydantic(kind):
-        return _pydantic(kind)
+        return _pydantic(kind.__pydantic_validator__)  # type: ignore[attr-defined]
     if is_struct(kind):
         return _struct(kind)
     if dataclasses.is_dataclass(kind):
@@ -283,13 +380,12 @@ def _of_class(kind: type) -> Convert:
         return _array
     if issubclass(kind, dict):
         return _mapping(())
-    if kind in LISTED or issubclass(kind, (list, set, frozenset)) or kind.__module__ == "collections.abc":
+    if kind in LISTED or issubclass(kind, (list, set, frozenset)) or kind.__module__ in _OF_CONTAINERS:
         return _of_container(kind)
-    if (base := plain_base_of(kind)) is not None:
-        return _made_of(kind, _SCALARS[base])
-    if getattr(kind, "_is_protocol", False):
-        return _as_it_is  # whatever has what it asks for
-    raise Unreadable(kind)
+    return _of_other(kind)
+
+
+_OF_CONTAINERS = frozenset({"collections", "collections.abc"})
 
 
 def _of_container(kind: type) -> Convert:
@@ -297,125 +393,26 @@ def _of_container(kind: type) -> Convert:
         return _mapping(())
     if kind in LISTED or issubclass(kind, (Sequence, Set)):
         return _sequence(kind, _as_it_is)
+    if kind in {Hashable, Sized}:
+        return _as_it_is
+    raise Unreadable(kind)
+
+
+def _of_other(kind: type) -> Convert:
+    if (known := scalar_of(kind)) is not None:
+        return known
+    if (base := plain_base_of(kind)) is not None:
+        return made_of(kind, SCALARS[base])
+    if is_pydantics_own(kind):
+        return _of_pydantics(kind)
+    if getattr(kind, "_is_protocol", False):
+        return _as_it_is  # whatever has what it asks for
     raise Unreadable(kind)
 
 
 def plain_base_of(kind: type) -> type | None:
     """Return the type of plain values that a class is derived from; None if it is of none."""
     return next((one for one in (str, int, float, bytes) if issubclass(kind, one)), None)
-
-
-def _made_of(kind: Any, part: Convert) -> Convert:
-    """Return how a plain value becomes one of a class of the user's that is derived from its own."""
-
-    def convert(value: Any, path: str) -> Any:
-        plain_value = part(value, path)
-        try:
-            return kind(plain_value)
-        except (ValueError, TypeError) as error:  # of a check that the class makes
-            raise Invalid(path, str(error)) from error
-
-    return convert
-
-
-def _bool(value: Any, path: str) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise Invalid(path, f"expected true or false, not {_kind(value)}")
-
-
-def _int(value: Any, path: str) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    raise Invalid(path, f"expected a whole number, not {_kind(value)}")
-
-
-def _float(value: Any, path: str) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            found = float(value)
-        except OverflowError:
-            raise Invalid(path, TOO_LARGE) from None
-        if found in _INFINITE:  # 1e999, which Python reads as that, is a number of JSON
-            raise Invalid(path, TOO_LARGE)
-        return found
-    raise Invalid(path, f"expected a number, not {_kind(value)}")
-
-
-def _str(value: Any, path: str) -> str:
-    if isinstance(value, str):
-        return value
-    raise Invalid(path, f"expected a text, not {_kind(value)}")
-
-
-def _bytes(value: Any, path: str) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    try:
-        return base64.b64decode(_str(value, path), validate=True)
-    except (binascii.Error, ValueError):
-        raise Invalid(path, "expected bytes in base64") from None
-
-
-def _parsed(parse: Callable[[str], Any], what: str) -> Convert:
-    def convert(value: Any, path: str) -> Any:
-        text = _str(value, path)
-        try:
-            return parse(text)
-        except (ValueError, InvalidOperation):
-            raise Invalid(path, f"expected {what}") from None
-
-    return convert
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith(("Z", "z")) else text)
-
-
-def _decimal(value: Any, path: str) -> Decimal:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return Decimal(str(_float(value, path) if isinstance(value, float) else value))
-    found: Decimal = _parsed(Decimal, "a decimal number")(value, path)
-    if not found.is_finite():
-        raise Invalid(path, "expected a decimal number that is finite")
-    return found
-
-
-def _timedelta(value: Any, path: str) -> timedelta:
-    try:
-        return timedelta(seconds=_float(value, path))
-    except OverflowError:
-        raise Invalid(path, "so many seconds are no duration") from None
-
-
-def _complex(value: Any, path: str) -> complex:
-    return complex(_float(value, path))
-
-
-_EXACT: dict[Convert, frozenset[type]] = {
-    _bool: frozenset({bool}),
-    _int: frozenset({int}),
-    _float: frozenset({float}),
-    _str: frozenset({str}),
-}
-
-_SCALARS: dict[type, Convert] = {
-    bool: _bool,
-    int: _int,
-    float: _float,
-    complex: _complex,
-    str: _str,
-    bytes: _bytes,
-    bytearray: lambda value, path: bytearray(_bytes(value, path)),
-    datetime: _parsed(_moment, "a time such as 2026-01-31T12:00:00Z"),
-    date: _parsed(date.fromisoformat, "a date such as 2026-01-31"),
-    time: _parsed(time.fromisoformat, "a time of day such as 12:00:00"),
-    timedelta: _timedelta,
-    Decimal: _decimal,
-    UUID: _parsed(UUID, "a UUID"),
-}
 
 
 def _enum(kind: type[Enum]) -> Convert:
@@ -434,7 +431,19 @@ def is_pydantic(kind: type) -> bool:
     return hasattr(kind, "__pydantic_validator__") and "pydantic" in sys.modules
 
 
-def _pydantic(kind: Any) -> Convert:
+def is_pydantics_own(kind: Any) -> bool:
+    """Tell whether pydantic knows how to read a class that is no model, as those which it has itself."""
+    return "pydantic" in sys.modules and hasattr(kind, "__get_pydantic_core_schema__")
+
+
+def _of_pydantics(kind: type) -> Convert:
+    try:
+        return _pydantic(sys.modules["pydantic"].TypeAdapter(kind).validator)
+    except Exception:  # noqa: BLE001 - as where a package is missing that it needs for this one
+        return _as_it_is
+
+
+def _pydantic(validator: Any) -> Convert:
     def convert(value: Any, path: str) -> Any:
         try:
             # As JSON, where texts are dates and lists are sets: what came is JSON, and is read by its rules.
@@ -442,16 +451,12 @@ def _pydantic(kind: Any) -> Convert:
         except ValueError:
             raise Invalid(path, "a number in it is too large") from None
         try:
-            return kind.__pydantic_validator__.validate_json(text)
+            return validator.validate_json(text)
         except ValueError as error:
             first, *others = error.errors(include_url=False)  # type: ignore[attr-defined]
-            raise Invalid(path + _path_of(first["loc"]), str(first["msg"]), more=len(others)) from None
+            raise Invalid(path + path_of(first["loc"]), str(first["msg"]), more=len(others)) from None
 
     return convert
-
-
-def _path_of(places: Sequence[Any]) -> str:
-    return "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in places)
 
 
 def is_struct(kind: type) -> bool:
@@ -476,7 +481,7 @@ def _fields(parts: Mapping[str, tuple[Convert, bool]], build: Callable[..., Any]
 
     def convert(value: Any, path: str) -> Any:
         if not isinstance(value, dict):
-            raise Invalid(path, f"expected an object, not {_kind(value)}")
+            raise Invalid.unlike(path, "an object", value)
         if unknown := value.keys() - parts.keys():
             name = sorted(unknown)[0]
             raise Invalid(f"{path}.{name}", f"there is no field {name!r}; there are: {', '.join(parts)}")
@@ -500,41 +505,32 @@ def _fields(parts: Mapping[str, tuple[Convert, bool]], build: Callable[..., Any]
     return convert
 
 
-def _dataclass(kind: Any) -> Convert:
-    hints = fields_of(kind)
+def _fields_of_class(kind: Any, build: Any, fields: Mapping[str, tuple[Any, bool]]) -> Convert:
+    """``fields``: of each its annotation, and whether it must be there."""
     parts: dict[str, tuple[Convert, bool]] = {}
-    converting = _fields(parts, kind)
-    _making.append((kind, converting))  # a class may name itself
+    converting = _fields(parts, build)
+    token = _making.set((*_making.get(), (kind, converting)))  # a class may name itself
     try:
-        for one in dataclasses.fields(kind):
-            if one.init:
-                required = one.default is _MISSING and one.default_factory is _MISSING
-                parts[one.name] = (_known(hints.get(one.name, Any)), required)
+        for name, (annotation, is_required) in fields.items():
+            with unreadable_are(_otherwise.get() if is_required else refused):
+                parts[name] = converter(annotation), is_required
     finally:
-        _making.pop()
+        _making.reset(token)
     return converting
 
 
-_making: list[tuple[Any, Convert]] = []
-
-
-def _known(annotation: Any) -> Convert:
-    """Return the converter of a field: that of a class which is being made now is looked up when it is used."""
-    for kind, converting in _making:
-        if annotation is kind:
-            return converting
-        if get_origin(annotation) in UNIONS and kind in get_args(annotation):
-            parts = [_known(one) for one in get_args(annotation)]
-            return _union(parts, get_args(annotation))
-        if get_origin(annotation) is list and get_args(annotation) == (kind,):
-            return _sequence(list, converting)
-    return converter(annotation)
+def _dataclass(kind: Any) -> Convert:
+    hints = fields_of(kind)
+    fields = [one for one in dataclasses.fields(kind) if one.init]
+    required = {one.name for one in fields if one.default is _MISSING and one.default_factory is _MISSING}
+    return _fields_of_class(kind, kind, {one.name: (hints.get(one.name, Any), one.name in required) for one in fields})
 
 
 def _typed_dict(kind: Any) -> Convert:
     hints = fields_of(kind)
-    parts = {name: (converter(bare(hint)), name in kind.__required_keys__) for name, hint in hints.items()}
-    return _fields(parts, dict)
+    return _fields_of_class(
+        kind, dict, {name: (bare(hint), name in kind.__required_keys__) for name, hint in hints.items()}
+    )
 
 
 def bare(hint: Any) -> Any:
@@ -545,8 +541,8 @@ def bare(hint: Any) -> Any:
 
 def _named_tuple(kind: Any) -> Convert:
     hints = fields_of(kind)
-    parts = {name: (converter(hints.get(name, Any)), name not in kind._field_defaults) for name in kind._fields}
-    by_name = _fields(parts, kind)
+    fields = {name: (hints.get(name, Any), name not in kind._field_defaults) for name in kind._fields}
+    by_name = _fields_of_class(kind, kind, fields)
 
     def convert(value: Any, path: str) -> Any:
         if isinstance(value, list):
@@ -576,114 +572,3 @@ def _array(value: Any, path: str) -> Any:
     if array.dtype.kind in "fc" and not numpy.isfinite(array).all():
         raise Invalid(path, "a number in it is too large")
     return array
-
-
-# Values to JSON
-
-
-def to_json(value: Any) -> bytes:
-    """Return a value as JSON. NaN and infinities, which JSON has not, are null.
-
-    Raises:
-        TypeError: some of it has no form in JSON; the message names its type, and where it is.
-    """
-    try:
-        text = _encode(value)
-    except (ValueError, TypeError, RecursionError):
-        try:
-            text = json.dumps(_finite(value, 0), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        except TypeError:
-            if (found := _formless_in(value, "$", 0)) is None:
-                raise
-            raise _formless(*found) from None
-    return text.encode("utf-8", "replace")
-
-
-def _formless(value: Any, path: str = "") -> TypeError:
-    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    return TypeError(
-        f"an endpoint's answer is JSON, and {f'what it has at {path}, of the type ' if path else ''}{kind} has no form "
-        "there: return plain values, dataclasses, models, arrays, or a stoker.Response"
-    )
-
-
-def _formless_in(value: Any, path: str, depth: int) -> tuple[Any, str] | None:
-    """Return the first part of a value that has no form in JSON, and where it is."""
-    if depth > DEPTH_MAX or value is None or isinstance(value, (str, bool, int, float)):
-        return None
-    if isinstance(value, Mapping):
-        parts = [(f"{path}.{name}", one) for name, one in value.items()]
-    elif isinstance(value, (list, tuple)):
-        parts = [(f"{path}[{index}]", one) for index, one in enumerate(value)]
-    else:
-        try:
-            parts = [(path, plain(value))]
-        except TypeError:
-            return value, path
-    found = (_formless_in(one, place, depth + 1) for place, one in parts)
-    return next((one for one in found if one is not None), None)
-
-
-def plain(value: Any) -> Any:
-    """Return a value in the types that JSON has, one level deep."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
-    for names, make in _PLAIN:
-        if any(hasattr(value, name) for name in names):
-            return make(value)
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, (datetime, date, time)):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return base64.b64encode(value).decode()
-    if isinstance(value, (Set, types.GeneratorType)):
-        return list(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, (Decimal, UUID, PurePath)):
-        return str(value)
-    raise _formless(value)
-
-
-def _encoder() -> Callable[[Any], str]:
-    """Return what makes JSON of a value: the C function that `json.JSONEncoder` would make anew for each, which takes
-    longer than most answers do. It looks for no cycles; what holds itself is nested too deeply."""
-    whole = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain)
-    make, text = json.encoder.c_make_encoder, json.encoder.encode_basestring  # type: ignore[attr-defined]
-    if make is None:
-        return whole.encode
-    pieces = make(None, plain, text, None, ":", ",", False, False, False)
-    return lambda value: "".join(pieces(value, 0))
-
-
-_encode = _encoder()
-_PLAIN: tuple[tuple[tuple[str, ...], Callable[[Any], Any]], ...] = (
-    (("__pydantic_serializer__",), lambda value: value.model_dump(mode="json")),
-    (("__struct_fields__",), lambda value: {name: getattr(value, name) for name in value.__struct_fields__}),
-    (("tolist",), lambda value: value.tolist()),  # NumPy's and PyTorch's arrays and scalars
-    (("to_dict",), lambda value: value.to_dict()),
-)
-
-
-def _finite(value: Any, depth: int) -> Any:
-    if depth > DEPTH_MAX:
-        raise TypeError("an endpoint's answer holds itself, or is nested more than 100 deep")
-    if value is None or isinstance(value, (str, bool, int)):
-        return value.value if isinstance(value, Enum) else value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {_key(name): _finite(one, depth + 1) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one, depth + 1) for one in value]
-    return _finite(plain(value), depth + 1)
-
-
-def _key(name: Any) -> str:
-    if isinstance(name, str):
-        return name
-    found = _finite(name, 0)
-    return found if isinstance(found, str) else json.dumps(found)

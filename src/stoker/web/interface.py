@@ -23,9 +23,8 @@ from stoker.errors import InvalidOption
 from stoker.protocol.encoded import Buffer
 from stoker.web.annotations import Unreadable, Unresolved, hints_of
 from stoker.web.conversion import (
+    LISTED,
     UNIONS,
-    Convert,
-    Invalid,
     converter,
     from_text,
     is_array,
@@ -33,8 +32,12 @@ from stoker.web.conversion import (
     is_pydantic,
     is_struct,
     meant,
+    refused,
+    taken,
+    unreadable_are,
 )
 from stoker.web.multipart import PARTS_MAX, fields_of_form, fields_of_multipart, media_type_of
+from stoker.web.scalars import Convert, Invalid
 from stoker.web.things import File, Request
 
 BODILESS = frozenset({"GET", "HEAD", "DELETE"})
@@ -106,15 +109,16 @@ class Interface:
         self.has_body = any(method not in BODILESS for method in methods)
         signature = inspect.signature(function)
         hints, missed = hints_of(inspect.unwrap(function))
-        for one in missed:
-            if one.name in signature.parameters:
-                self._without_meaning(one, one.name)
-        hints = {name: meant(hint) for name, hint in hints.items()}
-        if is_batched:
-            self._check_lists(signature, hints)
-            hints = {name: _item_of(hint) for name, hint in hints.items()}
-        self.returns = hints.get("return", Any)
         parameters = list(signature.parameters.values())[1 if is_method else 0 :]
+        names = {one.name for one in parameters}
+        for one in missed:
+            if one.name in names:
+                self._without_meaning(one, one.name)
+        hints = {name: meant(hint) for name, hint in hints.items() if name in names or name == "return"}
+        if is_batched:
+            self._check_lists(names, hints)
+            hints = {name: meant(_item_of(hint)) for name, hint in hints.items()}
+        self.returns = hints.get("return", Any)
         self.inputs = self._inputs(parameters, hints)
         self.by_name = {one.name: one for one in self.inputs}
         sources = {one.source for one in self.inputs}
@@ -133,7 +137,7 @@ class Interface:
                     f"{self.label} is an endpoint, and a request names each of its arguments: {parameter} has no name "
                     "that one could give. Write it as an ordinary parameter."
                 )
-        annotations = {p.name: hints.get(p.name, Any) for p in parameters}
+        annotations = {p.name: self._alone(hints.get(p.name, Any)) for p in parameters}
         models = [name for name, annotation in annotations.items() if is_model(annotation)]
         plain = [name for name, annotation in annotations.items() if is_plain(annotation)]
         files = [name for name, annotation in annotations.items() if is_file(annotation)]
@@ -144,14 +148,30 @@ class Interface:
         for parameter in parameters:
             annotation = annotations[parameter.name]
             source = self._source(annotation, is_whole=parameter.name == whole, has_whole=bool(whole or files))
-            made.append(self._input(parameter, annotation, source))
+            one = self._input(parameter, annotation, source)
+            if source == "file" and annotation is not hints[parameter.name]:  # which may be null
+                one = dataclasses.replace(one, convert=_or_null(one.convert))
+            made.append(one)
         return made
+
+    def _alone(self, annotation: Any) -> Any:
+        """Return what stands beside ``None`` where that is a `Request` or a file, which are found in a request by their
+        types; any other annotation as it is."""
+        args = [one for one in get_args(annotation) if one is not type(None)]
+        if get_origin(annotation) not in UNIONS or len(args) != 1:
+            return annotation
+        alone = meant(args[0])
+        return alone if alone is Request or (self.has_body and (alone is File or is_image(alone))) else annotation
 
     def _input(self, parameter: inspect.Parameter, annotation: Any, source: str) -> Input:
         if source == "request":
             return Input(parameter.name, annotation, parameter.default, source, converter(Any))
+        # A request need not give what has a default. A worker starts with whatever was deployed, maybe by an earlier
+        # version, which took more than this one does.
+        otherwise = refused if parameter.default is not REQUIRED else None if self._runs_elsewhere else taken
         try:
-            convert = _file_converter(annotation) if source == "file" else converter(annotation)
+            with unreadable_are(otherwise):
+                convert = _file_converter(annotation) if source == "file" else converter(annotation)
         except Unresolved as error:
             self._without_meaning(error, parameter.name)
             annotation, convert = Any, converter(Any)
@@ -174,19 +194,25 @@ class Interface:
 
     def _unreadable(self, error: Unreadable, name: str, annotation: Any) -> None:
         """Refuse a parameter of a type that nothing a request brings is of, unless it may be another one elsewhere."""
-        if self._runs_elsewhere and not error.is_final:
+        if not error.is_final:
             return
         of = "" if error.annotation is annotation else f" ({inspect.formatannotation(annotation)})"
+        what = f"the annotation of {name!r}{of} names {error}"
+        if error.annotation is File or is_image(error.annotation):
+            raise InvalidOption(
+                f"{self.label}: {what} among others, and a file comes as one: annotate {name!r} as {error}, "
+                f"{error} | None or list[{error}], with a default if it may be left out."
+            )
         raise InvalidOption(
-            f"{self.label}: the annotation of {name!r}{of} names {error}, and nothing that a request brings can be "
-            "read as that. Make it a dataclass, a TypedDict, or a model of pydantic or msgspec; take a file as "
-            "stoker.File, alone or in a list; or any JSON as typing.Any."
+            f"{self.label}: {what}, and nothing that a request brings can be read as that. Make it a dataclass, a "
+            "TypedDict, or a model of pydantic or msgspec; give it a default, if no request is to bring it; take a "
+            "file as stoker.File, alone or in a list; or any JSON as typing.Any."
         )
 
-    def _check_lists(self, signature: inspect.Signature, hints: Mapping[str, Any]) -> None:
+    def _check_lists(self, names: Set[str], hints: Mapping[str, Any]) -> None:
         """Refuse a batch's parameter that is said to be no list: each request gives one item, of what is said in it."""
         for name, hint in hints.items():
-            if name in signature.parameters and not _is_many(hint) and not any(hint is one for one in _ANY_LIST):
+            if self._runs_elsewhere and name in names and not _may_be_list(hint):
                 shown = inspect.formatannotation(hint)
                 raise InvalidOption(
                     f"{self.label} takes batches, and {name!r} is annotated as {shown}: it is given a list, of one "
@@ -372,7 +398,6 @@ def _item(one: Input, text: str) -> Any:
     return text if args and args[0] is str else from_text(text)
 
 
-_ANY_LIST = (Any, object, list, Sequence)
 _NO_QUERY: Mapping[str, list[str]] = {}
 
 
@@ -442,9 +467,28 @@ def is_plain(annotation: Any) -> bool:
     return bool(args) and origin is not None and not isinstance(origin, type) and all(map(is_plain, args))
 
 
+def _may_be_list(annotation: Any) -> bool:
+    """Tell whether a batch may be handed over as what is annotated: as a list, or what a list is one of."""
+    annotation = meant(annotation)
+    origin = get_origin(annotation)
+    if origin in UNIONS:
+        return any(map(_may_be_list, get_args(annotation)))
+    kind = annotation if origin is None else origin
+    if kind is Any or kind is object or kind in LISTED or getattr(kind, "_is_protocol", False):
+        return True
+    texts = (str, bytes, bytearray, memoryview)  # each a sequence as well
+    return isinstance(kind, type) and issubclass(kind, (Sequence, Set)) and not issubclass(kind, texts)
+
+
 def _item_of(annotation: Any) -> Any:
-    args = get_args(_listed(annotation))
-    return args[0] if args else Any
+    """Return what a batch has for one request."""
+    annotation = meant(annotation)
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in UNIONS:
+        return next((_item_of(one) for one in args if get_args(one) and _may_be_list(one)), Any)
+    if origin is tuple and args[1:] != (Ellipsis,):
+        return Any
+    return args[0] if args and _may_be_list(annotation) else Any
 
 
 def _is_many(annotation: Any) -> bool:
@@ -466,6 +510,10 @@ def is_file(annotation: Any) -> bool:
     if listed is not None and get_args(listed):
         return is_file(get_args(listed)[0])
     return annotation in {File, bytes} or is_image(annotation)
+
+
+def _or_null(convert: Convert) -> Convert:
+    return lambda value, path: None if value is None else convert(value, path)
 
 
 def is_image(annotation: Any) -> bool:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from stoker.protocol.encoded import Buffer
-from stoker.web.conversion import Invalid
+from stoker.web.scalars import Invalid
 from stoker.web.things import File
 
 PARTS_MAX = 1000

@@ -11,11 +11,23 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from pathlib import PurePath
 from typing import Any, Literal, get_args, get_origin
 from uuid import UUID
 
 from stoker.web.annotations import hints_of
-from stoker.web.conversion import LISTED, UNIONS, bare, is_array, is_pydantic, is_struct, meant, plain, plain_base_of
+from stoker.web.conversion import (
+    LISTED,
+    UNIONS,
+    bare,
+    is_array,
+    is_pydantic,
+    is_pydantics_own,
+    is_struct,
+    plain_base_of,
+    understood,
+)
+from stoker.web.encoding import plain
 from stoker.web.interface import BODILESS, Input, Interface, is_file, is_image
 from stoker.web.things import File, Request, Response
 
@@ -72,7 +84,10 @@ class Schemas:
 
     def of(self, annotation: Any) -> Schema:
         """Return the schema of an annotation; one of a class with fields is a reference."""
-        annotation = meant(annotation)
+        with understood(annotation) as meaning:
+            return self._of(meaning)
+
+    def _of(self, annotation: Any) -> Schema:
         found = _SCALARS.get(annotation) if _is_hashable(annotation) else None
         if found is not None:
             return dict(found)
@@ -119,7 +134,20 @@ class Schemas:
             return {"type": "array", "items": {}}
         if (base := plain_base_of(kind)) is not None:
             return dict(_SCALARS[base])
-        return {"type": "object"} if issubclass(kind, dict) else {}
+        if issubclass(kind, dict):
+            return {"type": "object"}
+        return self._of_other(kind)
+
+    def _of_other(self, kind: Any) -> Schema:
+        if issubclass(kind, PurePath) or kind.__module__ == "ipaddress":
+            return {"type": "string"}
+        if is_pydantics_own(kind):
+            try:
+                schema = sys.modules["pydantic"].TypeAdapter(kind).json_schema()
+                return {} if "$defs" in schema else dict(schema)
+            except Exception:  # noqa: BLE001 - it is taken as it comes where pydantic cannot read it either
+                return {}
+        return {}
 
     def _named_tuple(self, kind: Any) -> Schema:
         """It comes in as a list or as an object, and goes out as a list, as the JSON of Python writes it."""

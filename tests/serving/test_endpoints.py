@@ -81,14 +81,14 @@ def test_the_list_of_calls_says_what_was_asked_and_how_it_was_answered(served: S
             told.append((call_id, (method, path.partition("?")[0], status), "failed" if status == 500 else "succeeded"))
     listed = {row["id"]: row for row in json.loads(served.stoker("calls", "list", "--json"))}
     for call_id, (method, path, status), state in told:
-        reason = 'ValidationError: $.x: expected a number, not the text "one"' if status == 422 else ""
+        reason = "ValidationError: $.x: expected a number" if status == 422 else ""
         assert listed[call_id]["http"] == {"method": method, "path": path, "status": status, "reason": reason}
         assert listed[call_id]["state"] == state
     refused = told[1][0]
     assert "succeeded, 422" in served.stoker("calls", "list", "--app", "shop")
     shown = served.stoker("calls", "show", refused)
     assert re.search(r"http +422 POST /shop/move *\n", shown)
-    assert re.search(r'error +ValidationError: \$\.x: expected a number, not the text "one" *\n', shown)
+    assert re.search(r"error +ValidationError: \$\.x: expected a number *\n", shown)
 
 
 def test_a_request_is_found_by_its_own_id(served: Serving) -> None:

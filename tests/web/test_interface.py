@@ -228,8 +228,13 @@ def test_what_no_request_could_give_is_refused_where_it_is_written() -> None:
     for function in (any_names, by_place):
         with pytest.raises(stoker.InvalidOption, match="has no name"):
             Interface(function, ["POST"], label="app.f")
-    with pytest.raises(stoker.InvalidOption, match="a GET has no body"):
-        Interface(one_file, ["GET"], label="app.f")
+
+    def maybe(file: stoker.File | None) -> None: ...
+
+    takes_file: tuple[Any, ...] = (one_file, maybe)
+    for function in takes_file:
+        with pytest.raises(stoker.InvalidOption, match="a GET has no body"):
+            Interface(function, ["GET"], label="app.f", runs_elsewhere=True)
 
 
 def test_what_no_request_could_be_read_as_is_refused_where_it_is_written() -> None:

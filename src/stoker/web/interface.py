@@ -199,6 +199,7 @@ class Interface:
         of = "" if error.annotation is annotation else f" ({inspect.formatannotation(annotation)})"
         what = f"the annotation of {name!r}{of} names {error}"
         if error.annotation is File or is_image(error.annotation):
+            self._check_body()
             raise InvalidOption(
                 f"{self.label}: {what} among others, and a file comes as one: annotate {name!r} as {error}, "
                 f"{error} | None or list[{error}], with a default if it may be left out."
@@ -219,12 +220,16 @@ class Interface:
                     f"item from each request. Write list[{shown}]."
                 )
 
+    def _check_body(self) -> None:
+        """Refuse a parameter that is a file, where requests bring none."""
+        if not self.has_body:
+            raise InvalidOption(f"{self.label}: a GET has no body, so it brings no file. Use method='POST'.")
+
     def _source(self, annotation: Any, *, is_whole: bool, has_whole: bool) -> str:
         if annotation is Request:
             return "request"
         if is_file(annotation):
-            if not self.has_body:
-                raise InvalidOption(f"{self.label}: a GET has no body, so it brings no file. Use method='POST'.")
+            self._check_body()
             return "file"
         if is_whole:
             return "body"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,10 +27,22 @@ def main() -> None:
 EACH_IMPORT = {
     "plain": "app.deploy()\n",
     "assigned": "version = app.deploy(\n    canary=10,\n)\n",
-    "in a function": "main()\n",
-    "for each": "for one in [app]:\n    one.deploy()\n",
+    "annotated": "version: int = app.deploy()\n",
+    "printed": "print('version', app.deploy())\n",
 }
 GUARDED = {
+    "and": "__name__ == '__main__' and app.deploy()\n",
+    "conditional expression": "version = app.deploy() if __name__ == '__main__' else None\n",
+    "condition in a function": "def go() -> None:\n    if __name__ == '__main__':\n        app.deploy()\ngo()\n",
+    "function": "main()\n",
+    "exit with a function": "import sys\nsys.exit(main())\n",
+    "for each": "for one in [app]:\n    one.deploy()\n",
+    "for each argument": "import sys\nfor _ in sys.argv[:1]: app.deploy()\n",
+    "while": "n = 0\nwhile n < 1:\n    n += 1\n    app.deploy()\n",
+    "comprehension": "done = [one.deploy() for one in [app]]\n",
+    "lambda": "(lambda: app.deploy())()\n",
+    "decorator": "def now(f):\n    f()\n    return f\n@now\ndef go() -> None:\n    app.deploy()\n",
+    "beside another on its line": "__name__ == '__main__' and app.deploy(); app.deploy\n",
     "guard": "if __name__ == '__main__':\n    app.deploy()\n",
     "guard and function": "if __name__ == '__main__':\n    main()\n",
     "other condition": "import os\nif 'DEPLOY' not in os.environ:\n    main()\n",
@@ -77,6 +90,29 @@ def test_what_stands_under_a_condition_goes_on(script: Path, line: str) -> None:
     script.write_text(HEAD + line)
     with pytest.raises(ConnectionFailed):
         run(script, name="__main__")
+
+
+DRIVERS = {
+    "runpy": 'import runpy\nrunpy.run_path({file!r}, run_name="__main__")\n',
+    "exec": "exec(compile(open({file!r}).read(), {file!r}, 'exec'))\n",
+    "exec without its name": "exec(open({file!r}).read())\n",
+}
+
+
+@pytest.mark.parametrize("driver", DRIVERS.values(), ids=DRIVERS)
+def test_a_program_may_run_one_that_is_guarded(script: Path, driver: str) -> None:
+    script.write_text(HEAD + GUARDED["guard"])
+    other = script.with_name("drives_it.py")
+    other.write_text(driver.format(file=str(script)))
+    done = subprocess.run([sys.executable, str(other)], capture_output=True, text=True, timeout=60)
+    assert "ConnectionFailed" in done.stderr
+
+
+def test_what_is_refused_is_so_for_a_program_of_its_own(script: Path) -> None:
+    script.write_text(HEAD + EACH_IMPORT["plain"])
+    for given in ([str(script)], ["-m", script.stem]):
+        done = subprocess.run([sys.executable, *given], capture_output=True, text=True, timeout=60, cwd=script.parent)
+        assert "deploys 'eager' whenever the module is imported" in done.stderr, given
 
 
 def test_another_script_may_deploy_what_it_imports(script: Path) -> None:

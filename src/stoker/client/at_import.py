@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -37,9 +36,9 @@ def check_not_at_import(app: str, modules: Collection[str]) -> None:
 
 def _caller() -> FrameType | None:
     """Return the frame that called the app: the first that is not of this package."""
-    here = os.path.dirname(__file__)
+    here = Path(__file__).parent
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and os.path.dirname(frame.f_code.co_filename) == here:
+    while frame is not None and Path(frame.f_code.co_filename).parent == here:
         frame = frame.f_back
     return frame
 
@@ -49,7 +48,7 @@ def _is_file_of(module: object, modules: Collection[str], file: str) -> bool:
     if module not in modules:
         return False
     loaded = getattr(sys.modules.get(str(module)), "__file__", None)
-    return loaded is not None and os.path.realpath(loaded) == os.path.realpath(file)
+    return loaded is not None and Path(loaded).resolve() == Path(file).resolve()
 
 
 def _is_plain(file: str, line: int) -> bool:

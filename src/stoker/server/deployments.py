@@ -149,9 +149,10 @@ class DeploymentVerbs:
         return made, replace(wanted, version=made.version) if wanted is not None else None, ended
 
     def _take_up(self, deployment: Deployment, rollout: Rollout | None) -> None:
-        if deployment.current:
+        current = self._server.functions.current.get(deployment.app)
+        if deployment.current and (current is None or current.version != deployment.version):
             self._server.functions.deployed(deployment)
-        elif rollout is not None and rollout.state == ACTIVE:
+        elif not deployment.current and rollout is not None and rollout.state == ACTIVE:
             self._server.functions.stand_beside(rollout, deployment)
         self._server.shadows.look()
         self._server.flush()
@@ -197,30 +198,41 @@ class DeploymentVerbs:
     async def do_rollback(self, session: Session, params: Params) -> Params:
         """Go back to a version that is named, or to the one before; from a canary or a shadow to the current one."""
         app, version, store = get(params, "app", str), get(params, "version", int, 0), self._server.store
+        request = get(params, "request", str)
         async with self._changing:
             history = await asyncio.to_thread(lambda: store.deployments(app=app))
-            current = self._server.functions.current.get(app)
-            if not version and current is not None and app in self._server.functions.beside:
-                ended = await self._abort(session, self._server.functions.beside[app])
-                return {**self._told(current), "same_as": current.version, "unchanged": True, "ended": ended}
-            if not version:
-                rollouts = await asyncio.to_thread(lambda: store.rollouts(app=app))
-                version = _version_before(app, current, history, rollouts)
-            wanted = next((d for d in history if d.version == version), None)
-            if wanted is None:
-                versions = ", ".join(str(d.version) for d in history) or "none"
-                raise NotFound(f"App {app!r} has no version {version}. It has: {versions}.")
-            one_at_a_time = RECREATE in {d.tags.get(STRATEGY) for d in (wanted, current) if d is not None}
-            given = {
-                "app": app,
-                "functions": [*wanted.functions],
-                "request": get(params, "request", str),
-                "anew": True,
-                "tags": {name: text for name, text in wanted.tags.items() if name not in OWN_TAGS},
-                "strategy": RECREATE if one_at_a_time else STRATEGIES[0],
-            }
-            told = {**await self._deploy(session, given, same_as=version), "same_as": version}
-        return await self._once_ready(app, told)
+            made = next((d for d in history if d.tags.get(REQUEST) == request and version_rows.same_as(d)), None)
+            if made is not None:  # said again, because the answer was lost: where it goes to is settled
+                self._take_up(made, None)
+                told = {**self._told(made), "same_as": version_rows.same_as(made)}
+            else:
+                told = await self._rollback(session, app, version, history, params)
+        return told if told.get("unchanged") else await self._once_ready(app, told)
+
+    async def _rollback(
+        self, session: Session, app: str, version: int, history: Sequence[Deployment], params: Params
+    ) -> Params:
+        current, store = self._server.functions.current.get(app), self._server.store
+        if not version and current is not None and app in self._server.functions.beside:
+            ended = await self._abort(session, self._server.functions.beside[app])
+            return {**self._told(current), "same_as": current.version, "unchanged": True, "ended": ended}
+        if not version:
+            rollouts = await asyncio.to_thread(lambda: store.rollouts(app=app))
+            version = _version_before(app, current, history, rollouts)
+        wanted = next((d for d in history if d.version == version), None)
+        if wanted is None:
+            versions = ", ".join(str(d.version) for d in history) or "none"
+            raise NotFound(f"App {app!r} has no version {version}. It has: {versions}.")
+        one_at_a_time = RECREATE in {d.tags.get(STRATEGY) for d in (wanted, current) if d is not None}
+        given = {
+            "app": app,
+            "functions": [*wanted.functions],
+            "request": get(params, "request", str),
+            "anew": True,
+            "tags": {name: text for name, text in wanted.tags.items() if name not in OWN_TAGS},
+            "strategy": RECREATE if one_at_a_time else STRATEGIES[0],
+        }
+        return {**await self._deploy(session, given, same_as=version), "same_as": version}
 
     # Versions beside the current one
 
@@ -427,7 +439,7 @@ def _version_before(
             f"VERSION`; `stoker apps history {app}` lists them."
         )
     never = {one.version for one in rollouts if one.state != PROMOTED}
-    same_as = {made.version: int(made.tags[SAME_AS]) for made in history if SAME_AS in made.tags}
+    same_as = {made.version: one for made in history if (one := version_rows.same_as(made))}
     found = version_before(current.version, (made.version for made in history if made.version not in never), same_as)
     if found is None:
         is_same = f", the same as version {same_as[current.version]}," if current.version in same_as else ""

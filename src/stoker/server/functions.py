@@ -71,7 +71,8 @@ class Functions:
             current = self.current.get(deployment.app)
             if rollout is not None and rollout.version == deployment.version and current is not None:
                 self.rollouts[deployment.app] = rollout
-                if rollout.state == ACTIVE and not deployment.current:
+                # One that is older was ended by the current one: the server ended before it could write that down.
+                if rollout.state == ACTIVE and deployment.version > current.version:
                     self.beside[deployment.app] = Beside(rollout, deployment)
         for deployment in versions:
             beside = self.beside.get(deployment.app)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stoker.core.pools import Pool
@@ -26,6 +27,15 @@ BY = "by"  # who
 SAME_AS = "same_as"  # of one made by a rollback: which version it is the same as
 OWN_TAGS = frozenset({REQUEST, BY, STRATEGY, SAME_AS})
 STRATEGIES = ("rolling", RECREATE)
+
+
+def same_as(made: Deployment) -> int:
+    """Return which version one that a rollback has made is the same as; 0 of others.
+
+    A user's tag could have this name before rollbacks set it.
+    """
+    text = made.tags.get(SAME_AS, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def pools_of(server: Server, app: str, version: int) -> list[Pool]:
@@ -58,6 +68,10 @@ async def history(server: Server, app: str) -> list[Row]:
     """Return the versions of an app that are kept."""
     versions = await asyncio.to_thread(lambda: server.store.deployments(app=app))
     rollouts = {one.version: one for one in await asyncio.to_thread(lambda: server.store.rollouts(app=app))}
+    current = max((made.version for made in versions if made.current), default=0)
+    for version, rollout in rollouts.items():
+        if rollout.state == ACTIVE and version <= current:  # the server ended before it could write that down
+            rollouts[version] = replace(rollout, state=REPLACED, why="a newer version took over")
     return [_history_row(server, made, rollouts.get(made.version)) for made in versions]
 
 
@@ -81,7 +95,7 @@ def _history_row(server: Server, made: Deployment, rollout: Rollout | None) -> R
         "answers": answers,
         "why": rollout.why if rollout is not None and not made.current else "",
         "strategy": made.tags.get(STRATEGY, STRATEGIES[0]),
-        "same_as": int(made.tags.get(SAME_AS, 0)),
+        "same_as": same_as(made),
         "tags": {name: text for name, text in made.tags.items() if name not in OWN_TAGS},
         "functions": names,
         "workers": sum(len(pool.workers) for pool in pools),

@@ -393,6 +393,12 @@ def test_a_deployed_app_is_called_shown_rolled_back_and_stopped(program: str, tm
 NEEDS = """
 import stoker
 
+before = stoker.App("before")
+
+@before.function()
+def g() -> None:
+    pass
+
 app = stoker.App("needs")
 
 @app.function(image=stoker.Image.python().run_commands({0!r}))
@@ -410,8 +416,8 @@ LOOKS_UP = 'import stoker; stoker.Function.from_name("needs", {0!r}).remote()'
 def test_deploy_builds_what_is_not_there_and_deploys_nothing_that_cannot_be_built(tmp_path: Path) -> None:
     (tmp_path / "needs.py").write_text(NEEDS.format("echo no weights today; exit 7"))
     failed = _stoker("deploy", "needs.py", status=1).stderr
-    assert "needs.f: " in failed and "no weights today" in failed and failed.endswith("needs was not deployed.\n")
-    assert "No apps." in _stoker("apps", "list").stdout
+    assert "needs.f: " in failed and "no weights today" in failed and failed.endswith("\nNothing was deployed.\n")
+    assert "No apps." in _stoker("apps", "list").stdout, "nor the app before it in the file"
     unbuilt = _stoker("deploy", "needs.py", "--no-build")
     assert "needs.f: the first call waits" in unbuilt.stderr and "`stoker images build needs.py`" in unbuilt.stderr
     assert "plain: runs in your own environment" in unbuilt.stdout
@@ -426,6 +432,46 @@ def test_deploy_builds_what_is_not_there_and_deploys_nothing_that_cannot_be_buil
     assert "environment" not in _stoker("deploy", "needs.py").stderr
     slip = subprocess.run([sys.executable, "-c", LOOKS_UP.format("plian")], capture_output=True, text=True, check=False)
     assert slip.stderr.count("  File ") == 3 and slip.stderr.endswith("Did you mean 'plain'?\n")
+
+
+SLOW = """
+import pathlib, time
+import stoker
+
+app = stoker.App("slow")
+
+@app.cls(max_workers=1)
+class Model:
+    @stoker.enter()
+    def load(self) -> None:
+        while {0} > 1 and not pathlib.Path("go").exists():
+            time.sleep(0.05)
+
+    @stoker.method()
+    def version(self) -> int:
+        return {0}
+"""
+ASKS = 'import stoker; print(stoker.Cls.from_name("slow", "Model")().version.remote())'
+
+
+@pytest.mark.usefixtures("server")
+def test_an_interrupted_deploy_says_that_its_version_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW.format(1))
+    _stoker("deploy", "slow.py")
+    assert subprocess.run([sys.executable, "-c", ASKS], capture_output=True, check=True).stdout == b"1\n"
+    (tmp_path / "slow.py").write_text(SLOW.format(2))
+    process = subprocess.Popen([*STOKER, "deploy", "slow.py"], stderr=subprocess.PIPE, text=True)
+    wait_until(
+        lambda: json.loads(_stoker("apps", "history", "slow", "--json").stdout)[0]["state"] == "starting",
+        timeout=60,
+        message="version 2 starts",
+    )
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    assert "interrupted: version 2 of slow is made, and takes over once it is ready" in said
+    assert "`stoker apps rollback slow` calls it off" in said
+    assert "slow is now version 3, the same as version 1" in _stoker("apps", "rollback", "slow").stdout
 
 
 def test_deploy_without_a_server_does_not_run_the_file(own_home: Path, tmp_path: Path) -> None:

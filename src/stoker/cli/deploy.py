@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from stoker.cli.environments import in_own, prepare
+from stoker.cli.interrupts import saying_that_it_goes_on
 from stoker.cli.loading import by_name, load, split_target
 from stoker.cli.screen import say, show_json, warn
 from stoker.cli.server_requests import persistent_session
 from stoker.cli.usage import WrongUsage
 from stoker.cli.versions import say_ended, say_untried, tell_not_ready, telling_that_it_waits
-from stoker.client.app import STRATEGIES, App, Prepare
+from stoker.client.app import STRATEGIES, App, Plan
 from stoker.errors import InvalidRequest
-from stoker.types import FunctionSpec
 
 
 def deploy(
@@ -62,8 +60,17 @@ def deploy(
                 f"{source} defines {len(program.apps)} apps: --name can be given to a single one only."
             )
         _rename(program.apps[0], name)
-    ready = partial(prepare, source=f"-m {source}" if is_module else source, builds=builds, silent=as_json)
-    done = [_deploy_one(app, ready, canary=canary, shadow=shadow, strategy=strategy) for app in program.apps]
+    plans = [(app, app.plan()) for app in program.apps]
+    for _, plan in plans:  # all of them before the first is deployed
+        prepare(*plan, source=f"-m {source}" if is_module else source, builds=builds, silent=as_json)
+    done: list[dict[str, Any]] = []
+    try:
+        for app, plan in plans:
+            done.append(_deploy_one(app, plan, canary=canary, shadow=shadow, strategy=strategy))
+    except BaseException:
+        for item in done:
+            warn(f"{item['app']} was deployed before that, version {item['version']}")
+        raise
     if as_json:
         show_json(done)
     wanted = "canary" if canary is not None else "shadow" if shadow is not None else ""
@@ -77,16 +84,10 @@ def deploy(
         raise typer.Exit(1)
 
 
-def _deploy_one(app: App, ready: Prepare, **how: Any) -> dict[str, Any]:
-    own: list[str] = []
-    with telling_that_it_waits(app.name) as begin:
-
-        def before(functions: Sequence[FunctionSpec], blobs: Mapping[str, bytes], /) -> None:
-            ready(functions, blobs)
-            own.extend(in_own(functions))
-            begin()
-
-        version = app.deploy_after(before, **how)
+def _deploy_one(app: App, plan: Plan, **how: Any) -> dict[str, Any]:
+    with telling_that_it_waits(app.name) as begin, saying_that_it_goes_on(app.name):
+        begin()
+        version = app.deploy_planned(plan, **how)
     return {
         "app": app.name,
         "version": version,
@@ -98,7 +99,7 @@ def _deploy_one(app: App, ready: Prepare, **how: Any) -> dict[str, Any]:
         "ended": app.ended,
         "not_ready": app.not_ready,
         "untried": app.untried,
-        "own_environment": own,
+        "own_environment": in_own(plan.functions),
     }
 
 

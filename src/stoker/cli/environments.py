@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import typer
@@ -14,7 +15,7 @@ from stoker.cli.screen import fail, note
 from stoker.cli.server_requests import ask
 from stoker.client.endpoints import configured_endpoint
 from stoker.errors import StokerError
-from stoker.images.builder import EnvironmentBuilder
+from stoker.images.builder import EnvironmentBuilder, is_as_it_is
 from stoker.types import FunctionSpec, ImageSpec
 
 
@@ -27,6 +28,11 @@ class Wanted(NamedTuple):
     @property
     def names(self) -> str:
         return ", ".join(self.labels)
+
+    @property
+    def is_bare(self) -> bool:
+        """Tell whether it is the caller's own Python and nothing else is asked of it."""
+        return self.spec.local is not None and not self.spec.steps
 
 
 def wanted_by(functions: Sequence[tuple[str, ImageSpec]]) -> list[Wanted]:
@@ -52,23 +58,26 @@ def prepare(
     Raises:
         typer.Exit: an environment cannot be built; the cause has been printed.
     """
-    wanted = [one for one in wanted_by([(f.label, f.image) for f in functions]) if not _is_there_anyway(one.spec)]
-    if not wanted:
+    found = [one for one in wanted_by([(f.label, f.image) for f in functions]) if not one.is_bare]
+    if not found:
         return
     if not _runs_here():
-        if not silent:
-            for one in wanted:
+        for one in found:
+            if not silent and not is_as_it_is(one.spec):
                 note(f"{one.names}: the environment is built on a node when a worker is first started there")
         return
     store = MemoryBlobStore()
     for digest, data in blobs.items():
         store.put(f"bundle/{digest}", [data])
     builder = EnvironmentBuilder(paths.environments(), store)
-    for one in wanted:
-        if builder.is_built(one.spec):
+    for one in found:
+        if is_as_it_is(one.spec):
+            if builds:  # nothing is, but whether the machine has what it asks for is looked at
+                _build(builder, one, silent=silent)
+        elif builder.is_built(one.spec):
             continue
-        if builds:
-            _build(builder, one, app=functions[0].app, silent=silent)
+        elif builds:
+            _build(builder, one, silent=silent)
         elif not silent:
             note(
                 f"{one.names}: the first call waits until the environment is built; `stoker images build {source}` "
@@ -76,12 +85,12 @@ def prepare(
             )
 
 
-def _build(builder: EnvironmentBuilder, one: Wanted, *, app: str, silent: bool) -> None:
+def _build(builder: EnvironmentBuilder, one: Wanted, *, silent: bool) -> None:
     progress = partial(_tell, one.names, silent=silent)
     try:
         builder.ensure(one.spec, progress=progress)
     except StokerError as error:
-        fail(f"{one.names}: {error}\n{app} was not deployed.")
+        fail(f"{one.names}: {error}\nNothing was deployed.")
         raise typer.Exit(1) from None
 
 
@@ -90,13 +99,10 @@ def _tell(names: str, text: str, *, silent: bool) -> None:
         note(f"{names}: {text}")
 
 
-def _is_there_anyway(spec: ImageSpec) -> bool:
-    return spec.local is not None and not spec.steps
-
-
 def _runs_here() -> bool:
     """Tell whether the server that programs use runs its workers on this machine, in environments of this home."""
-    if configured_endpoint() is not None:
+    endpoint = configured_endpoint()
+    if endpoint is not None and endpoint.is_remote:
         return False
     status = ask("status")
-    return bool(status["engine"] == "local" and status["state_dir"] == str(paths.server_home()))
+    return bool(status["engine"] == "local" and Path(status["state_dir"]).resolve() == paths.server_home().resolve())

@@ -1,4 +1,4 @@
-"""Ctrl-C: once cancels and cleans up, twice kills."""
+"""Ctrl-C: once cancels and cleans up, twice kills. What the server does without its command is said to go on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from stoker.cli.screen import warn
+from stoker.cli.server_requests import persistent_session
+from stoker.errors import StokerError
+
 INTERRUPTED_STATUS = 130
+ASKING_SECONDS = 5.0  # who has interrupted a command does not wait for a server that hangs
+WAITING = {"starting", "not ready"}  # states of a version that has not taken over yet
 
 
 @contextmanager
@@ -37,3 +43,28 @@ def two_step_interrupts(doing: str = "cancelling") -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def saying_that_it_goes_on(app: str) -> Iterator[None]:
+    """Where a wait for a version of an app is interrupted, say that the server goes on with it, and what ends that."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        warn(_how_it_goes_on(app))
+        raise
+
+
+def _how_it_goes_on(app: str) -> str:
+    unknown = f"interrupted: `stoker apps history {app}` shows whether a version of {app} was made"
+    try:
+        rows = persistent_session().request("history", {"app": app}, timeout=ASKING_SECONDS)
+    except (StokerError, TimeoutError):
+        return unknown
+    newest = max(rows, key=lambda row: int(row["version"]), default=None)
+    if newest is None or newest["state"] not in WAITING:
+        return unknown
+    return (
+        f"interrupted: version {newest['version']} of {app} is made, and takes over once it is ready, without this "
+        f"command; `stoker apps history {app}` shows how it does, `stoker apps rollback {app}` calls it off"
+    )

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stoker.cli.interrupts import saying_that_it_goes_on
 from stoker.cli.screen import Column, ago, count, escape, fail, say, show_facts, show_json, show_rows, since
 from stoker.cli.server_requests import ask, ask_until_ready
 from stoker.cli.usage import WrongUsage
@@ -93,7 +94,7 @@ def rollback(
     if version is not None and to is not None and version != to:
         raise WrongUsage(f"{version} and --to {to}: one version is enough.")
     wanted = to if to is not None else version
-    with telling_that_it_waits(name) as begin:
+    with telling_that_it_waits(name) as begin, saying_that_it_goes_on(name):
         begin()
         made = ask_until_ready("rollback", app=name, version=wanted)
     ended, not_ready, untried = made.get("ended"), made.get("waits", {}), made.get("untried", {})

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar, overload
 from weakref import WeakValueDictionary
 
 from stoker.client import notices
@@ -47,9 +47,6 @@ else:
         return lambda function: function
 
 
-Prepare = Callable[[Sequence[FunctionSpec], Mapping[str, bytes]], None]
-"""What is done before functions are deployed, with their specs and the blobs that these name, by digest."""
-
 P = ParamSpec("P")
 A = TypeVar("A")
 B = TypeVar("B")
@@ -59,6 +56,13 @@ T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 STRATEGIES = ("rolling", "recreate")
 _defined: WeakValueDictionary[str, App] = WeakValueDictionary()
+
+
+class Plan(NamedTuple):
+    """What is to be deployed of an app: its functions, and the blobs that these name, by digest."""
+
+    functions: Sequence[FunctionSpec]
+    blobs: Mapping[str, bytes]
 
 
 class FunctionDecorator(Protocol):
@@ -277,20 +281,11 @@ class App:
             InvalidRequest: there is no current version for a canary or a shadow to stand beside, or no room for two;
                 or a worker that imports the module would deploy it again.
         """
-        return self.deploy_after(_at_once, tags=tags, canary=canary, shadow=shadow, strategy=strategy)
+        how = self._how(canary, shadow, strategy)  # what is wrong with it is told before anything is bundled
+        return self._deploy(self.plan(), tags, how)
 
-    def deploy_after(
-        self,
-        prepare: Prepare,
-        *,
-        tags: Mapping[str, str] | None = None,
-        canary: float | None = None,
-        shadow: float | None = None,
-        strategy: str | None = None,
-    ) -> int:
-        """Deploy as `deploy` does, once ``prepare`` has returned, which is given what is to be deployed."""
-        chosen = self._strategy if strategy is None else _checked_strategy(strategy)
-        beside = _beside(canary, shadow)
+    def plan(self) -> Plan:
+        """Return what `deploy` would deploy; nothing is sent yet."""
         if not self.functions:
             raise InvalidRequest(
                 f"The app {self.name!r} has no functions to deploy. Write `@app.function()` before each that is to be "
@@ -301,10 +296,24 @@ class App:
         session = sessions.require_persistent()
         shipment = Shipment(self._include_source, session.freezes)
         specs = [self._spec_of(function, shipment, run_id="") for function in self.functions.values()]
-        prepare(specs, shipment.blobs)
-        ship(session, shipment.blobs)
-        params = {"app": self.name, "functions": [asdict(spec) for spec in specs], "tags": dict(tags or {})}
-        answer = session.request("deploy", {**params, "strategy": chosen, **beside})
+        return Plan(specs, shipment.blobs)
+
+    def deploy_planned(
+        self, plan: Plan, *, canary: float | None = None, shadow: float | None = None, strategy: str | None = None
+    ) -> int:
+        """Deploy a plan as `deploy` does."""
+        return self._deploy(plan, None, self._how(canary, shadow, strategy))
+
+    def _how(self, canary: float | None, shadow: float | None, strategy: str | None) -> dict[str, Any]:
+        """Return what the server is to be told of these options of `deploy`."""
+        chosen = self._strategy if strategy is None else _checked_strategy(strategy)
+        return {"strategy": chosen, **_beside(canary, shadow)}
+
+    def _deploy(self, plan: Plan, tags: Mapping[str, str] | None, how: Mapping[str, Any]) -> int:
+        session = sessions.require_persistent()
+        ship(session, plan.blobs)
+        params = {"app": self.name, "functions": [asdict(spec) for spec in plan.functions], "tags": dict(tags or {})}
+        answer = session.request("deploy", {**params, **how})
         self.deployed_anew = not answer.get("unchanged", False)
         self.urls = dict(answer.get("urls", {}))
         self.no_http = str(answer.get("no_http", ""))
@@ -421,10 +430,6 @@ class App:
             cwd=os.getcwd(),  # noqa: PTH109 - a text
             **function.spec_fields(),
         )
-
-
-def _at_once(specs: Sequence[FunctionSpec], blobs: Mapping[str, bytes], /) -> None:
-    return
 
 
 class AppRun(AbstractContextManager["App"], AbstractAsyncContextManager["App"]):

@@ -28,6 +28,11 @@ _ON_DISK = frozenset({"add_local", "add_python"})  # the steps that need a direc
 _HOLD_TRIES = 10  # each time, somebody pruned the environment between its build and our claim
 
 
+def is_as_it_is(spec: ImageSpec) -> bool:
+    """Tell whether a recipe is the caller's own Python with nothing to be built for it."""
+    return spec.local is not None and not any(step.kind in _ON_DISK for step in spec.steps)
+
+
 def _silent(_: str) -> None:
     return
 
@@ -87,7 +92,7 @@ class EnvironmentBuilder:
             StoreUnavailable: blobs and locks lie elsewhere, which does not answer.
         """
         spec = self._own_or_frozen(spec)
-        if spec.local is not None and not any(step.kind in _ON_DISK for step in spec.steps):
+        if spec.local is not None and is_as_it_is(spec):
             for step in spec.steps:
                 if step.kind == "apt_install":
                     check_apt(step.args["packages"])

@@ -258,8 +258,15 @@ def test_cancel_names_the_calls_that_were_not_open(server: FakeSession, stoker_c
 
 def test_a_rollback_names_its_version_or_leaves_it_to_the_server(server: FakeSession, stoker_command: Command) -> None:
     server.answers["rollback"] = {"version": 4, "same_as": 2}
-    assert "version 4, the same as version 2" in stoker_command("apps", "rollback", "digits").out
-    assert server.asked[-1] == ("rollback", {"app": "digits"})
+    rows: list[dict[str, Any]] = [
+        {"version": 3, "current": True, "state": "not ready"},
+        {"version": 2, "current": False, "state": "answers"},
+    ]
+    for beside in (0, 4):
+        rows += [{"version": beside, "current": False, "state": "canary"}] if beside else []
+        server.answers["history"] = rows
+        assert "version 4, the same as version 2" in stoker_command("apps", "rollback", "digits").out
+        assert server.asked[-1] == ("rollback", {"app": "digits", "seen": {"current": 3, "beside": beside}})
     for given in (("--to", "2"), ("2",), ("2", "--to", "2")):
         stoker_command("apps", "rollback", "digits", *given)
         assert server.asked[-1] == ("rollback", {"app": "digits", "version": 2})
@@ -476,6 +483,7 @@ def test_a_version_that_is_not_ready_is_shown_as_such(server: FakeSession, stoke
 
 def test_a_rollback_says_what_it_ended_and_what_does_not_start(server: FakeSession, stoker_command: Command) -> None:
     ended = {"version": 3, "was": "canary"}
+    server.answers["history"] = []
     server.answers["rollback"] = {"version": 2, "same_as": 2, "ended": ended}
     out = stoker_command("apps", "rollback", "digits").out
     assert "version 3 of digits is no canary any more: version 2, the current one, answers all calls" in out
@@ -484,6 +492,14 @@ def test_a_rollback_says_what_it_ended_and_what_does_not_start(server: FakeSessi
     assert "version 3, which was a canary, is none any more" in out and "f took over untried: no room" in out
     server.answers["rollback"] = {"version": 4, "same_as": 1, "waits": {"f": "no weights"}}
     outcome = stoker_command("apps", "rollback", "digits")
+    assert "is now" not in outcome.out and "digits is deployed as version 4, the same as version 1" in outcome.out
     assert outcome.status == 1 and "digits.f is not ready in version 4" in outcome.err and "no weights" in outcome.err
     told = stoker_command("apps", "rollback", "digits", "--json")
     assert (told.status, told.json["not_ready"]) == (1, {"f": "no weights"})
+    server.answers["rollback"] = {"version": 4, "same_as": 1, "replaced_by": 5}
+    outcome = stoker_command("apps", "rollback", "digits")
+    assert outcome.status == 1 and "version 5 of digits has replaced version 4 before" in outcome.err
+    server.answers["rollback"] = {"version": 2, "same_as": 2, "ended": {**ended, "already": "was aborted (by ann)"}}
+    assert "no canary any more already, as it was aborted (by ann): version 2" in " ".join(
+        stoker_command("apps", "rollback", "digits").out.split()
+    )

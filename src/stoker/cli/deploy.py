@@ -13,7 +13,7 @@ from stoker.cli.loading import by_name, load, split_target
 from stoker.cli.screen import say, show_json, warn
 from stoker.cli.server_requests import persistent_session
 from stoker.cli.usage import WrongUsage
-from stoker.cli.versions import say_ended, say_untried, tell_not_ready, telling_that_it_waits
+from stoker.cli.versions import say_ended, say_untried, tell_not_ready, tell_replaced, telling_that_it_waits
 from stoker.client.app import STRATEGIES, App, Plan
 from stoker.errors import InvalidRequest
 
@@ -79,8 +79,9 @@ def deploy(
         for name_of_one, found in app.functions.items():
             for call in by_name(item["app"], name_of_one, found):
                 say(f"  {call}")
+    replaced = [item for item in done if tell_replaced(item["app"], item["version"], item["replaced_by"])]
     unready = [item for item in done if tell_not_ready(item["app"], item["version"], item["not_ready"])]
-    if unready:
+    if replaced or unready:
         raise typer.Exit(1)
 
 
@@ -99,6 +100,7 @@ def _deploy_one(app: App, plan: Plan, **how: Any) -> dict[str, Any]:
         "ended": app.ended,
         "not_ready": app.not_ready,
         "untried": app.untried,
+        "replaced_by": app.replaced_by,
         "own_environment": in_own(plan.functions),
     }
 

@@ -94,24 +94,37 @@ def rollback(
     if version is not None and to is not None and version != to:
         raise WrongUsage(f"{version} and --to {to}: one version is enough.")
     wanted = to if to is not None else version
+    seen = _seen(name) if wanted is None else None
     with telling_that_it_waits(name) as begin, saying_that_it_goes_on(name):
         begin()
-        made = ask_until_ready("rollback", app=name, version=wanted)
+        made = ask_until_ready("rollback", app=name, version=wanted, seen=seen)
+    replaced_by = made.get("replaced_by")
     ended, not_ready, untried = made.get("ended"), made.get("waits", {}), made.get("untried", {})
     if as_json:
         told = {"app": name, "version": made["version"], "same_as": made["same_as"]}
-        show_json({**told, "ended": ended, "not_ready": not_ready, "untried": untried})
+        show_json({**told, "ended": ended, "not_ready": not_ready, "untried": untried, "replaced_by": replaced_by})
     elif made["version"] == made["same_as"]:
+        already = f" already, as it {ended['already']}" if ended.get("already") else ""
         say(
-            f"version {ended['version']} of {name} is no {ended['was']} any more: version {made['version']}, the "
-            f"current one, answers all calls\n  `stoker apps rollback {name}` once more goes to the version before it"
+            f"version {ended['version']} of {name} is no {ended['was']} any more{already}: version {made['version']}, "
+            f"the current one, answers all calls\n  `stoker apps rollback {name} --to VERSION` goes back from that one "
+            "as well"
         )
     else:
-        say(f"{name} is now version {made['version']}, the same as version {made['same_as']}")
+        begins = "is deployed as" if not_ready or replaced_by is not None else "is now"
+        say(f"{name} {begins} version {made['version']}, the same as version {made['same_as']}")
         say_ended(ended)
         say_untried(untried)
-    if tell_not_ready(name, made["version"], not_ready):
+    if tell_replaced(name, made["version"], replaced_by) or tell_not_ready(name, made["version"], not_ready):
         raise typer.Exit(1)
+
+
+def _seen(name: str) -> dict[str, int]:
+    """Return which version is the current one now, and which stands beside it: what a rollback is to go back from."""
+    rows = ask("history", app=name)
+    current = next((row["version"] for row in rows if row.get("current")), 0)
+    beside = next((row["version"] for row in rows if row["state"] in {"canary", "shadow"}), 0)
+    return {"current": current, "beside": beside}
 
 
 def canary(name: AppName, percent: Percent, as_json: AsJson = False) -> None:
@@ -226,6 +239,18 @@ def tell_not_ready(app: str, version: int, not_ready: Mapping[str, str]) -> bool
             f"`stoker logs --app {app}` has its output; `stoker apps rollback {app}` calls it off."
         )
     return bool(not_ready)
+
+
+def tell_replaced(app: str, version: int, by: int | None) -> bool:
+    """Tell whether a version was replaced before anybody has seen that it is ready, and say so."""
+    if by is None:
+        return False
+    what = f"version {by} of {app} has replaced version {version}" if by else f"{app} was stopped"
+    fail(
+        f"{what} before that was seen to be ready: it answers no calls. `stoker apps history {app}` shows who deployed "
+        "what."
+    )
+    return True
 
 
 @contextmanager

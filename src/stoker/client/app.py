@@ -170,6 +170,9 @@ class App:
         self.urls: dict[str, str] = {}  # where the last `deploy` has put its endpoints, by function
         self.no_http = ""  # why they are at none, where the server has no door for HTTP
         self.not_ready: dict[str, str] = {}  # functions of the last `deploy` that do not start yet, and why
+        self.replaced_by: int | None = (
+            None  # the version that took its place before it was ready; 0: the app was stopped
+        )
         self.untried: dict[str, str] = {}  # those that took over before it was seen that they start, and why
         self.ended: dict[str, Any] | None = None  # the canary, or shadow, that was ended by the last `deploy`
         self.beside: dict[str, Any] | None = None  # what the version of the last `deploy` is beside the current one
@@ -269,7 +272,8 @@ class App:
         Where they are what is deployed already, that is the current version, and no new one is made. Where the version
         before is in use and a start may take long, it goes on until the new one is ready, which is waited for here;
         ``app.not_ready`` says what does not start, by name: there the version before goes on. ``app.untried`` says what
-        has taken over before a worker of it was ready, and why.
+        has taken over before a worker of it was ready, and why. ``app.replaced_by`` is the version that has replaced
+        the new one before it was ready; 0 if the app was stopped; else None.
 
         With ``canary`` the new version stands beside the current one and answers so many percent of the calls; with
         ``shadow`` so many percent of the calls are made by it as well, and compared, while the current one answers all.
@@ -321,6 +325,7 @@ class App:
         self.ended = answer.get("ended")
         self.not_ready = dict(answer.get("waits", {}))
         self.untried = dict(answer.get("untried", {}))
+        self.replaced_by = answer.get("replaced_by")
         return int(answer["version"])
 
     def undeploy(self) -> None:

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 READY_SECONDS_MAX = 900.0  # for an environment to be built and a model to be loaded; it goes on without us then
 READY_POLL_SECONDS = 0.02
+MISTAKEN_SECONDS = 600.0  # so long after a canary has ended, a rollback may be meant for that
 T = TypeVar("T")
 
 
@@ -67,7 +68,8 @@ class DeploymentVerbs:
     async def _once_ready(self, app: str, told: Params) -> Params:
         """Wait until a version that takes over has workers, or until it is seen that it gets none for now.
 
-        What does not start is told: the version before goes on in its place.
+        What does not start is told: the version before goes on in its place. So is what has replaced it meanwhile; 0 if
+        the app was stopped.
         """
         until = self._server.now() + READY_SECONDS_MAX
         while waits := self._waiting(app, told["version"]):
@@ -76,6 +78,9 @@ class DeploymentVerbs:
                 now = self._server.now()
                 return {**told, "waits": {x.spec.name: trouble(x, now) or "it is still starting" for x in waits}}
             await asyncio.sleep(READY_POLL_SECONDS)
+        current = self._server.functions.current.get(app)
+        if "beside" not in told and (current is None or current.version > told["version"]):
+            return {**told, "replaced_by": current.version if current is not None else 0}
         pools = version_rows.pools_of(self._server, app, told["version"])
         untried = {x.spec.name: x.untried for x in pools if x.untried}
         return {**told, "untried": untried} if untried and not told.get("unchanged") else told
@@ -113,11 +118,20 @@ class DeploymentVerbs:
     def _unready(self, app: str) -> Rollout | None:
         """Return what is to be kept of a current version that another one replaces before it was ever ready."""
         current = self._server.functions.current.get(app)
-        found = version_rows.why_unready(self._server, app, current.version) if current is not None else {}
+        found = version_rows.why_unready(self._server, current) if current is not None else {}
         if current is None or not found:
             return None
         why = "; ".join(f"{name}: {told}" for name, told in sorted(found.items()))
         return Rollout(app, current.version, "", 0, UNREADY, time.time(), why)
+
+    def _put_unready(self, unready: Rollout | None) -> None:
+        """Write down that a version was never ready, unless it has been found good as a canary."""
+        store = self._server.store
+        if unready is None:
+            return
+        known = next((one for one in store.rollouts(app=unready.app) if one.version == unready.version), None)
+        if known is None or known.state != PROMOTED:
+            store.put_rollout(self._server.epoch, unready)
 
     def _make(
         self,
@@ -138,8 +152,7 @@ class DeploymentVerbs:
                 return made, next((one for one in store.rollouts(app=app) if one.version == made.version), None), None
         now = time.time()
         made = store.deploy(epoch, app, specs, now=now, tags=tags, rollout=wanted)
-        if unready is not None:
-            store.put_rollout(epoch, unready)
+        self._put_unready(unready)
         beside, ended = self._server.functions.beside.get(app), None
         if beside is not None:
             state, what = (ABORTED, "rolled back") if SAME_AS in tags else (REPLACED, "deployed")
@@ -212,13 +225,13 @@ class DeploymentVerbs:
     async def _rollback(
         self, session: Session, app: str, version: int, history: Sequence[Deployment], params: Params
     ) -> Params:
-        current, store = self._server.functions.current.get(app), self._server.store
-        if not version and current is not None and app in self._server.functions.beside:
-            ended = await self._abort(session, self._server.functions.beside[app])
-            return {**self._told(current), "same_as": current.version, "unchanged": True, "ended": ended}
+        current = self._server.functions.current.get(app)
+        if not version and current is not None:
+            ended = await self._back_to_current(session, current, get(params, "seen", dict[str, int], {}))
+            if ended is not None:
+                return {**self._told(current), "same_as": current.version, "unchanged": True, "ended": ended}
         if not version:
-            rollouts = await asyncio.to_thread(lambda: store.rollouts(app=app))
-            version = _version_before(app, current, history, rollouts)
+            version = await self._version_to_go_back_to(app, current, history)
         wanted = next((d for d in history if d.version == version), None)
         if wanted is None:
             versions = ", ".join(str(d.version) for d in history) or "none"
@@ -233,6 +246,55 @@ class DeploymentVerbs:
             "strategy": RECREATE if one_at_a_time else STRATEGIES[0],
         }
         return {**await self._deploy(session, given, same_as=version), "same_as": version}
+
+    async def _back_to_current(self, session: Session, current: Deployment, seen: dict[str, int]) -> Params | None:
+        """End what stands beside the current version; None where it is the current one that is to go.
+
+        ``seen`` is which version was the current one, and which stood beside it, for whoever asks. Two may ask at once,
+        and a canary may stop by itself: then the current one is what both wanted, and is not gone back from.
+
+        Raises:
+            InvalidRequest: it is not as was seen, or a canary has ended already, a short time ago.
+        """
+        app, functions = current.app, self._server.functions
+        beside, last = functions.beside.get(app), functions.rollouts.get(app)
+        ended = (
+            last if last is not None and last.version > current.version and last.state in {ABORTED, FAILED} else None
+        )
+        now = {"current": current.version, "beside": beside.version if beside is not None else 0}
+        if seen and beside is None and ended is not None:
+            if seen == {**now, "beside": ended.version}:
+                return {"version": ended.version, "was": ended.kind, "already": version_rows.ending(ended)}
+            if seen == now and ended.kind == CANARY and time.time() - ended.changed < MISTAKEN_SECONDS:
+                raise InvalidRequest(
+                    f"Version {ended.version} of {app}, a {ended.kind}, {version_rows.ending(ended)} a short time "
+                    f"ago, and version {current.version}, the one before it, answers all calls. To go back from "
+                    f"that as well, say to which one: `stoker apps rollback {app} --to VERSION`; `stoker apps history "
+                    f"{app}` lists them."
+                )
+        if seen and seen != now:
+            which = f"version {current.version}" + (f", with version {beside.version} beside it" if beside else "")
+            raise InvalidRequest(
+                f"{app} was changed just now: the current one is {which}. `stoker apps history {app}` shows it; roll "
+                "back again if that is still to be."
+            )
+        return await self._abort(session, beside) if beside is not None else None
+
+    async def _version_to_go_back_to(self, app: str, current: Deployment | None, history: Sequence[Deployment]) -> int:
+        """Return the version before, or the one that goes on because the current one is not ready."""
+        store = self._server.store
+        row = version_rows.awaits_row(self._server, current) if current is not None else None
+        if current is None or row is None or all(made.version != row["version"] for made in history):
+            rollouts = await asyncio.to_thread(lambda: store.rollouts(app=app))
+            return _version_before(app, current, history, rollouts)
+        goes_on: int = row["version"]
+        if row["state"] == version_rows.STARTING and (before := version_rows.same_as(current)):
+            raise InvalidRequest(
+                f"{app} is being rolled back already: version {current.version}, the same as version {before}, is "
+                f"starting, and version {goes_on} answers until it is ready. `stoker apps rollback {app} --to "
+                f"{goes_on}` calls that off; --to VERSION goes to any other."
+            )
+        return goes_on
 
     # Versions beside the current one
 
@@ -250,8 +312,7 @@ class DeploymentVerbs:
 
             def write() -> None:
                 server.store.put_rollout(server.epoch, rollout, makes_current=True)
-                if unready is not None:
-                    server.store.put_rollout(server.epoch, unready)
+                self._put_unready(unready)
 
             await self._in_writer(write)
             server.functions.rollouts[rollout.app] = rollout

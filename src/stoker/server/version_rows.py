@@ -22,6 +22,7 @@ Row = dict[str, Any]
 
 FAILED_STARTS = 2  # in a row: the first may be a coincidence
 PROMOTED, ABORTED, REPLACED, UNREADY = "promoted", "aborted", "replaced", "never ready"
+STARTING = "starting"  # the state of a version that is waited for, and did not fail to start
 REQUEST = "request"  # the tag of a deployment that says which request has made it
 BY = "by"  # who
 SAME_AS = "same_as"  # of one made by a rollback: which version it is the same as
@@ -53,14 +54,18 @@ def _was_ready(pool: Pool) -> bool:
     return pool.start_seconds is not None or bool(pool.done)
 
 
-def why_unready(server: Server, app: str, version: int) -> dict[str, str]:
-    """Return the functions of a version that have never been ready, and why.
+def why_unready(server: Server, made: Deployment) -> dict[str, str]:
+    """Return why a version was never ready, by function; nothing where it was, or where nobody knows.
 
-    A class has been where it has been with any of its parameters: others may be at fault by themselves.
+    It was where any of its functions was, and a class with any of its parameters: others may be at fault by themselves.
+    Nobody knows of a version from before this server has started, unless it still waits to take over.
     """
-    pools = pools_of(server, app, version)
-    ready = {pool.spec.name for pool in pools if _was_ready(pool)}
-    found = [pool for pool in pools if _is_unready(pool) and pool.spec.name not in ready]
+    pools = pools_of(server, made.app, made.version)
+    done, _ = server.plane.state.ran.get((made.app, made.version), (0, 0))
+    if done or any(map(_was_ready, pools)):
+        return {}
+    is_known = made.created >= server.started
+    found = [pool for pool in pools if pool.awaits or (is_known and _is_unready(pool))]
     return {x.spec.name: trouble(x, server.now()) or "it is still starting" for x in found}
 
 
@@ -118,7 +123,7 @@ def _standing(
 
 
 def _readiness(waits: Sequence[Pool]) -> str:
-    return "not ready" if any(pool.bad_starts >= FAILED_STARTS for pool in waits) else "starting"
+    return "not ready" if any(pool.bad_starts >= FAILED_STARTS for pool in waits) else STARTING
 
 
 def _state(rollout: Rollout) -> str:
@@ -133,7 +138,7 @@ def apps(server: Server) -> list[Row]:
             **_app_row(server, d.app, keys=_keys_of_deployed(server, d), version=d.version, created=d.created),
             "beside": beside_row(functions.beside[d.app]) if d.app in functions.beside else None,
             "stopped": _stopped_row(server, d),
-            "awaits": _awaits_row(server, d),
+            "awaits": awaits_row(server, d),
         }
         for d in functions.current.values()
     ]
@@ -149,7 +154,7 @@ def _keys_of_deployed(server: Server, current: Deployment) -> list[str]:
     return [*dict.fromkeys([*(spec.key for spec in specs), *before])]
 
 
-def _awaits_row(server: Server, current: Deployment) -> Row | None:
+def awaits_row(server: Server, current: Deployment) -> Row | None:
     """Return which version goes on because the current one is not ready yet, and for which functions."""
     waits = [pool for pool in pools_of(server, current.app, current.version) if pool.awaits]
     before = [found for pool in waits if (found := server.plane.state.pools.get(pool.awaits)) is not None]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stoker.cli.settings import export, resolve, user_file
+from stoker.cli.settings import export, is_alike, resolve, user_file
 from stoker.errors import InvalidOption
 
 from .conftest import Command
@@ -135,3 +135,29 @@ def test_numbers_that_nobody_could_reach_are_not_made_public(
         monkeypatch.setenv(name, "")  # the command's flags become variables, which are to be gone afterwards
     done = stoker_command("server", "start", "--http", "off", "--metrics-public")
     assert (done.status, "--metrics-public goes with an address" in done.err) == (2, True)
+
+
+def test_what_means_the_same_is_no_other_option(tmp_path: Path) -> None:
+    (tmp_path / "c.pem").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    cert = str(tmp_path / "c.pem")
+    for name, one, other in (
+        ("http", "localhost:7410", "127.0.0.1:7410"),
+        ("listen", "127.0.0.1:7411", "localhost:7411"),
+        ("http", "off", "off"),
+        ("tls_cert", f"{tmp_path}/../{tmp_path.name}/c.pem", cert),
+        ("tls_cert", f"{tmp_path}/link/c.pem", cert),
+        ("blobs", "s3://bucket/p/", "s3://bucket/p"),
+    ):
+        assert is_alike(name, one, other), (name, one)
+    for name, one, other in (
+        ("http", "localhost:7410", "127.0.0.1:7411"),
+        ("http", "localhost:7410", "off"),
+        ("http", "localhost:7410", "192.0.2.1:7410"),
+        ("listen", "localhost:7411", ""),
+        ("tls_cert", cert, ""),
+        ("tls_cert", cert, str(tmp_path / "d.pem")),
+        ("blobs", "s3://bucket/p", "s3://bucket/q"),
+        ("engine", "ray", "local"),
+    ):
+        assert not is_alike(name, one, other), (name, one)

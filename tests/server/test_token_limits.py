@@ -58,6 +58,11 @@ def test_it_does_not_allow_what_is_no_calling(plain: Running, verb: str) -> None
         own.ask(verb)
 
 
+def test_files_of_the_servers_machine_are_named_to_nobody_elsewhere(plain: Running) -> None:
+    assert plain.client().ask("status")["started_with"]["engine"] == "local"
+    assert plain.remote("c-far", token=made(plain, "all")).ask("status")["started_with"] == {}
+
+
 def test_it_makes_no_tokens(plain: Running) -> None:
     own = plain.remote(token=made(plain, "own", app="app", python=True))
     with pytest.raises(PermissionDenied, match="own machine only"):
@@ -73,6 +78,8 @@ def test_other_apps_and_their_calls_are_as_if_they_were_not_there(plain: Running
         own.ask("lookup", app="nothing", name="f")
     with pytest.raises(NotFound, match=r"no call c-other\.1 of app\.f"):
         own.ask("call", id="c-other.1")
+    with pytest.raises(NotFound, match=r"no call c-oth of app\.f"):
+        own.ask("call", id="c-oth")
     assert own.ask("cancel", ids=["c-other.1"]) == {"cancelled": []}
     own.send(m.Watch(["c-other.1"]))
     assert own.get(m.RefusedCalls).error.type_name == "NotFound"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from stoker.protocol.web_calls import WebAnswer, encode_answer, split_answer
+from stoker.server import inspection
 from stoker.server.web_records import REASON_CHARACTERS, WebRecord, WebRecords, reason_of
+from stoker.store.base import CallRecord
 from stoker.web.answers import error_answer
 from stoker.web.conversion import converter
 from stoker.web.scalars import Invalid
+from tests.store.rows import accepted, settled
 
 
 def refusal(message: str, *, kind: str = "ValidationError") -> bytes:
@@ -93,6 +98,38 @@ def test_the_reason_of_a_call_that_is_stored_is_read_from_its_answer() -> None:
     assert WebRecord.read("POST /shop/move", 200, users) == WebRecord("POST", "/shop/move", 200)
     assert WebRecord.read("POST /shop/move", 422, b"no answer") == WebRecord("POST", "/shop/move", 422)
     assert WebRecord.read("", 0) is None
+
+
+def test_a_long_list_reads_few_answers_of_the_store() -> None:
+    payload = error_answer(400, "BadRequest", "The body is no JSON.", call_id="h1")
+    asked: list[str] = []
+
+    def record(seq: int, payload: bytes = b"") -> CallRecord:
+        return CallRecord(
+            accepted(seq, request="POST /shop/move"),
+            0,
+            0,
+            settled(seq, status=400 if seq % 2 else 200, payload=payload),
+        )
+
+    def one(call_id: str) -> CallRecord:
+        asked.append(call_id)
+        return record(int(call_id.rpartition(".")[2]), payload)
+
+    store = SimpleNamespace(
+        calls=lambda **_: [record(seq) for seq in range(4 * inspection.REASONS_MAX)], call=one, function=lambda _: None
+    )
+    server: Any = SimpleNamespace(
+        store=store,
+        wall_offset=0.0,
+        plane=SimpleNamespace(state=SimpleNamespace(calls={})),
+        records=SimpleNamespace(newest=list),
+        functions=SimpleNamespace(specs={}),
+    )
+    rows = asyncio.run(inspection.call_rows(server, app="", function="", state="", limit=1000))
+    told = [row["id"] for row in rows if row["http"]["reason"] == "BadRequest: The body is no JSON."]
+    newest = [row["id"] for row in rows if row["http"]["status"] == 400][: inspection.REASONS_MAX]
+    assert told == newest == asked
 
 
 def test_an_answer_that_nobody_can_read_has_no_reason() -> None:

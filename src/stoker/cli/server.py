@@ -211,7 +211,7 @@ def _other_options(settled: Mapping[str, settings.Given], running: Mapping[str, 
     return [
         f"without {given.option}" if (found := running[name]) in {"", "no"} else f"with {given.option} {found}"
         for name, given in settled.items()
-        if name in running and running[name] != given.shown
+        if name in running and not settings.is_alike(name, given.shown, running[name])
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import socket
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,6 +269,27 @@ def export_flags(flags: Mapping[str, str], environ: MutableMapping[str, str]) ->
         environ[setting.variable] = checked = setting.check(value, option)
         given[name] = Given(option, setting.shown(checked))
     return given
+
+
+def is_alike(name: str, one: str, other: str) -> bool:
+    """Tell whether two values of a setting, as they are shown, mean the same: names of this machine, ways to a file."""
+    if one == other or not (one and other):
+        return one == other
+    setting = _BY_NAME[name]
+    if setting.is_path:
+        return Path(one).resolve() == Path(other).resolve()
+    if setting.check in {_http, _place} and "off" not in {one, other}:
+        places = [parse_address(text, option=name) for text in (one, other)]
+        return places[0].port == places[1].port and not _numeric(places[0].host).isdisjoint(_numeric(places[1].host))
+    return setting.check is _blobs and one.rstrip("/") == other.rstrip("/")
+
+
+def _numeric(host: str) -> set[str]:
+    """Return the addresses of a host, or its name where it has none."""
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        return {host}
 
 
 def config_files(environ: Mapping[str, str], cwd: Path) -> list[Path]:

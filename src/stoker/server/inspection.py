@@ -24,6 +24,7 @@ Row = dict[str, Any]
 
 LEAST_PREFIX_CHARS = 4  # of a call's id, to be taken for it: fewer may be a slip, and another call's tomorrow
 LABELS_MAX = 200  # calls of older output that are looked up in the store for what they are of
+REASONS_MAX = 100  # refused requests of a list that are looked up in the store for what was wrong with them
 PREFIX_ROWS = 10_000  # of the store, the newest, that are looked through for it
 
 
@@ -132,7 +133,11 @@ async def call_rows(server: Server, *, app: str, function: str, state: str, limi
         rows.setdefault(row["id"], row)["http"] = row["http"]
     chosen = [row for row in rows.values() if _matches(row, app=app, function=function, state=state)]
     newest = sorted(chosen, key=lambda row: row["created"], reverse=True)[:limit]
-    return [{**row, "http": row["http"] or _web_row(server, row["id"], detached=row["detached"])} for row in newest]
+    told = [{**row, "http": row["http"] or _web_row(server, row["id"], detached=row["detached"])} for row in newest]
+    refused = [row for row in told if row["detached"] and row["http"] and _lacks_reason(row["http"])][:REASONS_MAX]
+    if refused:
+        await asyncio.to_thread(_add_reasons, server, refused)
+    return told
 
 
 def _web_row(server: Server, call_id: str, *, detached: bool) -> Row | None:
@@ -146,17 +151,20 @@ def _web_row(server: Server, call_id: str, *, detached: bool) -> Row | None:
 
 
 def _stored_rows(server: Server, state: CallState | None, limit: int) -> list[Row]:
-    return [
-        _stored_row(server, _with_refusal(server, record)) for record in server.store.calls(state=state, limit=limit)
-    ]
+    return [_stored_row(server, record) for record in server.store.calls(state=state, limit=limit)]
 
 
-def _with_refusal(server: Server, record: CallRecord) -> CallRecord:
-    """Return a call with its answer, which lists leave out, where that says what was wrong with the request."""
-    settled = record.settled
-    if settled is None or not is_refusal(settled.status):
-        return record
-    return server.store.call(record.call.id) or record
+def _lacks_reason(http: Row) -> bool:
+    return is_refusal(http["status"] or 0) and not http["reason"]
+
+
+def _add_reasons(server: Server, rows: list[Row]) -> None:
+    """Add what was wrong with requests: that is in their answers, which a store's lists leave out."""
+    for row in rows:
+        record = server.store.call(row["id"])
+        if record is not None and record.settled is not None:
+            web = WebRecord.read(record.call.request, record.settled.status, record.settled.payload)
+            row["http"] = web.row() if web is not None else row["http"]
 
 
 def _matches(row: Row, *, app: str, function: str, state: str) -> bool:

@@ -80,15 +80,15 @@ def too_often(token: ClientToken, wait: float) -> ErrorInfo:
     return ErrorInfo("RateLimited", message, fields={"retry_after": max(wait, 0.001)})
 
 
-async def check_call_id(server: Server, session: Session, call_id: str) -> None:
-    """Make sure that a program may know of a call.
+async def check_call_id(server: Server, session: Session, call_id: str, *, given: str = "") -> None:
+    """Make sure that a program may know of a call, which it has ``given`` in another way perhaps.
 
     Raises:
         NotFound: it may not: it is told what it would be of a call that is not there.
     """
     token = token_of(server, session)
     if token is not None and token.is_limited and not await _may_see(server, token, call_id):
-        raise NotFound(f"There is no call {call_id} of {token.scope} here.")
+        raise NotFound(f"There is no call {given or call_id} of {token.scope} here.")
 
 
 async def _may_see(server: Server, token: ClientToken, call_id: str) -> bool:

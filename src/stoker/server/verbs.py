@@ -159,7 +159,8 @@ class Verbs(DeploymentVerbs):
             "doors": self._doors(),
             "no_http": server.no_http if server.http is None else "",
             "state_dir": str(server.config.state_dir),
-            "started_with": server.config.started_with,
+            # It names files of this machine: only who starts servers here is told.
+            "started_with": {} if session.holder or session.owner else server.config.started_with,
             "engine": server.engine.name,
             "ray_address": server.config.ray_address if server.engine.name == "ray" else "",
             "engine_place": server.engine.place,
@@ -212,8 +213,9 @@ class Verbs(DeploymentVerbs):
         )
 
     async def do_call(self, session: Session, params: Params) -> Params:
-        call_id = await full_id(self._server, get(params, "id", str), of_requests=True)
-        await token_limits.check_call_id(self._server, session, call_id)
+        given = get(params, "id", str)
+        call_id = await full_id(self._server, given, of_requests=True)
+        await token_limits.check_call_id(self._server, session, call_id, given=given)
         callback = await self._server.callbacks.of_call(call_id)
         row = {**await call_details(self._server, call_id), "request_id": self._server.web_records.request_of(call_id)}
         return {**row, **({"callback": callback} if callback is not None else {})}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import hashlib
 import os
 import struct
 import time
@@ -176,7 +177,7 @@ class LogTails:
         self._send = send
         self._connected = connected
         self._slow = slow
-        self._failed_starts: dict[str, str] = {}  # by function, what the last of them was noted to have failed with
+        self._failed_starts: dict[str, bytes] = {}  # by function, a digest of what the last that was noted failed with
         self._ended: list[Tail] = []
         self._tails: dict[str, Tail] = {}
         self._dirty: set[str] = set()
@@ -212,9 +213,10 @@ class LogTails:
         """
         name = f"starts-{function}"
         path = log_path(self._directory, name)
-        if self._failed_starts.get(function) == text and path.exists():
+        digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
+        if self._failed_starts.get(function) == digest and path.exists():
             return
-        self._failed_starts[function] = text
+        self._failed_starts[function] = digest
         while len(self._failed_starts) > FAILED_STARTS_MAX:
             del self._failed_starts[next(iter(self._failed_starts))]
         if path.exists() and path.stat().st_size > FAILED_STARTS_BYTES:

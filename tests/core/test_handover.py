@@ -85,7 +85,10 @@ def test_what_is_unused_by_then_lets_go() -> None:
     world.sleep(3.0)
     world.kill(worker, "exit")
     world.sleep(1.0)
-    assert not world.plane.state.pools[new].awaits
+    pool = world.plane.state.pools[new]
+    assert not pool.awaits and pool.untried == handover.ENDED
+    world.connect_all()
+    assert not pool.untried
 
 
 def test_a_third_version_takes_over_from_the_first() -> None:
@@ -124,3 +127,15 @@ def test_what_takes_over_untried_is_known_until_a_worker_is_ready() -> None:
     new = _deployed(full, 2)
     full.step(e.FunctionReplaced(old, new))
     assert full.plane.state.pools[new].untried == handover.NO_ROOM
+
+
+def test_one_that_takes_turns_takes_over_untried_whether_or_not_the_one_before_is_gone() -> None:
+    for is_used in (True, False):
+        world = World()
+        old = _used(world)[0] if is_used else _deployed(world, 1)
+        world.step(e.FunctionRetired(old))
+        assert (old in world.plane.state.pools) is is_used
+        made = replace(spec(), kind="class", version=2)
+        world.step(e.FunctionDeclared(made, made.key, is_alone=True))
+        world.step(e.FunctionReplaced(old, made.key))
+        assert world.plane.state.pools[made.key].untried == handover.RECREATE

@@ -248,6 +248,8 @@ def test_whoever_deploys_is_told_what_has_taken_over_untried(client: Peer) -> No
     told = client.ask("deploy", app="app", functions=functions(cpu=0.5))
     assert told["untried"] == {"f": "no worker of the version before was running"}
     assert "untried" not in client.ask("deploy", app="app", functions=functions(cpu=0.5)), "nothing new took over"
+    told = client.ask("deploy", app="app", functions=functions(cpu=0.75), strategy="recreate")
+    assert "strategy=recreate" in told["untried"]["f"]
 
 
 def test_a_canary_that_fails_as_it_is_aborted_leaves_no_call_behind(running: Running, client: Peer) -> None:

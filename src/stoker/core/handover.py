@@ -14,12 +14,16 @@ from stoker.core.state import State
 NO_ROOM = "there was no room to start it beside the version before"
 IDLE = "no worker of the version before was running"
 GANG = "a gang takes over without a trial"
+RECREATE = "with strategy=recreate it starts only once the version before has ended"
+ENDED = "the last worker of the version before ended meanwhile"
 
 
 def replace(st: State, event: e.FunctionReplaced) -> None:
     """Let a version take the place of the one before: now, or once it is ready."""
     old, new = st.pools.get(event.key), st.pools.get(event.by)
-    if old is None:
+    if old is None:  # one that takes turns comes after what it replaces has been retired, which may be gone by then
+        if new is not None and new.is_alone and not _is_warm(new):
+            new.untried = RECREATE
         return
     before = st.pools.get(old.awaits)
     if before is not None:  # it has never been ready: what it was to take over from goes on for the newest
@@ -28,7 +32,7 @@ def replace(st: State, event: e.FunctionReplaced) -> None:
         old = before
     if new is None or not _waits(old, new):
         if new is not None and not _is_warm(new):
-            new.untried = GANG if _is_warm(old) else IDLE
+            new.untried = RECREATE if new.is_alone else GANG if _is_warm(old) else IDLE
         retire(st, old)
         return
     new.awaits, old.goes_on_for = old.key, new.key
@@ -72,4 +76,5 @@ def look(st: State, new: Pool) -> None:
     """Let a version take over from one that nobody uses any more, unless it cannot be started itself."""
     old = st.pools.get(new.awaits)
     if old is None or (not old.workers and not old.waiting_calls and not new.bad_starts):
+        new.untried = ENDED
         finish(st, new)

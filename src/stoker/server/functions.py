@@ -178,6 +178,8 @@ class Functions:
             self.declare(spec)
         for key in self._instances_of(deployment.app, "") if beside is not None else ():
             self.declare(self.specs[key])  # of a version that stood beside, and does no more
+        if deployment.tags.get(STRATEGY) == RECREATE and before is not None:
+            replaced = [spec.key for spec in before.functions if spec.key not in keys]  # so that it is told
         for key in replaced:
             self._retire(key, by=self._successor(before, key))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -132,13 +132,13 @@ def _state(rollout: Rollout) -> str:
 
 def apps(server: Server) -> list[Row]:
     """Return what is deployed, and what programs run just now."""
-    functions = server.functions
+    functions, waits = server.functions, _waiting(server)
     rows = [
         {
-            **_app_row(server, d.app, keys=_keys_of_deployed(server, d), version=d.version, created=d.created),
+            **_app_row(server, d.app, keys=_keys(server, d, waits), version=d.version, created=d.created),
             "beside": beside_row(functions.beside[d.app]) if d.app in functions.beside else None,
             "stopped": _stopped_row(server, d),
-            "awaits": awaits_row(server, d),
+            "awaits": _awaits_row(server, waits.get((d.app, d.version), ())),
         }
         for d in functions.current.values()
     ]
@@ -147,16 +147,29 @@ def apps(server: Server) -> list[Row]:
     ]
 
 
-def _keys_of_deployed(server: Server, current: Deployment) -> list[str]:
+def _waiting(server: Server) -> dict[tuple[str, int], list[Pool]]:
+    """Return the pools that wait to take over, by app and version; in one go for all apps."""
+    found: dict[tuple[str, int], list[Pool]] = {}
+    for pool in server.plane.state.pools.values():
+        if pool.awaits and not pool.spec.run_id:
+            found.setdefault((pool.spec.app, pool.spec.version), []).append(pool)
+    return found
+
+
+def _keys(server: Server, current: Deployment, waits: Mapping[tuple[str, int], Sequence[Pool]]) -> list[str]:
+    """Return the pools of what is deployed: of the current version, beside it, and before it until that is ready."""
     beside = server.functions.beside.get(current.app)
     specs = [*current.functions, *(beside.deployment.functions if beside is not None else ())]
-    before = [pool.awaits for pool in pools_of(server, current.app, current.version) if pool.awaits]
+    before = [pool.awaits for pool in waits.get((current.app, current.version), ())]
     return [*dict.fromkeys([*(spec.key for spec in specs), *before])]
 
 
 def awaits_row(server: Server, current: Deployment) -> Row | None:
     """Return which version goes on because the current one is not ready yet, and for which functions."""
-    waits = [pool for pool in pools_of(server, current.app, current.version) if pool.awaits]
+    return _awaits_row(server, _waiting(server).get((current.app, current.version), ()))
+
+
+def _awaits_row(server: Server, waits: Sequence[Pool]) -> Row | None:
     before = [found for pool in waits if (found := server.plane.state.pools.get(pool.awaits)) is not None]
     if not before:
         return None

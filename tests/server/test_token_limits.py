@@ -80,6 +80,14 @@ def test_other_apps_and_their_calls_are_as_if_they_were_not_there(plain: Running
         own.ask("call", id="c-other.1")
     with pytest.raises(NotFound, match=r"no call c-oth of app\.f"):
         own.ask("call", id="c-oth")
+    for verb, asked in (("call", {"id": "c-o"}), ("cancel", {"ids": ["c-o"], "prefixes": True})):
+        with pytest.raises(NotFound, match=r"no call c-o of app\.f here\. Write its whole id"):
+            own.ask(verb, **asked)
+    plain.on_loop(
+        lambda: plain.server.web_records.answered("h-gone.1", "POST", b"/app/g", 200, request_id=b"of-somebody")
+    )
+    with pytest.raises(NotFound, match=r"no call of-somebody of app\.f"):
+        own.ask("call", id="of-somebody")
     assert own.ask("cancel", ids=["c-other.1"]) == {"cancelled": []}
     own.send(m.Watch(["c-other.1"]))
     assert own.get(m.RefusedCalls).error.type_name == "NotFound"

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from stoker.core import events as e
 from stoker.core.calls import stoker_error
-from stoker.errors import NotFound, PermissionDenied
+from stoker.errors import InvalidRequest, NotFound, PermissionDenied
 from stoker.server.client_tokens import ClientToken
 from stoker.server.early_cancels import Asked
+from stoker.server.inspection import full_id
 from stoker.types import ErrorInfo, FunctionSpec
 
 if TYPE_CHECKING:
@@ -80,6 +81,22 @@ def too_often(token: ClientToken, wait: float) -> ErrorInfo:
     return ErrorInfo("RateLimited", message, fields={"retry_after": max(wait, 0.001)})
 
 
+async def call_id_of(server: Server, session: Session, given: str, *, of_requests: bool = False) -> str:
+    """Return the id of the call that a program means, as `full_id` does; ids of others are not listed to it.
+
+    Raises:
+        InvalidRequest: several calls may be meant, or it is too short.
+        NotFound: so it is, and the program's token is limited.
+    """
+    try:
+        return await full_id(server, given, of_requests=of_requests)
+    except InvalidRequest:
+        token = token_of(server, session)
+        if token is None or not token.is_limited:
+            raise
+        raise NotFound(f"There is no call {given} of {token.scope} here. Write its whole id.") from None
+
+
 async def check_call_id(server: Server, session: Session, call_id: str, *, given: str = "") -> None:
     """Make sure that a program may know of a call, which it has ``given`` in another way perhaps.
 
@@ -87,11 +104,11 @@ async def check_call_id(server: Server, session: Session, call_id: str, *, given
         NotFound: it may not: it is told what it would be of a call that is not there.
     """
     token = token_of(server, session)
-    if token is not None and token.is_limited and not await _may_see(server, token, call_id):
+    if token is not None and token.is_limited and not await _may_see(server, token, call_id, given or call_id):
         raise NotFound(f"There is no call {given or call_id} of {token.scope} here.")
 
 
-async def _may_see(server: Server, token: ClientToken, call_id: str) -> bool:
+async def _may_see(server: Server, token: ClientToken, call_id: str, given: str) -> bool:
     call = server.plane.state.calls.get(call_id)
     if call is None and (record := server.records.get(call_id)) is not None:
         call = record.call
@@ -99,7 +116,7 @@ async def _may_see(server: Server, token: ClientToken, call_id: str) -> bool:
         return token.allows(call.pool.spec.app, call.pool.spec.name)
     stored = await asyncio.to_thread(server.store.call, call_id)
     if stored is None:
-        return True  # there is none, which it is told
+        return given == call_id  # there is none, which it is told, but no id that it does not know
     key = stored.call.function
     spec = server.functions.specs.get(key) or await asyncio.to_thread(server.store.function, key)
     return spec is not None and token.allows(spec.app, spec.name)

@@ -214,7 +214,7 @@ class Verbs(DeploymentVerbs):
 
     async def do_call(self, session: Session, params: Params) -> Params:
         given = get(params, "id", str)
-        call_id = await full_id(self._server, given, of_requests=True)
+        call_id = await token_limits.call_id_of(self._server, session, given, of_requests=True)
         await token_limits.check_call_id(self._server, session, call_id, given=given)
         callback = await self._server.callbacks.of_call(call_id)
         row = {**await call_details(self._server, call_id), "request_id": self._server.web_records.request_of(call_id)}
@@ -223,7 +223,7 @@ class Verbs(DeploymentVerbs):
     async def do_cancel(self, session: Session, params: Params) -> Params:
         ids = get(params, "ids", list[str])
         if get(params, "prefixes", bool, False):
-            ids = [await full_id(self._server, call_id) for call_id in ids]
+            ids = [await token_limits.call_id_of(self._server, session, given) for given in ids]
         force = get(params, "force", bool, False)
         known, later = token_limits.cancel(self._server, session, ids, reason="user", force=force)
         self._server.flush()

@@ -15,6 +15,7 @@ from typing import Any
 
 from bench import persistent
 from bench.environments import scratch
+from bench.halts import slowed
 from bench.http_load import closed_loop, own_client
 from bench.http_servers import NAMES, Served, serving
 from bench.processes import descendants, lives, rss
@@ -56,6 +57,7 @@ def measure(scale: float) -> list[Line]:
             except RuntimeError as error:  # one that does not stand it is no reason to lose what was measured
                 print(f"{NAMES[side]} is left out: {error}", file=sys.stderr)
     bare = _bare(10 * ours.capacity, seconds=max(2.0, 20 * scale))
+    slowest, below_half = slowed(max(1.0, 20 * scale))
     if scale == 1.0:
         _keep({"stoker": ours, **peers})
     last = ours.loads[-1]
@@ -67,6 +69,8 @@ def measure(scale: float) -> list[Line]:
         Line("refusals, p99", "ms", last["refused_p99"], peer=BARE, theirs=bare["accepted_p99"]),
         Line("refusals, p99.9", "ms", last["refused_p999"], peer=BARE, theirs=bare["accepted_p999"]),
         Line("refusals, slowest", "ms", last["refused_max"], bound=20.0, peer=BARE, theirs=bare["accepted_max"]),
+        Line("the machine itself, with a loop on each core: its slowest 10 ms, of usual speed", "%", slowest),
+        Line("the machine itself: longest below half of its usual speed", "ms", below_half),
         Line("memory gained meanwhile", "MiB", ours.growth, bound=10.0),
         Line("answered otherwise or not at all", "", _other(last), bound=0.0),
         *(

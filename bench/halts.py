@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 
+from bench.environments import ROOT
+
 SLICE_SECONDS = 0.01
 
 
@@ -21,7 +23,10 @@ def slowed(seconds: float) -> tuple[float, float]:
     milliseconds, that one was below half of it."""
     cores = sorted(os.sched_getaffinity(0))
     command = [sys.executable, "-m", "bench.halts"]
-    loops = [subprocess.Popen([*command, str(core), str(seconds)], stdout=subprocess.PIPE, text=True) for core in cores]
+    loops = [
+        subprocess.Popen([*command, str(core), str(seconds)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for core in cores
+    ]
     slowest, longest = 100.0, 0
     for loop in loops:
         counts: list[int] = json.loads(loop.communicate()[0])

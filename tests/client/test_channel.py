@@ -273,6 +273,7 @@ def test_a_channel_that_was_closed_while_nobody_called_harms_nobody() -> None:
         signal.signal(signal.SIGPIPE, before)
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupted_calls_leave_nothing_open() -> None:
     """Whenever the interrupt comes: the calls are forgotten, and later ones go by a channel again."""
@@ -291,4 +292,5 @@ def test_interrupted_calls_leave_nothing_open() -> None:
             timer.join()
     wait_until(lambda: not len(session.connection.calls), message="no call to be open")
     # One that did not last is asked for again after ever more calls, some thousand at last.
-    wait_until(lambda: [double.remote(1) for _ in range(500)] and opened(), timeout=60, message="a channel again")
+    # None is lent while calls take long, as on a machine that is busy with other things.
+    wait_until(lambda: [double.remote(1) for _ in range(500)] and opened(), timeout=150, message="a channel again")

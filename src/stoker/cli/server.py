@@ -480,12 +480,18 @@ def _started() -> list[int]:
 
 def _end_rest(*, force: bool) -> None:
     """See to what a killed server left behind: its agent would wait for another one."""
-    for pid in [*_agents(), *_started()] if force else _agents():
+    seen = {*_agents(), *_started()}  # while one exits its environment reads empty, and it holds the lock still
+    for pid in seen if force else _agents():
         try:
             os.kill(pid, signal.SIGKILL if force else signal.SIGTERM)
         except ProcessLookupError:
             continue
-    _wait_for_end(lambda: not any(_lives(pid) for pid in [*_agents(), *_started()]))
+
+    def is_over() -> bool:
+        seen.update(_agents(), _started())
+        return not any(map(_lives, seen))
+
+    _wait_for_end(is_over)
 
 
 def _agents() -> list[int]:

@@ -186,15 +186,20 @@ def test_whoever_deploys_is_told_that_another_one_came_before_it_was_ready(runni
     new.close()
 
 
+def starts_fail(running: Running, client: Peer, version: int) -> None:
+    """Have a call wait for a version's workers, of which none starts any more."""
+    client.submit(client.ask("lookup", app="app", name="f")["key"], ["c-1.1"])
+    ended: set[str] = set()
+    for _ in range(FAILED_STARTS):
+        ended.add(end_worker(running, version, but=ended))
+
+
 def test_a_version_that_served_an_earlier_term_was_ready(start: Callable[..., Running]) -> None:
     backing = MemoryBacking()
     deployed(start(store=MemoryStore(backing)).client(), 2)
     running = start(store=MemoryStore(backing))
     client = running.client("c-1")
-    client.submit(client.ask("lookup", app="app", name="f")["key"], ["c-1.1"])
-    ended: set[str] = set()
-    for _ in range(FAILED_STARTS):
-        ended.add(end_worker(running, 2, but=ended))
+    starts_fail(running, client, 2)
     client.ask("deploy", app="app", functions=functions(cpu=0.75))
     assert states(client) == {1: "", 2: "", 3: "current"}
     assert client.ask("rollback", app="app")["same_as"] == 2
@@ -204,9 +209,6 @@ def test_a_version_that_was_promoted_stays_one_that_was(running: Running, client
     deployed(client, 1)
     canary(client)
     client.ask("promote", app="app")
-    client.submit(client.ask("lookup", app="app", name="f")["key"], ["c-1.1"])
-    ended: set[str] = set()
-    for _ in range(FAILED_STARTS):
-        ended.add(end_worker(running, 2, but=ended))
+    starts_fail(running, client, 2)
     client.ask("deploy", app="app", functions=functions(cpu=0.75))
     assert states(client) == {1: "", 2: "", 3: "current"}

@@ -24,6 +24,8 @@ import uvloop
 
 PATIENCE = 3.0  # times the deadline, after which a client hangs up
 CONNECTIONS_MAX = 12_000
+REFUSED = (429, 503)
+LONG_SECONDS = 0.001  # what takes longer is told with its moment, to be held against what the machine did then
 FIRST = re.compile(rb"data: ([0-9.e-]+)\n\n")
 
 
@@ -148,12 +150,16 @@ async def opened(client: Client, given: dict[str, Any]) -> dict[str, Any]:
     rate, seconds, deadline = given["rate"], given["seconds"], given["deadline"]
     chance = random.Random(0)
     took: dict[int, list[float]] = {}
+    long: list[tuple[float, float]] = []
     lags: list[float] = []
     unsent = 0
     waiting: set[asyncio.Task[None]] = set()
 
     def tell(status: int, took_seconds: float) -> None:
         took.setdefault(status, []).append(took_seconds)
+        if status in REFUSED and took_seconds > LONG_SECONDS:
+            ended = time.perf_counter()
+            long.append((ended - took_seconds, ended))
 
     async def ask_on_a_new_one() -> None:
         try:
@@ -187,6 +193,7 @@ async def opened(client: Client, given: dict[str, Any]) -> dict[str, Any]:
         **of_overload(took, seconds=seconds, deadline=deadline),
         "unsent": unsent,
         "lag_p99": 1e3 * at(sorted(lags), 0.99),
+        "long_refusals": long,
     }
 
 
@@ -197,7 +204,7 @@ def of_overload(took: dict[int, list[float]], *, seconds: float, deadline: float
     """
     served = took.get(200, [])
     accepted = sorted([*served, *took.get(504, [])])
-    refused = sorted([*took.get(429, []), *took.get(503, [])])
+    refused = sorted(each for status in REFUSED for each in took.get(status, []))
     in_time = sum(1 for each in served if each <= deadline)
     return {
         "goodput": in_time / seconds,

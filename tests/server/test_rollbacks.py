@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,8 +12,9 @@ from stoker.errors import InvalidRequest, StoreError
 from stoker.protocol import messages as m
 from stoker.server import deployments
 from stoker.server.version_rows import FAILED_STARTS
-from stoker.store.base import Rollout
+from stoker.store.base import Deployment, Rollout, no_others
 from stoker.store.memory import MemoryBacking, MemoryStore
+from stoker.types import FunctionSpec
 from tests.waiting import wait_until
 
 from .harness import Peer, Running, ScriptedWorker
@@ -42,14 +43,28 @@ def states(client: Peer) -> dict[int, str]:
 
 
 class FullStore(MemoryStore):
-    """Takes no rollout any more once it is full."""
+    """Takes no version any more once it is full: in the midst of the transaction, when all others are known."""
 
     full = False
 
-    def put_rollout(self, epoch: int, rollout: Rollout, *, makes_current: bool = False) -> None:
-        if self.full:
-            raise StoreError("disk full")
-        super().put_rollout(epoch, rollout, makes_current=makes_current)
+    def deploy(
+        self,
+        epoch: int,
+        app: str,
+        functions: Sequence[FunctionSpec],
+        *,
+        now: float,
+        tags: dict[str, str] | None = None,
+        rollout: Rollout | None = None,
+        others: Callable[[int], Iterable[Rollout]] = no_others,
+    ) -> Deployment:
+        def until_full(version: int) -> list[Rollout]:
+            rollouts = [*others(version)]
+            if self.full:
+                raise StoreError("disk full")
+            return rollouts
+
+        return super().deploy(epoch, app, functions, now=now, tags=tags, rollout=rollout, others=until_full)
 
 
 def test_a_rollback_that_is_said_again_to_a_server_of_a_later_term_goes_back_once(
@@ -66,7 +81,7 @@ def test_a_rollback_that_is_said_again_to_a_server_of_a_later_term_goes_back_onc
     assert states(client) == {1: "", 2: "", 3: "", 4: "current", 5: "canary"}, "what came since stays as well"
 
 
-def test_a_rollback_that_was_cut_short_leaves_no_canary_that_comes_back(start: Callable[..., Running]) -> None:
+def test_a_rollback_that_cannot_be_written_leaves_all_as_it_was(start: Callable[..., Running]) -> None:
     backing = MemoryBacking()
     store = FullStore(backing)
     client = start(store=store).client()
@@ -74,11 +89,13 @@ def test_a_rollback_that_was_cut_short_leaves_no_canary_that_comes_back(start: C
     canary(client)
     store.full = True
     assert "disk full" in say(client, "rollback", app="app", version=1)
-    client = start(store=MemoryStore(backing)).client()
+    for _ in range(2):  # the server that was told, and one that has read the store
+        assert states(client) == {1: "", 2: "current", 3: "canary"}
+        assert client.ask("apps")[0]["beside"]["version"] == 3
+        client = start(store=MemoryStore(backing)).client()
     for _ in range(2):
-        assert states(client) == {1: "", 2: "", 3: "replaced", 4: "current"}
-        assert client.ask("apps")[0]["beside"] is None
         assert say(client, "rollback", app="app", version=1)["version"] == 4
+        assert states(client) == {1: "", 2: "", 3: "aborted", 4: "current"}
         client = start(store=MemoryStore(backing)).client()
 
 

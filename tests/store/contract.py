@@ -334,6 +334,31 @@ class StoreContract:
         store.prune(epoch, in_use=[], old_versions=1, now=9.0, unused_for=100.0)
         assert store.rollouts() == [], "it is forgotten with its version"
 
+    def test_what_others_become_by_a_version_is_written_with_it_or_nothing_is(self, store: Store, epoch: int) -> None:
+        canary = Rollout("digits", 0, "canary", 1000, "active", 2.0)
+        store.deploy(epoch, "digits", [spec("a")], now=1.0)
+        store.deploy(epoch, "digits", [spec("b")], now=2.0, rollout=canary)
+        before = store.deployments(), store.rollouts(), store.functions()
+
+        def none(version: int) -> list[Rollout]:
+            raise ValueError(f"of version {version}")
+
+        with pytest.raises(ValueError, match="of version 3"):
+            store.deploy(epoch, "digits", [spec("c")], now=3.0, others=none)
+        assert (store.deployments(), store.rollouts(), store.functions()) == before
+        ended = replace(canary, version=2, state="replaced")
+        made = store.deploy(
+            epoch, "digits", [spec("c")], now=3.0, others=lambda version: [replace(ended, why=f"by {version}")]
+        )
+        assert (made.version, made.current) == (3, True)
+        assert store.rollouts() == [replace(ended, why="by 3")]
+        other = Rollout("digits", 1, "", 0, "never ready", 4.0)
+        store.put_rollout(epoch, replace(ended, state="promoted"), other, makes_current=True)
+        assert store.rollouts() == [replace(ended, state="promoted"), other]
+        assert [one.version for one in store.deployments() if one.current] == [2]
+        assert store.undeploy(epoch, "digits", replace(other, why="stopped"))
+        assert store.rollouts()[1].why == "stopped"
+
     def test_terms_count_up_over_all_handles(self, opened: StoreOpener) -> None:
         assert [opened().begin_term() for _ in range(3)] == [1, 2, 3]
 

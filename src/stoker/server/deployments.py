@@ -124,14 +124,13 @@ class DeploymentVerbs:
         why = "; ".join(f"{name}: {told}" for name, told in sorted(found.items()))
         return Rollout(app, current.version, "", 0, UNREADY, time.time(), why)
 
-    def _put_unready(self, unready: Rollout | None) -> None:
-        """Write down that a version was never ready, unless it has been found good as a canary."""
-        store = self._server.store
+    def _never_ready(self, unready: Rollout | None) -> list[Rollout]:
+        """Return that a version was never ready as it is to be written, unless it has been found good as a canary."""
         if unready is None:
-            return
-        known = next((one for one in store.rollouts(app=unready.app) if one.version == unready.version), None)
-        if known is None or known.state != PROMOTED:
-            store.put_rollout(self._server.epoch, unready)
+            return []
+        rollouts = self._server.store.rollouts(app=unready.app)
+        known = next((one for one in rollouts if one.version == unready.version), None)
+        return [unready] if known is None or known.state != PROMOTED else []
 
     def _make(
         self,
@@ -150,16 +149,19 @@ class DeploymentVerbs:
         for made in store.deployments(app=app):
             if made.tags.get(REQUEST) == tags[REQUEST] and plain == [replace(one, version=0) for one in made.functions]:
                 return made, next((one for one in store.rollouts(app=app) if one.version == made.version), None), None
-        now = time.time()
-        made = store.deploy(epoch, app, specs, now=now, tags=tags, rollout=wanted)
-        self._put_unready(unready)
-        beside, ended = self._server.functions.beside.get(app), None
-        if beside is not None:
-            state, what = (ABORTED, "rolled back") if SAME_AS in tags else (REPLACED, "deployed")
-            why = f"version {made.version} was {what} by {tags[BY]}"
-            ended = replace(beside.rollout, state=state, changed=now, why=why)
-            store.put_rollout(epoch, ended)
-        return made, replace(wanted, version=made.version) if wanted is not None else None, ended
+        now, beside, ended = time.time(), self._server.functions.beside.get(app), list[Rollout]()
+        before = self._never_ready(unready)
+
+        def others(version: int) -> list[Rollout]:
+            if beside is not None:
+                state, what = (ABORTED, "rolled back") if SAME_AS in tags else (REPLACED, "deployed")
+                why = f"version {version} was {what} by {tags[BY]}"
+                ended[:] = [replace(beside.rollout, state=state, changed=now, why=why)]
+            return [*before, *ended]
+
+        made = store.deploy(epoch, app, specs, now=now, tags=tags, rollout=wanted, others=others)
+        rollout = replace(wanted, version=made.version) if wanted is not None else None
+        return made, rollout, ended[0] if ended else None
 
     def _take_up(self, deployment: Deployment, rollout: Rollout | None) -> None:
         current = self._server.functions.current.get(deployment.app)
@@ -197,13 +199,10 @@ class DeploymentVerbs:
         async with self._changing:
             beside = server.functions.beside.get(app)
 
-            def write() -> bool:
-                if beside is not None:
-                    ended = replace(beside.rollout, state=ABORTED, changed=time.time(), why="the app was stopped")
-                    server.store.put_rollout(server.epoch, ended)
-                return server.store.undeploy(server.epoch, app)
-
-            if not await self._in_writer(write):
+            ended = []
+            if beside is not None:
+                ended = [replace(beside.rollout, state=ABORTED, changed=time.time(), why="the app was stopped")]
+            if not await self._in_writer(lambda: server.store.undeploy(server.epoch, app, *ended)):
                 raise NotFound(f"No app {app!r} is deployed. `stoker apps list` shows those that are.")
             server.functions.undeployed(app)
             server.shadows.look()
@@ -311,8 +310,7 @@ class DeploymentVerbs:
             unready = self._unready(rollout.app)
 
             def write() -> None:
-                server.store.put_rollout(server.epoch, rollout, makes_current=True)
-                self._put_unready(unready)
+                server.store.put_rollout(server.epoch, rollout, *self._never_ready(unready), makes_current=True)
 
             await self._in_writer(write)
             server.functions.rollouts[rollout.app] = rollout

@@ -7,7 +7,7 @@ transaction, durable when it returns: the server groups what arrived meanwhile i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -153,6 +153,10 @@ class Rollout:
     why: str = ""
 
 
+def no_others(version: int) -> Iterable[Rollout]:
+    return ()
+
+
 Write = AcceptedRow | SettledRow | ProgressRow
 
 
@@ -242,20 +246,25 @@ class Store(Protocol):
         now: float,
         tags: dict[str, str] | None = None,
         rollout: Rollout | None = None,
+        others: Callable[[int], Iterable[Rollout]] = no_others,
     ) -> Deployment:
         """Make a new current version of an app; its functions, which are kept, carry ``version`` and no ``run_id``.
 
-        With a ``rollout``, whose own version does not count, it stands beside the current one as that says.
+        With a ``rollout``, whose own version does not count, it stands beside the current one as that says. ``others``
+        returns what older versions become by the new one, whose number it is given. All that is one transaction.
         """
 
-    def undeploy(self, epoch: int, app: str) -> bool:
-        """Leave the app without a current version; say whether there was one."""
+    def undeploy(self, epoch: int, app: str, *rollouts: Rollout) -> bool:
+        """Leave the app without a current version, and write down ``rollouts`` with that; say whether there was one."""
 
     def deployments(self, *, app: str = "") -> list[Deployment]:
         """Return all versions, newest first."""
 
-    def put_rollout(self, epoch: int, rollout: Rollout, *, makes_current: bool = False) -> None:
-        """Write down what a version is beside the current one, or that it ``makes_current``, in one transaction."""
+    def put_rollout(self, epoch: int, rollout: Rollout, *others: Rollout, makes_current: bool = False) -> None:
+        """Write down what a version is beside the current one, or that it ``makes_current``; with it what others are.
+
+        All that is one transaction.
+        """
 
     def rollouts(self, *, app: str = "") -> list[Rollout]:
         """Return all there are or were, of versions that are kept, the newest version of each app first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right, insort
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -21,6 +21,7 @@ from stoker.store.base import (
     RowsRefused,
     SettledRow,
     Write,
+    no_others,
 )
 from stoker.types import CallState, FunctionSpec
 
@@ -177,20 +178,24 @@ class MemoryStore:
         now: float,
         tags: dict[str, str] | None = None,
         rollout: Rollout | None = None,
+        others: Callable[[int], Iterable[Rollout]] = no_others,
     ) -> Deployment:
         with self._writing(epoch) as kept:
             older = kept.deployments.get(app, [])
             version = 1 + max((made.version for made in older), default=0)
             specs = tuple(replace(spec, version=version, run_id="") for spec in functions)
             made = Deployment(app, version, now, specs, rollout is None, dict(tags or {}))
+            rollouts = [*others(version)]  # before anything is changed: it may fail
             kept.deployments[app] = [*(_none_current(older) if rollout is None else older), made]
             if rollout is not None:
                 kept.rollouts[app, version] = replace(rollout, version=version)
+            kept.rollouts.update(((one.app, one.version), one) for one in rollouts)
             kept.functions.update((spec.key, spec) for spec in specs)
             return made
 
-    def undeploy(self, epoch: int, app: str) -> bool:
+    def undeploy(self, epoch: int, app: str, *rollouts: Rollout) -> bool:
         with self._writing(epoch) as kept:
+            kept.rollouts.update(((one.app, one.version), one) for one in rollouts)
             older = kept.deployments.get(app, [])
             if older:
                 kept.deployments[app] = _none_current(older)
@@ -203,9 +208,9 @@ class MemoryStore:
         found.sort(key=lambda version: (version.created, version.version), reverse=True)
         return [version for version in found if app in ("", version.app)]
 
-    def put_rollout(self, epoch: int, rollout: Rollout, *, makes_current: bool = False) -> None:
+    def put_rollout(self, epoch: int, rollout: Rollout, *others: Rollout, makes_current: bool = False) -> None:
         with self._writing(epoch) as kept:
-            kept.rollouts[rollout.app, rollout.version] = rollout
+            kept.rollouts.update(((one.app, one.version), one) for one in (rollout, *others))
             if makes_current:
                 kept.deployments[rollout.app] = [
                     replace(made, current=made.version == rollout.version)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from stoker.store.base import (
     Rollout,
     SettledRow,
     Write,
+    no_others,
 )
 from stoker.store.database import BUSY_TIMEOUT_S, Database
 from stoker.types import CallState, FunctionSpec
@@ -142,6 +143,7 @@ class SqliteStore:
         now: float,
         tags: dict[str, str] | None = None,
         rollout: Rollout | None = None,
+        others: Callable[[int], Iterable[Rollout]] = no_others,
     ) -> Deployment:
         with self._database.writing(epoch) as connection:
             version = 1 + _last_version(connection, app)
@@ -154,12 +156,14 @@ class SqliteStore:
                 connection.execute(call_rows.MAKE_CURRENT, (app, version))
             else:
                 connection.execute(call_rows.PUT_ROLLOUT, astuple(replace(rollout, version=version)))
+            connection.executemany(call_rows.PUT_ROLLOUT, [astuple(one) for one in others(version)])
             kept = [(spec.key, msgspec.json.encode(spec).decode()) for spec in specs]
             connection.executemany(call_rows.KEEP_FUNCTION, kept)
         return Deployment(app, version, now, specs, rollout is None, dict(tags or {}))
 
-    def undeploy(self, epoch: int, app: str) -> bool:
+    def undeploy(self, epoch: int, app: str, *rollouts: Rollout) -> bool:
         with self._database.writing(epoch) as connection:
+            connection.executemany(call_rows.PUT_ROLLOUT, [astuple(one) for one in rollouts])
             return connection.execute("DELETE FROM current_deployments WHERE app = ?", (app,)).rowcount > 0
 
     def deployments(self, *, app: str = "") -> list[Deployment]:
@@ -171,9 +175,9 @@ class SqliteStore:
         )
         return [_deployment(row) for row in rows]
 
-    def put_rollout(self, epoch: int, rollout: Rollout, *, makes_current: bool = False) -> None:
+    def put_rollout(self, epoch: int, rollout: Rollout, *others: Rollout, makes_current: bool = False) -> None:
         with self._database.writing(epoch) as connection:
-            connection.execute(call_rows.PUT_ROLLOUT, astuple(rollout))
+            connection.executemany(call_rows.PUT_ROLLOUT, [astuple(one) for one in (rollout, *others)])
             if makes_current:
                 connection.execute(call_rows.MAKE_CURRENT, (rollout.app, rollout.version))
 

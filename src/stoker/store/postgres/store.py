@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from stoker.store.base import (
     Rollout,
     SettledRow,
     Write,
+    no_others,
 )
 from stoker.store.call_rows import call_record, pending_row
 from stoker.store.postgres import rows as sql
@@ -175,6 +176,7 @@ class PostgresStore:
         now: float,
         tags: dict[str, str] | None = None,
         rollout: Rollout | None = None,
+        others: Callable[[int], Iterable[Rollout]] = no_others,
     ) -> Deployment:
         with self._database.writing(epoch) as connection:
             version = 1 + _last_version(connection, app)
@@ -187,20 +189,25 @@ class PostgresStore:
                 connection.execute(sql.MAKE_CURRENT, (app, version))
             else:
                 connection.execute(sql.PUT_ROLLOUT, astuple(replace(rollout, version=version)))
+            for other in others(version):
+                connection.execute(sql.PUT_ROLLOUT, astuple(other))
             for spec in specs:
                 connection.execute(sql.KEEP_FUNCTION, (spec.key, msgspec.json.encode(spec).decode()))
         return Deployment(app, version, now, specs, rollout is None, dict(tags or {}))
 
-    def undeploy(self, epoch: int, app: str) -> bool:
+    def undeploy(self, epoch: int, app: str, *rollouts: Rollout) -> bool:
         with self._database.writing(epoch) as connection:
+            for rollout in rollouts:
+                connection.execute(sql.PUT_ROLLOUT, astuple(rollout))
             return connection.execute("DELETE FROM current_deployments WHERE app = %s", (app,)).rowcount > 0
 
     def deployments(self, *, app: str = "") -> list[Deployment]:
         return [_deployment(row) for row in self._rows(sql.DEPLOYMENTS, app)]
 
-    def put_rollout(self, epoch: int, rollout: Rollout, *, makes_current: bool = False) -> None:
+    def put_rollout(self, epoch: int, rollout: Rollout, *others: Rollout, makes_current: bool = False) -> None:
         with self._database.writing(epoch) as connection:
-            connection.execute(sql.PUT_ROLLOUT, astuple(rollout))
+            for each in (rollout, *others):
+                connection.execute(sql.PUT_ROLLOUT, astuple(each))
             if makes_current:
                 connection.execute(sql.MAKE_CURRENT, (rollout.app, rollout.version))
 

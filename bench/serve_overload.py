@@ -123,11 +123,12 @@ def _by_the_machine(last: dict[str, Any], watch: Watch | None) -> list[Line]:
     """Return the lines that hold refusals against what the machine did at their moment."""
     if watch is None:
         return []
-    slow = [ended - began for began, ended in last["long_refusals"] if not watch.was_slow(began, ended)]
-    slowest = max(slow, default=LONG_SECONDS)
-    what = "refusals, slowest of those in which the machine ran at its usual speed throughout"
+    long = [ended - began for began, ended in last["long_refusals"] if not watch.was_slow(began, ended)]
+    slowest = max(long, default=LONG_SECONDS)
+    left_out = len(last["long_refusals"]) - len(long)
     return [
-        Line(what, "ms", 1e3 * slowest, bound=20.0),
+        Line("refusals, slowest while the machine ran at its usual speed", "ms", 1e3 * slowest, bound=20.0),
+        Line("left out of that: took over 1 ms while it was slow, of all", "%", 100 * left_out / last["refused"]),
         Line("the machine itself: time below half of its usual speed", "%", watch.share),
         Line("the machine itself: longest below half of its usual speed", "ms", 1e3 * watch.longest),
     ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from stoker.core import events as e
+from stoker.core.pools import Pool
 from stoker.core.traffic import Turns
 from stoker.errors import NotFound
 from stoker.store.base import Deployment, Rollout, Store
@@ -122,7 +123,7 @@ class Functions:
             self.replaced.update((key, (app, name)) for name, key in self.runs.get((app, run_id), {}).items())
             self.replaced.update((key, (app, self.specs[key].name)) for key in self._instances_of(app, run_id))
         for key in {*self.runs.pop((app, run_id), {}).values(), *self.variants.pop((app, run_id), ())}:
-            self._retire(key)
+            self.retire(key)
 
     def _instances_of(self, app: str, run_id: str) -> list[str]:
         """Return the pools of a run's classes, or of deployed ones, that differ from them in their parameters only."""
@@ -150,7 +151,7 @@ class Functions:
         """Let go of runs of an earlier term of this server whose programs have not come back."""
         for key, spec in self.specs.items():
             if spec.run_id and key not in self.variants.get((spec.app, spec.run_id), ()):
-                self._retire(key)
+                self.retire(key)
 
     def deployed(self, deployment: Deployment) -> None:
         """Make this version the current one; the pools of the one before drain, and of one that stood beside it."""
@@ -173,7 +174,7 @@ class Functions:
                 if deployment.tags.get(STRATEGY) != RECREATE:
                     replaced.append(key)
                 else:
-                    self._retire(key)
+                    self.retire(key)
         for spec in deployment.functions:  # only now: with strategy=recreate it waits for those before it
             self.declare(spec)
         for key in self._instances_of(deployment.app, "") if beside is not None else ():
@@ -181,7 +182,7 @@ class Functions:
         if deployment.tags.get(STRATEGY) == RECREATE and before is not None:
             replaced = [spec.key for spec in before.functions if spec.key not in keys]  # so that it is told
         for key in replaced:
-            self._retire(key, by=self._successor(before, key))
+            self.retire(key, by=self._successor(before, key))
 
     def _successor(self, before: Deployment | None, key: str) -> str:
         """Return the pool that takes the place of one of the version before; empty where none does.
@@ -226,7 +227,7 @@ class Functions:
         for key, name in keys.items():
             self.outdated[key] = (app, name)
             self._drop_variant(app, key)
-            self._retire(key)
+            self.retire(key)
         return [*keys]
 
     def _declare_current(self, app: str) -> None:
@@ -263,9 +264,25 @@ class Functions:
         spec = self.ensure(key) if rollout is not None and rollout.state == FAILED and name else None
         return self.newest(key) if rollout is not None and spec and spec.version == rollout.version else key
 
-    def outdated_pools(self) -> list[e.Event]:
-        """Return the events that let pools of earlier versions drain: they are there for what an earlier term left."""
-        return [e.FunctionRetired(key) for key in self.outdated if key in self.specs]
+    def revive(self, key: str, pools: Collection[str]) -> str:
+        """Return the pool for what was let in before its version was replaced; one that has gone is there again.
+
+        Whoever asks gives it what it is for, and retires it again. For a version that could not run it is the current
+        one's. Of an app that was stopped meanwhile nothing comes back.
+        """
+        key = self.restored_as(key)
+        spec = self.specs.get(key) if key not in pools else None
+        if spec is not None and self.names_of(spec.app) is not None:
+            self.declare(spec)
+        return key
+
+    def outdated_pools(self, pools: Mapping[str, Pool]) -> list[e.Event]:
+        """Return the events that let pools of earlier versions drain: they are there for what an earlier term left.
+
+        Not one that goes on because the current version is not ready: all calls are that one's.
+        """
+        found = (key for key in self.outdated if key in self.specs)
+        return [e.FunctionRetired(key) for key in found if key not in pools or not pools[key].goes_on_for]
 
     def undeployed(self, app: str) -> None:
         self.generation += 1
@@ -277,7 +294,7 @@ class Functions:
         before = self.current.pop(app, None)
         for key in [*(spec.key for spec in before.functions), *instances] if before else []:
             self._drop_variant(app, key)
-            self._retire(key)
+            self.retire(key)
 
     def _drop_variant(self, app: str, key: str) -> None:
         """Forget that somebody has made something of a deployed function."""
@@ -432,7 +449,7 @@ class Functions:
     def _there(self) -> list[Deployment]:
         return [*self.current.values(), *(beside.deployment for beside in self.beside.values())]
 
-    def _retire(self, key: str, *, by: str = "") -> None:
+    def retire(self, key: str, *, by: str = "") -> None:
         """Let a pool go; with ``by``, once that one is ready to take its place."""
         in_use = any(key in keys.values() for keys in self.runs.values())
         deployed = any(spec.key == key for d in self._there() for spec in d.functions)

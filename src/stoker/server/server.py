@@ -500,11 +500,15 @@ class Server:
             capacity = Capacity(running.grant.cpus, running.grant.memory)
             workers.append((running.worker, running.function, capacity))
         if workers:
-            self.loop.call_soon(lambda: self.decide(*self.functions.outdated_pools()))  # once the core knows of them
+            self.loop.call_soon(self._retire_outdated)  # once the core knows of them
         node = event.node
         if self.engine.growth is not Growth.NEVER:
             log.info("node %s is here, with %d workers", self.hosts.named(node.node), len(workers))
         return e.NodeReported(node.node, *self._sizes(node), workers, starting=event.starting, address=node.address)
+
+    def _retire_outdated(self) -> None:
+        self.decide(*self.functions.outdated_pools(self.plane.state.pools))
+        self.flush()
 
     def _node_gone(self, event: engine_base.NodeGone) -> list[e.Event]:
         """What ran there counts as lost. Should the node come back, its workers come with it, as new ones."""

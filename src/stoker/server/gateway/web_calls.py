@@ -315,6 +315,17 @@ class WebCalls:
 
     def _decide(self) -> None:
         events, self._events, self._asked, self._together = self._events, [], 0, None
-        if events:
-            self._server.decide(*events)
-            self._server.flush()
+        if not events:
+            return
+        server, pools = self._server, self._server.plane.state.pools
+        revived = []
+        for at, event in enumerate(events):
+            if type(event) is e.Submitted and event.function not in pools:
+                # Its version was replaced after the request was let in, as while its body came.
+                key = server.functions.revive(event.function, pools)
+                events[at] = event._replace(function=key)
+                revived.append(key)
+        server.decide(*events)
+        for key in revived:
+            server.functions.retire(key)
+        server.flush()

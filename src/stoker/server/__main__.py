@@ -13,6 +13,7 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from stoker.engine.local.engine import LocalEngine
 from stoker.engine.ray.owner import NODES_FILE
 from stoker.errors import InvalidRequest, StokerError
 from stoker.quantities import parse_duration
-from stoker.server.config import ServerConfig
+from stoker.server.config import END_SIGNALS, ServerConfig
 from stoker.server.storage import VARIABLE, open_store
 from stoker.transport.addresses import Address, parse_address
 
@@ -144,6 +145,8 @@ def _engine(config: ServerConfig, identity: str = "") -> Engine:
         return RayEngine(cluster, state_dir=config.state_dir, lease=config.node_lease)
     _refuse_beside_a_cluster(config)
     engine = LocalEngine(_agent_config(config))
+    # An agent whose server ends before it can end it would wait for another one: `serve` lets them through again.
+    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     engine.fork_agent()
     return engine
 

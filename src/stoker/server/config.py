@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from stoker.blobs.location import shown_address
 from stoker.core.callback_targets import Allowed
 from stoker.store.postgres.address import shown
 from stoker.transport.addresses import SCHEME, Address
+
+END_SIGNALS = (signal.SIGTERM, signal.SIGINT)  # they end a server in order
 
 
 @dataclass(frozen=True)

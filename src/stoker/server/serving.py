@@ -17,9 +17,9 @@ from stoker._version import __version__
 from stoker.blobs.location import BlobLocation
 from stoker.blobs.opening import check_blobs, open_blobs
 from stoker.engine.base import Engine
-from stoker.errors import StokerError
+from stoker.errors import StokerError, StoreError
 from stoker.server.blob_owner import claim, store_id
-from stoker.server.config import ServerConfig
+from stoker.server.config import END_SIGNALS, ServerConfig
 from stoker.server.link import Link
 from stoker.server.server import Server
 from stoker.server.storage import open_store
@@ -36,6 +36,8 @@ GC_THRESHOLD = (50_000, 20, 100)  # what makes cycles here (tracebacks, closed c
 
 def serve(config: ServerConfig, engine: Engine, *, parent_pid: int, ready: Callable[[dict[str, object]], None]) -> None:
     """Run a server until it is told to stop. ``ready`` is called once it listens.
+
+    The signals that end it may be blocked until then: they are let through once they end it in order.
 
     Raises:
         StokerError: its store or its socket cannot be opened.
@@ -71,8 +73,9 @@ async def _serve(
         payload_blobs=blobs if config.blobs else None,
     )
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
+    for name in END_SIGNALS:
         loop.add_signal_handler(name, server.stopping.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
     parent = _watch_parent(parent_pid, server)
     listener = await _begin(config, server, engine)
     bound = config.socket.stat().st_ino
@@ -136,7 +139,15 @@ def _say_started(server: Server) -> None:
 
 
 def _waiting(holder: str) -> None:
+    """Say who has the store; a wait that may be long ends by a signal, and the agent with it."""
     log.info("waiting again as a standby: %s was faster", holder)
+    for name in END_SIGNALS:
+        signal.signal(name, _end_waiting)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
+
+
+def _end_waiting(number: int, frame: object) -> None:
+    raise StoreError(f"It was told to end ({signal.Signals(number).name}) while it waited for the store.")
 
 
 def _is_same(path: Path, inode: int) -> bool:

@@ -564,6 +564,7 @@ def _detach(config: AgentConfig) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what blocks signals for the time of the fork is its caller
     kept = 3
     if config.until_stdin_closes:
         os.dup2(0, OWNER_FD, inheritable=False)

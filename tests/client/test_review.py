@@ -28,6 +28,20 @@ def test_a_big_call_that_was_refused_for_want_of_room_is_sent_with_its_input(
     assert len(server.submits) == 2
 
 
+def test_a_restarted_server_is_told_again_what_was_made_of_a_deployed_function(
+    server: FakeServer, app: stoker.App
+) -> None:
+    app.function()(size_of)
+    server.functions["size_of"] = size_of
+    with app.run():
+        deployed = stoker.Function.from_name("test", "size_of").with_options(deadline=5)
+        assert deployed.remote(b"x") == 1
+        server.restart(forget=True)
+        assert deployed.remote(b"xy") == 2
+    told = [request.params["functions"][0] for request in server.requests if request.verb == "register"]
+    assert [one["options"]["deadline"] for one in told] == [None, 5.0, None, 5.0]
+
+
 def test_a_result_whose_file_is_gone_is_that_calls_error_only(server: FakeServer) -> None:
     connection = Connection(SocketEndpoint(server.path), "c-1")
     connection.segments = server.segments

@@ -9,8 +9,8 @@ from typing import Any
 from stoker.core import events as e
 from stoker.server.functions import Functions
 from stoker.store.base import Deployment
-from stoker.store.memory import MemoryStore
-from stoker.types import FunctionSpec, MethodSpec, ParameterSpec
+from stoker.store.memory import MemoryBacking, MemoryStore
+from stoker.types import FunctionSpec, MethodSpec, OptionsSpec, ParameterSpec
 
 from .harness import spec
 
@@ -131,3 +131,76 @@ def test_a_template_has_no_pool() -> None:
     (key,) = deploy(known, 1, a_class(declared={"size": ParameterSpec("str", required=True)}, parameters={}))
     assert not decided
     assert configured(known, key, size="large") in {x.key for x in decided if isinstance(x, e.FunctionDeclared)}
+
+
+def next_term(backing: MemoryBacking) -> tuple[Functions, list[e.Event]]:
+    """Begin another term of a server on what the one before has left."""
+    store, decided = MemoryStore(backing), list[e.Event]()
+    epoch = store.begin_term()
+    known = Functions(store, decided.append, lambda one: store.put_function(epoch, one), lambda key: False)
+    known.load()
+    return known, decided
+
+
+def deploy_in(known: Functions, *specs: FunctionSpec) -> list[str]:
+    """Deploy a version, and write it down."""
+    store = known.store
+    assert isinstance(store, MemoryStore)
+    made = store.deploy(store.backing.epoch, "app", specs, now=0.0)
+    known.deployed(made)
+    return [one.key for one in made.functions]
+
+
+def test_after_a_restart_an_instance_goes_on_with_the_newest_version_once_its_program_is_back() -> None:
+    backing = MemoryBacking()
+    known, _ = next_term(backing)
+    (first,) = deploy_in(known, a_class())
+    large = configured(known, first, size="large")
+    wanted = known.specs[large]
+
+    known, decided = next_term(backing)
+    assert known.ensure(large) == wanted  # its worker is there again, and its program is not yet
+    deploy_in(known, a_class(is_async=True))
+    assert known.register([wanted], app="app", run_id="") == {"C": large}
+    now = known.specs[known.newest(large)]
+    assert (now.parameters, now.version) == ({"size": "large"}, 2)
+    assert e.FunctionReplaced(large, now.key) in decided
+    decided.clear()
+    known.retire_unclaimed()
+    assert not decided
+
+    for comes in (known.newest, known.ensure):  # by a call of a program that says nothing more; by its worker
+        known, decided = next_term(backing)
+        comes(large)
+        assert known.newest(large) == now.key
+        assert e.FunctionRetired(large) in [*decided, *known.outdated_pools({})]
+
+
+def test_what_nobody_claims_after_a_restart_is_let_go_until_it_is_called_again() -> None:
+    backing = MemoryBacking()
+    known, _ = next_term(backing)
+    (first,) = deploy_in(known, a_class())
+    large = configured(known, first, size="large")
+    other = known.register([replace(known.specs[first], options=OptionsSpec(cpu=0.125))], app="app", run_id="")["C"]
+    specs = {key: known.specs[key] for key in (large, other)}
+
+    known, decided = next_term(backing)
+    for key in (first, *specs):
+        known.ensure(key)
+    known.register([specs[other]], app="app", run_id="")
+    known.retire_unclaimed()
+    assert [event for event in decided if isinstance(event, e.FunctionRetired)] == [e.FunctionRetired(large)]
+    decided.clear()
+    assert known.newest(large) == large and known.ensure(large) == specs[large]
+    assert [event.key for event in decided if isinstance(event, e.FunctionDeclared)] == [large]
+
+
+def test_what_was_made_of_an_app_that_is_stopped_is_not_there_again_after_a_restart() -> None:
+    backing = MemoryBacking()
+    known, _ = next_term(backing)
+    (first,) = deploy_in(known, a_class())
+    wanted = known.specs[configured(known, first, size="large")]
+    known.store.undeploy(backing.epoch, "app")
+    known, decided = next_term(backing)
+    known.register([wanted], app="app", run_id="")
+    assert not decided

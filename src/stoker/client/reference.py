@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stoker.client import session as sessions
 from stoker.client.options import FunctionOptions
+from stoker.client.registration import register
 from stoker.client.session import Session
 from stoker.errors import InvalidRequest, NotRunning
 from stoker.protocol.structure import structured
@@ -148,8 +149,7 @@ class Reference:
         spec, key = self._ask(session)
         wanted = self._varied(spec)
         if wanted != spec:
-            params = {"app": spec.app, "run_id": spec.run_id, "functions": [dataclasses.asdict(wanted)]}
-            key = str(session.request("register", params)["keys"][self.name])
+            key = register(session, app=spec.app, run_id=spec.run_id, specs=[wanted])[self.name]
         return Target(session, run, key, Shape.told(spec), wanted.options.deadline, wanted.methods)
 
     def _ask(self, session: Session) -> tuple[FunctionSpec, str]:

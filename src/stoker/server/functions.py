@@ -88,8 +88,27 @@ class Functions:
         """Return a spec by its pool's key, from what an earlier term of this server knew if need be."""
         spec = self.specs.get(key)
         if spec is None and (spec := self.store.function(key)) is not None:
+            self._note_outdated(spec)
             self.declare(spec)
         return spec
+
+    def _note_outdated(self, spec: FunctionSpec) -> bool:
+        """Tell whether a pool is of a version that is over, and note it if its calls by name go to the newest one.
+
+        Of pools that were made of a version's functions that is so for a class with other parameters; one that has
+        other options stays what it is.
+        """
+        key, app, version = spec.key, spec.app, spec.version
+        if spec.run_id or not version or any(made.app == app and made.version == version for made in self._there()):
+            return False
+        if key not in self.outdated and app in self.current:
+            base = next((one for one in self._functions_of(app, version) if one.name == spec.name), None)
+            if base is not None and replace(spec, parameters=base.parameters) == base:
+                self.outdated[key] = (app, spec.name)
+        return key in self.outdated or app not in self.current
+
+    def _functions_of(self, app: str, version: int) -> Sequence[FunctionSpec]:
+        return next((made.functions for made in self.store.deployments(app=app) if made.version == version), ())
 
     def register(self, specs: Sequence[FunctionSpec], *, app: str, run_id: str, served: bool = False) -> dict[str, str]:
         """Take in an ephemeral app's functions; return their keys by name."""
@@ -99,12 +118,27 @@ class Functions:
         names = self.runs.setdefault((app, run_id), {})
         keys = {}
         for spec in specs:
+            was_outdated = spec.key in self.outdated
+            if self._note_outdated(spec):
+                keys[spec.name] = self._claim_newest(spec, was_outdated=was_outdated)
+                continue
             key = keys[spec.name] = self.declare(spec)
             # The first one of a name is the function; others are the same code with other options.
             if names.setdefault(spec.name, key) != key:
                 self.variants.setdefault((app, run_id), set()).add(key)
             self.keep(spec)
         return keys
+
+    def _claim_newest(self, spec: FunctionSpec, *, was_outdated: bool) -> str:
+        """Have what has replaced a pool be there for its program, which has not heard of it; return the pool's key."""
+        key = spec.key
+        self.keep(spec)
+        if spec.app in self.current:
+            self.specs.setdefault(key, spec)
+            by = self.newest(key)
+            if not was_outdated:  # it had workers, and was not known to be in use, when the newest took over
+                self.retire(key, by="" if by == key else by)
+        return key
 
     def retire_runs(self, runs: Iterable[tuple[str, str]], *, held: Sequence[Collection[tuple[str, str]]]) -> None:
         """A program has ended, and its runs with it; those that are ``held`` by others have not.
@@ -148,10 +182,17 @@ class Functions:
         return {spec.name: spec.key for spec in deployment.functions} if deployment is not None else {}
 
     def retire_unclaimed(self) -> None:
-        """Let go of runs of an earlier term of this server whose programs have not come back."""
-        for key, spec in self.specs.items():
-            if spec.run_id and key not in self.variants.get((spec.app, spec.run_id), ()):
-                self.retire(key)
+        """Let go of what programs of an earlier term of this server had, and have not come back for.
+
+        That is their runs, and what they have made of deployed functions. Of these the next call makes one anew: who
+        was only given a reference to it has nothing to come back with.
+        """
+        for key, spec in [*self.specs.items()]:
+            if self._is_held(spec) or key in self.outdated:
+                continue
+            self.retire(key)
+            if not spec.run_id and all(key != one.key for made in self._there() for one in made.functions):
+                del self.specs[key]
 
     def deployed(self, deployment: Deployment) -> None:
         """Make this version the current one; the pools of the one before drain, and of one that stood beside it."""
@@ -311,6 +352,8 @@ class Functions:
 
     def newest(self, key: str) -> str:
         """Return the key to use now: of an app that was served, or deployed, anew it is of what has replaced it."""
+        if key not in self.specs and key not in self.outdated and self.ensure(key) is not None and key in self.outdated:
+            self.retire(key)  # of an earlier term, as is who calls
         if key in self.replaced:
             app, name = self.replaced[key]
             return self._configured(self._served(app).get(name, key), as_in=key)
@@ -331,9 +374,14 @@ class Functions:
             or {name: wanted.declared[name].type for name in types if name in wanted.declared} != types
         ):
             return as_in
-        if wanted.key not in self.specs:
+        if wanted.key != key and not self._is_held(wanted):
             self.register([wanted], app=spec.app, run_id=spec.run_id)
         return wanted.key
+
+    def _is_held(self, spec: FunctionSpec) -> bool:
+        """Tell whether a program of this term has a pool, or has made it of what is deployed."""
+        run = (spec.app, spec.run_id)
+        return spec.key in self.runs.get(run, {}).values() or spec.key in self.variants.get(run, ())
 
     def _served(self, app: str) -> dict[str, str]:
         """Return the functions, by name, of the app that is served under this name."""

@@ -77,6 +77,26 @@ async def test_an_answer_to_head_has_no_body() -> None:
     assert [status for status, _ in answers(wire)] == [503] and stage.counted == [503]
 
 
+@pytest.mark.parametrize("next_is", ["asked", "the end"])
+async def test_an_answer_without_a_body_goes_out_before_what_comes_in_the_same_turn(next_is: str) -> None:
+    async def only_a_head(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+        await send({"type": "http.response.body", "body": b"not a word"})
+        if next_is == "asked":  # a loop reads before it comes to what was to be called soon
+            connection.data_received(GET % 2 + b"\r\n")
+        elif not connection.eof_received():
+            wire.close()
+
+    stage = Stage(only_a_head, at_once=echoed)
+    connection, wire = stage.connect()
+    connection.data_received((GET % 1).replace(b"GET", b"HEAD") + b"\r\n")
+    await turns()
+    head, _, left = wire.written.partition(b"\r\n\r\n")
+    assert head == b"HTTP/1.1 200 OK\r\ncontent-length: 9"
+    wire.written = left
+    assert answers(wire) == ([(200, b"n=2|")] if next_is == "asked" else [])
+
+
 async def test_a_head_that_is_known_leads_where_it_does_now() -> None:
     stage = Stage()
     connection, _ = stage.connect()

@@ -43,14 +43,18 @@ log = logging.getLogger(__name__)
 
 
 class Corked:
-    """The transport as one answer writes to it: its head goes out with what follows at once, in one write."""
+    """The transport as one answer writes to it: its head goes out with what follows at once, in one write.
 
-    __slots__ = ("_close", "_held", "_is_begun", "_loop", "_transport")
+    Nothing is held of an answer that is complete: the next one may be written before the loop's next turn.
+    """
+
+    __slots__ = ("_close", "_go_on", "_held", "_is_begun", "_loop", "_transport")
 
     def __init__(self, connection: Connection) -> None:
         self._transport = connection.transport
         self._loop = connection.loop
         self._close = connection.close_in_order
+        self._go_on = connection.on_response_complete
         self._is_begun = False
         self._held = b""
 
@@ -69,6 +73,11 @@ class Corked:
         if self._held:
             self._transport.write(self._held)
             self._held = b""
+
+    def complete(self) -> None:
+        """The answer is: an answer without a body is its head alone."""
+        self._flush()
+        self._go_on()
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()
@@ -185,7 +194,8 @@ class Connection(HttpToolsProtocol):
                 return
         super().on_headers_complete()
         if self.cycle is not before:  # else it is to be upgraded
-            self.cycle.transport = Corked(self)  # type: ignore[assignment]
+            corked = Corked(self)
+            self.cycle.transport, self.cycle.on_response = corked, corked.complete  # type: ignore[assignment]
 
     def _begin_plain(self, plain: PlainRequests, size: int) -> PlainRequest | None:
         try:
@@ -212,9 +222,10 @@ class Connection(HttpToolsProtocol):
 
     def go_on(self, request: PlainRequest, answer: Callable[[Any, Any, Any], Any]) -> None:
         """Have ``answer``, an application of ASGI, answer a request that turned out to take more than one write."""
+        corked = Corked(self)
         cycle = RequestResponseCycle(
             scope={**request.scope, "method": request.method},  # type: ignore[typeddict-item]
-            transport=Corked(self),  # type: ignore[arg-type]
+            transport=corked,  # type: ignore[arg-type]
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -223,7 +234,7 @@ class Connection(HttpToolsProtocol):
             message_event=asyncio.Event(),
             expect_100_continue=False,
             keep_alive=request.keep_alive,
-            on_response=self.on_response_complete,
+            on_response=corked.complete,
         )
         cycle.more_body = False
         if self._last is request:

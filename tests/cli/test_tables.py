@@ -391,10 +391,20 @@ def test_the_history_of_an_unknown_app_is_an_error(server: FakeSession, stoker_c
 
 
 def test_an_error_of_the_server_is_one_line(server: FakeSession, stoker_command: Command) -> None:
-    server.answers["undeploy"] = NotFound("No app 'x' is deployed.")
+    server.answers |= {"history": [], "undeploy": NotFound("No app 'x' is deployed.")}
     outcome = stoker_command("apps", "stop", "x")
     assert outcome.err.splitlines()[0] == "error: No app 'x' is deployed."
     assert outcome.status == 1
+
+
+@pytest.mark.parametrize(("command", "verb"), [("promote", "promote"), ("abort", "abort"), ("stop", "undeploy")])
+def test_what_ends_a_version_is_for_the_one_that_was_seen(
+    command: str, verb: str, server: FakeSession, stoker_command: Command
+) -> None:
+    rows = [{"version": 3, "current": False, "state": "canary"}, {"version": 2, "current": True, "state": "current"}]
+    server.answers |= {"history": rows, verb: {"version": 3, "was": "canary", "current": 2}}
+    assert stoker_command("apps", command, "shop").status == 0
+    assert server.asked[-1] == (verb, {"app": "shop", "seen": {"current": 2, "beside": 3}})
 
 
 @pytest.mark.parametrize("command", [("calls", "list"), ("workers", "list"), ("logs",), ("apps", "list")])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stoker.errors import InvalidRequest, StoreError
+from stoker.errors import InvalidRequest, NotFound, StoreError
 from stoker.protocol import messages as m
 from stoker.server import deployments
 from stoker.server.version_rows import FAILED_STARTS
@@ -229,3 +229,44 @@ def test_a_version_that_was_promoted_stays_one_that_was(running: Running, client
     starts_fail(running, client, 2)
     client.ask("deploy", app="app", functions=functions(cpu=0.75))
     assert states(client) == {1: "", 2: "", 3: "current"}
+
+
+@pytest.mark.parametrize(("verb", "ends_as"), [("promote", "current"), ("abort", "aborted")])
+def test_what_ended_a_canary_does_not_end_the_next_one_when_it_is_said_again(
+    verb: str, ends_as: str, start: Callable[..., Running]
+) -> None:
+    backing = MemoryBacking()
+    client = start(store=MemoryStore(backing)).client()
+    deployed(client, 1)
+    canary(client)
+    first = say(client, verb, app="app", seen=seen(1, 2))
+    assert states(client)[2] == ends_as
+    running = start(store=MemoryStore(backing))
+    other, client = running.client("c-2"), running.client()
+    other.ask("deploy", app="app", functions=functions(cpu=0.0625), beside="canary", percent=1)
+    assert say(client, verb, app="app", seen=seen(1, 2)) == first
+    assert states(client)[3] == "canary"
+    with pytest.raises(InvalidRequest, match=r"changed just now: .* with version 3 beside it"):
+        other.ask(verb, app="app", seen=seen(1))
+    assert other.ask(verb, app="app")["version"] == 3, "as before, where nobody says what was seen"
+
+
+def test_a_stop_said_again_does_not_stop_what_is_deployed_since(start: Callable[..., Running]) -> None:
+    backing = MemoryBacking()
+    client = start(store=MemoryStore(backing)).client()
+    deployed(client, 1)
+    assert say(client, "undeploy", app="app", seen=seen(1)) is None
+    running = start(store=MemoryStore(backing))
+    other, client = running.client("c-2"), running.client()
+    assert say(client, "undeploy", app="app", seen=seen(1)) is None
+    with pytest.raises(NotFound, match="No app 'app' is deployed"):
+        other.ask("undeploy", app="app", seen=seen(0))
+    other.ask("deploy", app="app", functions=functions(cpu=0.0625))
+    with pytest.raises(InvalidRequest, match="changed just now: the current one is version 2"):
+        other.ask("undeploy", app="app", seen=seen(1))
+    canary(other)
+    with pytest.raises(InvalidRequest, match="with version 3 beside it"):
+        other.ask("undeploy", app="app", seen=seen(2))
+    assert states(other)[2] == "current"
+    other.ask("undeploy", app="app", seen=seen(2, 3))
+    assert set(states(other).values()) == {"", "aborted"}

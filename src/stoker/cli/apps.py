@@ -49,7 +49,7 @@ def list_apps(as_json: AsJson = False) -> None:
 @app.command()
 def stop(name: AppName, as_json: AsJson = False) -> None:
     """Remove a deployed app. Calls that were accepted are finished; new ones are refused."""
-    ask("undeploy", app=name)
+    ask("undeploy", app=name, seen=versions.seen(name))
     if as_json:
         show_json({"app": name, "stopped": True})
     else:

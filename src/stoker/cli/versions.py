@@ -14,6 +14,7 @@ from stoker.cli.interrupts import saying_that_it_goes_on
 from stoker.cli.screen import Column, ago, count, escape, fail, say, show_facts, show_json, show_rows, since
 from stoker.cli.server_requests import ask, ask_until_ready
 from stoker.cli.usage import WrongUsage
+from stoker.client.seen_versions import seen_versions
 from stoker.errors import NotFound
 from stoker.quantities import format_duration
 
@@ -94,10 +95,10 @@ def rollback(
     if version is not None and to is not None and version != to:
         raise WrongUsage(f"{version} and --to {to}: one version is enough.")
     wanted = to if to is not None else version
-    seen = _seen(name) if wanted is None else None
+    versions = seen(name) if wanted is None else None
     with telling_that_it_waits(name) as begin, saying_that_it_goes_on(name):
         begin()
-        made = ask_until_ready("rollback", app=name, version=wanted, seen=seen)
+        made = ask_until_ready("rollback", app=name, version=wanted, seen=versions)
     replaced_by = made.get("replaced_by")
     ended, not_ready, untried = made.get("ended"), made.get("waits", {}), made.get("untried", {})
     if as_json:
@@ -119,12 +120,9 @@ def rollback(
         raise typer.Exit(1)
 
 
-def _seen(name: str) -> dict[str, int]:
-    """Return which version is the current one now, and which stands beside it: what a rollback is to go back from."""
-    rows = ask("history", app=name)
-    current = next((row["version"] for row in rows if row.get("current")), 0)
-    beside = next((row["version"] for row in rows if row["state"] in {"canary", "shadow"}), 0)
-    return {"current": current, "beside": beside}
+def seen(name: str) -> dict[str, int]:
+    """Return which version is the current one now, and which stands beside it: those that a change is meant for."""
+    return seen_versions(ask("history", app=name))
 
 
 def canary(name: AppName, percent: Percent, as_json: AsJson = False) -> None:
@@ -140,7 +138,7 @@ def canary(name: AppName, percent: Percent, as_json: AsJson = False) -> None:
 
 def promote(name: AppName, as_json: AsJson = False) -> None:
     """Make the version beside the current one the current one; the one before finishes what it has accepted."""
-    made = ask("promote", app=name)
+    made = ask("promote", app=name, seen=seen(name))
     if as_json:
         show_json({"app": name, **made})
     else:
@@ -152,7 +150,7 @@ def promote(name: AppName, as_json: AsJson = False) -> None:
 
 def abort(name: AppName, as_json: AsJson = False) -> None:
     """End the version beside the current one, which then answers all calls again; accepted ones are finished."""
-    made = ask("abort", app=name)
+    made = ask("abort", app=name, seen=seen(name))
     if as_json:
         show_json({"app": name, **made})
     else:

@@ -25,6 +25,7 @@ from stoker.client.image import Image
 from stoker.client.lifecycle import check_no_method, parameter
 from stoker.client.options import FunctionOptions
 from stoker.client.registration import Shipment, check_python, register, ship, travels_by_value
+from stoker.client.seen_versions import seen_versions
 from stoker.client.session import Session
 from stoker.client.web import web_app_of
 from stoker.errors import InvalidOption, InvalidRequest, StokerError
@@ -329,8 +330,15 @@ class App:
         return int(answer["version"])
 
     def undeploy(self) -> None:
-        """Remove the deployed app; calls that were accepted are finished."""
-        sessions.require_persistent().request("undeploy", {"app": self.name})
+        """Remove the deployed app; calls that were accepted are finished.
+
+        Raises:
+            NotFound: it is not deployed.
+            InvalidRequest: somebody has deployed another version just now.
+        """
+        session = sessions.require_persistent()
+        seen = seen_versions(session.request("history", {"app": self.name}))
+        session.request("undeploy", {"app": self.name, "seen": seen})
 
     def key_of(self, function: Any) -> tuple[Session, str]:
         """Return the session and the pool of one of the run's functions; one defined since its start is registered."""

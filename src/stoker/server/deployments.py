@@ -197,8 +197,11 @@ class DeploymentVerbs:
     async def do_undeploy(self, session: Session, params: Params) -> None:
         app, server = get(params, "app", str), self._server
         async with self._changing:
-            beside = server.functions.beside.get(app)
-
+            beside, seen, now = server.functions.beside.get(app), _seen(params), self._now(app)
+            if seen["current"] and not now["current"]:
+                return  # said again, or by two at once: what was to be stopped is
+            if seen["current"] and (seen["current"] != now["current"] or now["beside"] not in {0, seen["beside"]}):
+                raise self._has_changed(app, "stop it")
             ended = []
             if beside is not None:
                 ended = [replace(beside.rollout, state=ABORTED, changed=time.time(), why="the app was stopped")]
@@ -305,6 +308,8 @@ class DeploymentVerbs:
 
     async def do_promote(self, session: Session, params: Params) -> Params:
         async with self._changing:
+            if (over := await self._ended_so(params, PROMOTED, "promote it")) is not None:
+                return {"version": over.version, "was": over.kind}
             beside, server = self._beside(params), self._server
             rollout = replace(beside.rollout, state=PROMOTED, changed=time.time(), why="")
             unready = self._unready(rollout.app)
@@ -321,9 +326,41 @@ class DeploymentVerbs:
 
     async def do_abort(self, session: Session, params: Params) -> Params:
         async with self._changing:
-            beside = self._beside(params)
-            ended = await self._abort(session, beside)
-            return {**ended, "current": self._current_of(beside.rollout.app)}
+            app = get(params, "app", str)
+            if (over := await self._ended_so(params, ABORTED, "end that")) is not None:
+                return {"version": over.version, "was": over.kind, "current": self._current_of(app)}
+            ended = await self._abort(session, self._beside(params))
+            return {**ended, "current": self._current_of(app)}
+
+    async def _ended_so(self, params: Params, state: str, what: str) -> Rollout | None:
+        """Return what was seen to stand beside the current version, and ended already as is asked for.
+
+        So it is where that is said again to the next server, or by two at once.
+
+        Raises:
+            InvalidRequest: another version stands there than was seen.
+        """
+        app, seen = get(params, "app", str), _seen(params)
+        if not seen["current"] or seen == self._now(app):
+            return None
+        rollouts = await asyncio.to_thread(lambda: self._server.store.rollouts(app=app))
+        over = next((one for one in rollouts if one.version == seen["beside"] and one.state == state), None)
+        if over is None and self._now(app)["beside"]:
+            raise self._has_changed(app, what)
+        return over
+
+    def _now(self, app: str) -> dict[str, int]:
+        """Return which version is the current one, and which stands beside it; 0 for none."""
+        beside = self._server.functions.beside.get(app)
+        return {"current": self._current_of(app), "beside": beside.version if beside is not None else 0}
+
+    def _has_changed(self, app: str, what: str) -> InvalidRequest:
+        now = self._now(app)
+        beside = f", with version {now['beside']} beside it" if now["beside"] else ""
+        return InvalidRequest(
+            f"{app} was changed just now: the current one is version {now['current']}{beside}. `stoker apps history "
+            f"{app}` shows who deployed what; {what} again if that is still to be."
+        )
 
     async def _abort(self, session: Session, beside: Beside) -> Params:
         server, why = self._server, f"by {self._who(session)}"
@@ -439,6 +476,11 @@ def _is_tried(beside: Beside, wanted: Rollout, specs: Sequence[FunctionSpec], re
     """Tell whether what is to stand beside the current version does so already, by another request."""
     made = beside.deployment
     return wanted.kind == beside.rollout.kind and made.tags.get(REQUEST) != request and _same(made.functions, specs)
+
+
+def _seen(params: Params) -> dict[str, int]:
+    """Return which versions a change is meant for; zeros where whoever asks does not say."""
+    return {"current": 0, "beside": 0, **get(params, "seen", dict[str, int], {})}
 
 
 def _tags(params: Params) -> dict[str, str]:

@@ -16,7 +16,7 @@ from stoker.core.intake import unschedulable
 from stoker.core.pools import Pool
 from stoker.core.traffic import PARTS, version_before
 from stoker.core.trials import CANARY, SHADOW
-from stoker.errors import InvalidOption, InvalidRequest, NotFound, Unschedulable
+from stoker.errors import InvalidOption, InvalidRequest, NotFound, StoreError, Unschedulable
 from stoker.server import version_rows
 from stoker.server.functions import ACTIVE, FAILED, RECREATE, STRATEGY, Beside
 from stoker.server.inspection import trouble
@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 READY_SECONDS_MAX = 900.0  # for an environment to be built and a model to be loaded; it goes on without us then
 READY_POLL_SECONDS = 0.02
+RETRY_SECONDS = 1.0  # between tries to write down what nobody asks for again
 MISTAKEN_SECONDS = 600.0  # so long after a canary has ended, a rollback may be meant for that
 T = TypeVar("T")
 
@@ -202,11 +203,12 @@ class DeploymentVerbs:
                 return  # said again, or by two at once: what was to be stopped is
             if seen["current"] and (seen["current"] != now["current"] or now["beside"] not in {0, seen["beside"]}):
                 raise self._has_changed(app, "stop it")
+            if not now["current"]:
+                raise NotFound(f"No app {app!r} is deployed. `stoker apps list` shows those that are.")
             ended = []
             if beside is not None:
                 ended = [replace(beside.rollout, state=ABORTED, changed=time.time(), why="the app was stopped")]
-            if not await self._in_writer(lambda: server.store.undeploy(server.epoch, app, *ended)):
-                raise NotFound(f"No app {app!r} is deployed. `stoker apps list` shows those that are.")
+            await self._in_writer(lambda: server.store.undeploy(server.epoch, app, *ended))
             server.functions.undeployed(app)
             server.shadows.look()
 
@@ -375,6 +377,8 @@ class DeploymentVerbs:
         server = self._server
         rollout = replace(beside.rollout, parts=parts, changed=time.time())
         await self._in_writer(lambda: server.store.put_rollout(server.epoch, rollout))
+        if server.functions.beside.get(rollout.app) is not beside:
+            raise self._none_beside(rollout.app)  # it could not run meanwhile; that is written after this
         beside.rollout = server.functions.rollouts[rollout.app] = rollout
 
     def _beside(self, params: Params) -> Beside:
@@ -382,13 +386,16 @@ class DeploymentVerbs:
         if app not in functions.current:
             raise NotFound(f"No app {app!r} is deployed. `stoker apps list` shows those that are.")
         if app not in functions.beside:
-            ended = functions.rollouts.get(app)
-            last = f" The last one, version {ended.version}, {version_rows.ending(ended)}." if ended is not None else ""
-            raise NotFound(
-                f"No version of {app} stands beside version {functions.current[app].version}.{last} `stoker deploy "
-                "FILE.py --canary 10`, or --shadow, makes one."
-            )
+            raise self._none_beside(app)
         return functions.beside[app]
+
+    def _none_beside(self, app: str) -> NotFound:
+        ended = self._server.functions.rollouts.get(app)
+        last = f" The last one, version {ended.version}, {version_rows.ending(ended)}." if ended is not None else ""
+        return NotFound(
+            f"No version of {app} stands beside version {self._current_of(app)}.{last} `stoker deploy FILE.py --canary "
+            "10`, or --shadow, makes one."
+        )
 
     def _current_of(self, app: str) -> int:
         current = self._server.functions.current.get(app)
@@ -410,7 +417,25 @@ class DeploymentVerbs:
         keys = functions.step_down(rollout)
         server.shadows.look()
         self._hand_over(keys if rollout.kind == CANARY else [])
-        await self._in_writer(lambda: server.store.put_rollout(server.epoch, rollout))
+        await self._write_down_failed(rollout)
+
+    async def _write_down_failed(self, failed: Rollout) -> None:
+        """Write down that a version could not run, until that is done: a restart would bring it back with its share."""
+        store, epoch, told = self._server.store, self._server.epoch, False
+
+        def write() -> None:
+            known = next((one for one in store.rollouts(app=failed.app) if one.version == failed.version), None)
+            if known is not None and known.state == ACTIVE:  # else a change that was under way has ended it
+                store.put_rollout(epoch, failed)
+
+        while True:
+            try:
+                return await self._in_writer(write)
+            except StoreError as error:
+                if not told:
+                    log.error("that version %d of %s failed is not written: %s", failed.version, failed.app, error)
+                told = True
+                await asyncio.sleep(RETRY_SECONDS)
 
     def _hand_over(self, keys: Sequence[str]) -> None:
         """Have the current version run what waits in pools of one that is over; one that was promoted keeps its own."""

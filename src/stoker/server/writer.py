@@ -82,6 +82,8 @@ class StoreWriter:
     async def result_of(self, work: Callable[[], T]) -> T:
         """Run a store's write in the thread, after all that was put in before, and return what it returned.
 
+        Where the store cannot be reached it is run again, and may then find what it has written already.
+
         Raises:
             StokerError: what it raised.
         """
@@ -94,6 +96,8 @@ class StoreWriter:
         def job() -> None:
             try:
                 value = work()
+            except StoreUnavailable:
+                raise  # whose turn it is waits for it
             except StokerError as error:
                 self._loop.call_soon_threadsafe(settle, None, error)
             else:

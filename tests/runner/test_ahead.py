@@ -26,6 +26,11 @@ SOURCE = """
         worker = next(each for each in gc.get_objects() if isinstance(each, Worker))
         return list(worker.desk.waiting)
 
+    def has_time():
+        # The thread is taken for one that comes in time to what is left to it.
+        worker = next(each for each in gc.get_objects() if isinstance(each, Worker))
+        worker._loop._ahead.may_leave = lambda: True
+
     def until(check):
         deadline = time.monotonic() + 20
         while not check():
@@ -171,6 +176,7 @@ def test_a_batch_is_reported_while_the_next_one_runs(stage: Stage) -> None:
         + """
     def reports(x: list[int]):
         if x[0] == 0:
+            has_time()
             open("started", "w").close()
             until(lambda: len(waiting()) == 2)
         elif x[0] == 1:
@@ -200,6 +206,7 @@ def test_what_the_next_batch_may_write_over_is_reported_as_it_was(
     def writes_over(x: list[int]):
         kept[0][0] = x[0]
         if x[0] == 0:
+            has_time()
             open("started", "w").close()
             until(lambda: len(waiting()) == 2)
         return RETURNED
@@ -239,3 +246,54 @@ def test_a_lease_that_is_read_as_the_main_thread_looks_away_is_run(stage: Stage)
     eventually((stage.directory / "empty").exists)
     ask(worker, second={"x": 1})
     assert answer(worker, "second") == (200, 1)
+
+
+def test_a_thread_that_is_given_no_time_is_left_nothing_before_it_has_shown_that_it_comes(stage: Stage) -> None:
+    source = (
+        SOURCE
+        + """
+    import ctypes
+    native = ctypes.PyDLL(None)  # which holds the interpreter
+
+    def holds(x: list[int]):
+        if x[0] == 0:
+            open("started", "w").close()
+            until(lambda: len(waiting()) == 2)
+        if x[0] == 1:
+            native.usleep(300_000)
+            worker = next(each for each in gc.get_objects() if isinstance(each, Worker))
+            return [int(any(key[0] == "first" for key in worker.desk.running))]
+        return x
+    """
+    )
+    worker = stage.worker(source, "holds", batch=BatchSpec(max_size=1, max_wait=0.0), web=WebSpec(methods=["POST"]))
+    ask(worker, first={"x": 0})
+    eventually((stage.directory / "started").exists)
+    ask(worker, second={"x": 1}, third={"x": 2})
+    assert [answer(worker, name) for name in ("first", "second", "third")] == [(200, 0), (200, 0), (200, 2)]
+
+
+def test_a_batch_that_has_ended_is_reported_by_a_worker_that_is_stopped(stage: Stage) -> None:
+    source = (
+        SOURCE
+        + """
+    import signal
+
+    def stops(x: list[int]):
+        if x[0] == 0:
+            has_time()
+            worker = next(each for each in gc.get_objects() if isinstance(each, Worker))
+            worker._loop._ahead._catch_up_or_die = lambda: None  # it does not come to it
+            open("started", "w").close()
+            until(lambda: len(waiting()) == 1)
+        elif x[0] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(20)
+        return x
+    """
+    )
+    worker = stage.worker(source, "stops", batch=BatchSpec(max_size=1, max_wait=0.0), web=WebSpec(methods=["POST"]))
+    ask(worker, first={"x": 0})
+    eventually((stage.directory / "started").exists)
+    ask(worker, second={"x": 1})
+    assert answer(worker, "first") == (200, 0)

@@ -2,15 +2,61 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from stoker.protocol.messages import Lease
+from stoker.protocol.payload import encode_call
+from stoker.protocol.web_calls import WebRequest, encode_request
 from stoker.runner.attempts import Attempt
-from stoker.runner.batches import Batches, Group
+from stoker.runner.batches import Batches, Gathering, Group
 from stoker.runner.callables import Target
-from stoker.types import BatchSpec
+from stoker.runner.interrupts import Interrupt
+from stoker.runner.patience import Patience
+from stoker.types import BatchSpec, MethodSpec, Outcome, WebSpec
+from tests.runner.harness import Connection, Stage, eventually
+
+QUICK, SMALL = BatchSpec(max_size=8, max_wait=0.0), BatchSpec(max_size=2, max_wait=0.0)
+CLASS: dict[str, Any] = {
+    "kind": "class",
+    "batch": QUICK,
+    "methods": {
+        "quick": MethodSpec(batch=QUICK),
+        "small": MethodSpec(batch=SMALL),
+        "gated": MethodSpec(batch=QUICK),
+        "slow": MethodSpec(),
+    },
+}
+MIXED = """
+    import os, time
+
+    class f:
+        def quick(self, x):
+            return [x for _ in x]
+
+        def small(self, x):
+            return [x for _ in x]
+
+        def gated(self, x, gate=("",)):
+            deadline = time.monotonic() + 20
+            while gate[0] and not os.path.exists(gate[0]) and time.monotonic() < deadline:
+                time.sleep(0.005)
+            return x
+
+        def slow(self, seconds):
+            time.sleep(seconds)
+            return seconds
+"""
+
+
+def lease(worker: Connection, *calls: tuple[str, object]) -> None:
+    """Lease calls of methods, c0 and on, in one message, as a server does that knows that they are of several."""
+    bodies = [encode_call((method, value), {}).to_bytes() for method, value in calls]
+    ids, methods = [f"c{n}" for n in range(len(calls))], [method for method, _ in calls]
+    worker.lease.send(Lease(ids, [1] * len(ids), [len(body) for body in bodies], methods=methods), bodies)
 
 
 def attempts(count: int) -> list[Attempt]:
@@ -21,7 +67,7 @@ class Worker:
     """What `Batches` needs of one; ``reported`` has the ids of each piece."""
 
     def __init__(self) -> None:
-        self.config = SimpleNamespace(batch=BatchSpec(max_size=64, max_wait=0.0), label="f")
+        self.config = SimpleNamespace(batch=BatchSpec(max_size=64, max_wait=0.0), label="f", methods={})
         self.reports = SimpleNamespace(encode_result=lambda attempt, value: b"%d" % value)
         self.reported: list[list[str]] = []
 
@@ -61,3 +107,74 @@ def test_calls_of_one_shape_are_one_group_and_others_are_looked_at() -> None:
         assert Group.of_all([(one, (target, (1,), {"x": 2, "y": 3})), (three, different)]) is None
     assert Group.of_all([]) is None
     assert Group.of_all([(one, (Target(max), (1,), {}))]) is None, "it is not batched"
+
+
+def test_of_a_class_a_batch_is_of_one_method_and_of_its_size_and_others_run_alone(stage: Stage) -> None:
+    worker = stage.worker(MIXED, **CLASS, timeout=1.0)
+    lease(worker, ("slow", 0.7), ("quick", 1), ("slow", 0.7), ("quick", 2), ("small", 3), ("small", 4), ("small", 5))
+    found = [worker.result(f"c{n}") for n in range(7)]
+    assert [done.outcome for done in found] == [Outcome.VALUE] * 7, "none has waited in its own time"
+    assert [done.value for done in found] == [0.7, [1, 2], 0.7, [1, 2], [3, 4], [3, 4], [5]]
+
+
+def test_what_has_ended_is_told_before_the_next_of_the_same_batch_runs(stage: Stage) -> None:
+    """Of one method, and given other arguments, so that they are called one after the other."""
+    worker = stage.worker(MIXED, **CLASS)
+    bodies = [encode_call(("gated",), {"x": 1}).to_bytes(), encode_call(("gated",), {"x": 2, "gate": "go"}).to_bytes()]
+    worker.lease.send(Lease(["a", "b"], [1, 1], [len(x) for x in bodies], methods=["gated"] * 2), bodies)
+    assert worker.result("a").value == 1, "while the other one runs"
+    (stage.directory / "go").touch()
+    assert worker.result("b").value == 2
+
+
+@pytest.mark.parametrize("by", ["cancel", "timeout"])
+def test_an_end_that_comes_while_inputs_are_read_is_heard(stage: Stage, by: str) -> None:
+    source = """
+        import os, time
+        from dataclasses import dataclass
+
+        @dataclass
+        class Slow:
+            x: int
+            def __post_init__(self):
+                open("reads", "w").close()
+                deadline = time.monotonic() + 20
+                while not os.path.exists("go") and time.monotonic() < deadline:
+                    time.sleep(0.005)
+
+        def f(x: list[Slow]):
+            time.sleep(20)
+            return [each.x for each in x]
+    """
+    options: dict[str, Any] = {"batch": BatchSpec(max_size=1, max_wait=0.0), "web": WebSpec(methods=["POST"])}
+    worker = stage.worker(source, **options, timeout=0.2 if by == "timeout" else 60.0)
+    body = encode_request(WebRequest("POST", headers=[("content-type", "application/json")]), body=b'{"x": 1}')
+    worker.lease.send(Lease(["a"], [1], [len(body)]), [body])
+    eventually((stage.directory / "reads").exists)
+    if by == "cancel":
+        worker.cancel("a", grace=30.0)
+    time.sleep(0.5)  # for it to have come: nothing tells that it has
+    (stage.directory / "go").touch()
+    assert worker.result("a").outcome is (Outcome.CANCELLED if by == "cancel" else Outcome.TIMEOUT)
+
+
+def test_who_has_given_up_is_not_gathered_for() -> None:
+    spec = BatchSpec(max_size=4, max_wait=60.0)
+    desk = SimpleNamespace(draining=False, waiting=[])
+    worker: Any = SimpleNamespace(desk=desk, take_more=lambda count, *, method: [])
+    first, second = attempts(2)
+    gathering = Gathering(worker, first, size=4, patience=Patience(spec))
+    gathering.found.append(second)
+    assert gathering.look(100.0) == 60.0
+    first.interrupt = Interrupt.CANCEL
+    assert gathering.look(101.0) == 59.0, "the other one waits on"
+    second.interrupt = Interrupt.TIMEOUT
+    assert gathering.look(102.0) == 0.0
+
+
+def test_a_batch_waits_for_nobody_while_a_call_of_another_method_does() -> None:
+    desk = SimpleNamespace(draining=False, waiting=["a call"])
+    worker: Any = SimpleNamespace(desk=desk, take_more=lambda count, *, method: [])
+    (first,) = attempts(1)
+    gathering = Gathering(worker, first, size=4, patience=Patience(BatchSpec(max_size=4, max_wait=60.0)))
+    assert gathering.look(100.0) == 0.0

@@ -13,7 +13,7 @@ def leased(desk: Desk) -> None:
 def test_of_leases_and_revocations_that_cross_as_many_run_as_were_not_given_back() -> None:
     desk = Desk()
     for _ in range(3):
-        assert desk.revoke([("c-1", 1)], finished=set()) == [("c-1", 1)]
+        assert desk.revoke([("c-1", 1)], finished=set) == [("c-1", 1)]
     for _ in range(3):
         leased(desk)
         assert desk.take() is None

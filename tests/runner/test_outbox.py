@@ -23,11 +23,14 @@ def test_results_that_another_thread_is_about_to_send_keep_the_worker(monkeypatc
         return frame(batch, seq)
 
     monkeypatch.setattr(ResultBatch, "frame", slowly)
-    outbox = Outbox(Desk(), "w")
+    desk = Desk()
+    outbox = Outbox(desk, "w")
     outbox.add(Attempt("c-1", 1, memoryview(b""), None, 0), Outcome.VALUE, b"v", now=1.0)
     with ThreadPoolExecutor() as threads:
         flushed = threads.submit(outbox.flush)
         assert taken.wait(10)
+        with desk.lock:
+            assert outbox.finished_keys() == {("c-1", 1)}, "what has run must not be given back as never begun"
         found = threads.submit(lambda: outbox.is_empty)
         go_on.set()
         flushed.result(10)

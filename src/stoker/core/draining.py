@@ -21,7 +21,10 @@ def drain(st: State, worker: Worker, reason: str) -> None:
 
 def leased_ahead(worker: Worker) -> list[Call]:
     """Return what a worker has been leased beyond what it runs: that can be taken back."""
-    options = worker.pool.options
+    options, mixture = worker.pool.options, worker.pool.mixture
+    if mixture is not None:
+        begun = {call.id for call in mixture.begun(worker.leased.values())}
+        return [call for call in worker.leased.values() if call.id not in begun]
     if options.concurrency > 1 and options.batch is None:
         return []
     return list(worker.leased.values())[worker.pool.per_worker :]
@@ -54,7 +57,7 @@ def drain_one(st: State, worker: Worker, reason: str) -> None:
 
 def call_off_builds(st: State, pool: Pool) -> None:
     """Stop starts that wait for an environment which nothing wants any more: a build may take minutes."""
-    if pool.waiting_calls or (pool.options.min_workers and not pool.retired):
+    if pool.waiting_calls or pool.awaits or (pool.options.min_workers and not pool.retired):
         return
     for worker in pool.workers.values():
         if worker.state is WorkerState.STARTING and worker.phase == "building":

@@ -27,14 +27,26 @@ def lease(st: State, pool: Pool) -> None:
             channels.close(st, worker)
         elif worker.state is WorkerState.READY:
             # Of batches the next one waits beside the one that runs, where there is no other worker for it.
-            most = limit if pool.options.batch is None else 2 * limit
-            _lease_to(st, pool, worker, most - len(worker.leased) - len(worker.unknown))
+            most = 2 * limit if _waits_beside(pool) else limit
+            _lease_to(st, pool, worker, most - worker.load - len(worker.unknown))
         return
     _lease_to_all(st, pool, limit)
-    if len(pool.queue) and pool.options.batch is not None and not _is_growing(pool):
+    if len(pool.queue) and _waits_beside(pool) and not _is_growing(pool):
         _lease_to_all(st, pool, 2 * limit)
     if len(pool.queue):
         channels.reclaim(st, pool)
+
+
+def _waits_beside(pool: Pool) -> bool:
+    """Tell whether a batch may wait in a worker beside the one that runs there."""
+    return pool.options.batch is not None and not _gives_one_batch(pool)
+
+
+def _gives_one_batch(pool: Pool) -> bool:
+    """Tell whether a worker is given a batch only once it has none: where calls must not run again, those that it holds
+    have to be those that it has begun."""
+    options = pool.options
+    return options.batch is not None and not options.lost_retries and options.concurrency == 1
 
 
 def _is_growing(pool: Pool) -> bool:
@@ -43,13 +55,13 @@ def _is_growing(pool: Pool) -> bool:
 
 
 def _lease_to_all(st: State, pool: Pool, limit: int) -> None:
-    open_workers = [w for w in pool.workers.values() if _takes_leases(w) and len(w.leased) < limit]
+    open_workers = [w for w in pool.workers.values() if _takes_leases(w) and w.load < limit]
     if len(open_workers) > 1:
-        open_workers.sort(key=lambda w: len(w.leased))
+        open_workers.sort(key=lambda w: w.load)
     for i, worker in enumerate(open_workers):
         share = -(-len(pool.queue) // (len(open_workers) - i))
-        room = limit - len(worker.leased) - len(worker.unknown)
-        _lease_to(st, pool, worker, min(room, share))
+        room = limit - worker.load - len(worker.unknown)
+        _lease_to(st, pool, worker, room, share=share)
         if not len(pool.queue):
             break
 
@@ -62,10 +74,13 @@ def _takes_leases(worker: Worker) -> bool:
     return worker.state is WorkerState.READY and worker.channel is None
 
 
-def _lease_to(st: State, pool: Pool, worker: Worker, count: int) -> None:
+def _lease_to(st: State, pool: Pool, worker: Worker, room: int, *, share: int | None = None) -> None:
     if len(worker.leased) >= pool.per_worker and pool.options.batch is None and _is_stuck(st, worker):
         return  # what it runs is no short run: what was leased ahead would only be taken back again
-    calls = _take(st, pool, worker, count)
+    if worker.leased and _gives_one_batch(pool):
+        return
+    count = room if share is None else min(room, share)
+    calls = _take(st, pool, worker, count) if pool.mixture is None else _take_mixed(st, pool, worker, room, count)
     if calls:
         withheld.send(st, worker, calls)
         if len(worker.leased) > 1:
@@ -116,6 +131,31 @@ def _take(st: State, pool: Pool, worker: Worker, count: int) -> list[Call]:
         _give(st, worker, call)
         calls.append(call)
     return calls
+
+
+def _take_mixed(st: State, pool: Pool, worker: Worker, room: int, share: int) -> list[Call]:
+    """Take calls that do not all take up the same, until they take up the share. One for which there is no room is put
+    back: it is the next for whoever has room, and nobody goes before it."""
+    assert pool.mixture is not None
+    calls: list[Call] = []
+    used = 0
+    while used < share and (call := next(iter(_take(st, pool, worker, 1)), None)) is not None:
+        units = pool.mixture.units(call)
+        if used + units > room:
+            _take_back(worker, call)
+            break
+        used += units
+        calls.append(call)
+    return calls
+
+
+def _take_back(worker: Worker, call: Call) -> None:
+    """Undo `_give`: nobody has been told."""
+    del worker.leased[call.id]
+    call.state = CallState.QUEUED
+    call.attempt -= 1
+    call.worker = None
+    call.pool.queue.push_front(call)
 
 
 def _is_late(pool: Pool, call: Call, now: float) -> bool:

@@ -9,6 +9,7 @@ from enum import Enum
 from stoker.core.admission import Load
 from stoker.core.autoscaler import Demand
 from stoker.core.calls import Call, Result
+from stoker.core.mixtures import Mixture, mixture_of
 from stoker.core.pace import Pace
 from stoker.core.placement import Capacity, needs
 from stoker.core.queues import FairQueue
@@ -182,12 +183,20 @@ class Worker:
     @property
     def running(self) -> list[Call]:
         """Return the calls that are taken to have been started."""
+        if self.pool.mixture is not None:
+            return self.pool.mixture.begun(call for call in self.leased.values() if call.id not in self.withheld)
         at_once = self.pool.per_worker
         if self.withheld:
             return [call for call in self.leased.values() if call.id not in self.withheld][:at_once]
         if at_once > 1:
             return list(self.leased.values())[:at_once]
         return [next(iter(self.leased.values()))] if self.leased else []
+
+    @property
+    def load(self) -> int:
+        """What its calls take up of the pool's ``per_worker``."""
+        mixture = self.pool.mixture
+        return len(self.leased) if mixture is None else mixture.of(self.leased.values())
 
     @property
     def idle(self) -> bool:
@@ -238,6 +247,12 @@ class Pool:
     barren: int = 0  # workers on trial, in a row, that ended without having answered a call
     failed_trial: str = ""  # why no more are started
     replaced_by: str = ""  # the key of the pool that runs what this one cannot
+    mixture: Mixture | None = field(init=False)  # where its calls do not all take up the same of a worker
+
+    def __post_init__(self) -> None:
+        self.mixture = mixture_of(self.spec)
+        if self.mixture is not None:
+            self.queue.by_method = {}
 
     @property
     def options(self) -> OptionsSpec:
@@ -249,7 +264,7 @@ class Pool:
 
     @property
     def per_worker(self) -> int:
-        """Calls that one worker runs at once: so many batches of so many, where it has batches."""
+        """Calls that one worker runs at once: so many batches of so many, where it has batches. See `Worker.load`."""
         options = self.spec.options
         return options.concurrency if options.batch is None else options.concurrency * options.batch.max_size
 
@@ -301,7 +316,8 @@ class Pool:
     def demand(self, now: float) -> Demand:
         if self.options.gang is not None:
             return self._demand_in_gangs()
-        queued = len(self.queue)
+        mixture, waiting = self.mixture, self.queue.by_method
+        queued = len(self.queue) if mixture is None or waiting is None else mixture.waiting(waiting)
         running = workers = starting = 0
         oldest = 0.0
         concurrency = self.per_worker
@@ -317,9 +333,10 @@ class Pool:
                 running += 1
             if worker.leased:
                 # What is leased beyond what runs is still work to be done by somebody.
-                at_work = min(len(worker.leased), concurrency)
+                load = len(worker.leased) if mixture is None else mixture.of(worker.leased.values())
+                at_work = min(load, concurrency)
                 running += at_work
-                queued += len(worker.leased) - at_work
+                queued += load - at_work
                 oldest = max(oldest, now - worker.head_since)
         return Demand(queued, running, workers, starting, self.seconds, self.start_seconds, oldest)
 

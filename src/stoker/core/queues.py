@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 class FairQueue:
     """See the module. Calls that were settled meanwhile stay until they come up, and are skipped."""
 
-    __slots__ = ("_levels", "_of_client", "_size")
+    __slots__ = ("_levels", "_of_client", "_size", "by_method")
 
     def __init__(self) -> None:
         self._levels: dict[int, OrderedDict[str, deque[Call]]] = {}
         self._of_client: dict[str, int] = {}  # calls that wait, by client; no client without any
         self._size = 0
+        self.by_method: dict[str, int] | None = None  # calls that wait, by method, where somebody wants to know
 
     def __len__(self) -> int:
         return self._size
@@ -96,10 +97,14 @@ class FairQueue:
         call.queued = True
         self._size += 1
         self._of_client[call.client] = self._of_client.get(call.client, 0) + 1
+        if self.by_method is not None:
+            self.by_method[call.method] = self.by_method.get(call.method, 0) + 1
 
     def _uncount(self, call: Call) -> None:
         call.queued = False
         self._size -= 1
+        if self.by_method is not None:
+            self.by_method[call.method] -= 1
         left = self._of_client[call.client] - 1
         if left:
             self._of_client[call.client] = left

@@ -262,7 +262,8 @@ class Lease:
 
     ``clients[i]`` is who asked. ``credits[i]`` is the first `StreamCredit.upto` of a stream, 0 for others. The function
     is the worker's own. ``gang`` is the worker's place among those that run this one attempt together. ``traces`` are
-    the W3C ``traceparent`` of each; no column where none has any.
+    the W3C ``traceparent`` of each; no column where none has any. ``methods`` are those of a class of which some run
+    in batches: no column for any other.
     """
 
     ids: list[str]
@@ -273,6 +274,7 @@ class Lease:
     acked: int = 0
     gang: GangSeat | None = None
     traces: list[str] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
 
 
 @message

@@ -10,7 +10,8 @@ into user code until that wants to read by itself, as it does when there is no f
 are there follow each other, and nothing is handed from thread to thread between them.
 
 A function that holds the interpreter all the while, as pure Python does, leaves the thread no time: then results are
-reported by the main thread before the next batch begins, and how it behaves is looked at again after a while.
+reported by the main thread before the next batch begins. So that is how it begins, too: beside each batch the thread is
+looked for, by work that is none, and is left results from when it came in time until it did not.
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 
 PATIENCE_SECONDS = 0.002  # in which the thread has to come to what is left to it
-MISSES_MAX = 4  # one after the other: a machine that is busy for a moment delays it as well
-AT_ONCE_BATCHES = 64  # before it is tried again
 
 
 class Ahead:
@@ -42,8 +41,7 @@ class Ahead:
         self._turn = threading.Lock()  # free while there is one to be taken
         self._is_back = True
         self._left: deque[tuple[float, Callable[[], None]]] = deque()  # to be done, and since when
-        self._misses = 0  # how often in a row the thread came too late to what was left to it
-        self._at_once = 0  # batches to come of which nothing is left to it
+        self._is_in_time = False  # the thread was, for what it was left last
         self._is_given = False  # the main thread's: it has given the reading away
         self._reading.acquire()
         self._turn.acquire()
@@ -73,10 +71,9 @@ class Ahead:
 
     def may_leave(self) -> bool:
         """Tell, once a batch, whether the thread has time for what it is left: see the module."""
-        if self._at_once:
-            self._at_once -= 1
-            return False
-        return True
+        if not self._is_in_time:
+            self.leave(lambda: None)
+        return self._is_in_time
 
     def leave(self, work: Callable[[], None]) -> None:
         """Have something done beside the next batch, or before the main thread reads."""
@@ -120,12 +117,11 @@ class Ahead:
     def _note(self, waited: float) -> None:
         """Take note of how long what was left has waited, if there was something."""
         if waited:
-            self._misses = self._misses + 1 if waited > PATIENCE_SECONDS else 0
-        if self._misses == MISSES_MAX:
-            self._misses, self._at_once = 0, AT_ONCE_BATCHES
+            self._is_in_time = waited <= PATIENCE_SECONDS
 
     def _read(self) -> None:
         self._waiter.wait()
+        self._catch_up_or_die()  # whoever waits for an answer comes before whoever has just asked
         for attempt in self._worker.desk.first_waiting(self._count):
             if self._is_back:
                 return

@@ -51,7 +51,7 @@ class Attempt(CurrentCall):
         self.encode: Callable[[Any], bytes] | None = None  # of what it returns or yields, where that is no pickle
         self.is_generator = False  # what it runs, once that is known
         self.is_request = False  # it came over HTTP, once that is known
-        self.method = ""  # of a class
+        self.method = ""  # of a class: as leased where some of its methods run in batches, else once it is known
         self.batch = 0  # how many ran in the batch that it was the first of
         self.channel: Channel | None = None  # that it came by, and its answer goes by, until that is closed
         self.interrupt: Interrupt | None = None
@@ -88,6 +88,8 @@ class Desk:
                     attempt.seat = self.seat = lease.gang
                 if lease.traces:
                     attempt.trace = lease.traces[i]
+                if lease.methods:
+                    attempt.method = lease.methods[i]
                 if self._revoked and attempt.key in self._revoked:
                     self._drop_revoked(attempt.key)
                 elif self._cancelled and attempt.key in self._cancelled:
@@ -109,10 +111,15 @@ class Desk:
             self.taken += 1
             return attempt
 
-    def take_all(self, count: int) -> list[Attempt]:
-        """Return the next attempts to run, so many at most."""
+    def take_all(self, count: int, *, method: str = "") -> list[Attempt]:
+        """Return the next attempts to run, so many at most: of this method, where they were leased with theirs."""
         with self.lock:
-            taken = [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
+            if method:
+                taken = list(islice((one for one in self.waiting if one.method == method), count))
+                chosen = {one.key for one in taken}
+                self.waiting = deque(one for one in self.waiting if one.key not in chosen) if taken else self.waiting
+            else:
+                taken = [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
             self.running.update((attempt.key, attempt) for attempt in taken)
             self.taken += len(taken)
             return taken
@@ -153,15 +160,16 @@ class Desk:
             _remember(self._cancelled, wanted)
         return dropped, running
 
-    def revoke(self, keys: Sequence[Key], *, finished: set[Key]) -> list[Key]:
+    def revoke(self, keys: Sequence[Key], *, finished: Callable[[], set[Key]]) -> list[Key]:
         """Return those of these attempts that were not started and never will be here.
 
+        ``finished`` is asked under the lock: an attempt that ends meanwhile would else be neither running nor finished.
         One whose lease has not been read yet counts as given back: it is dropped when it comes.
         """
         wanted = set(keys)
         with self.lock:
             given = [attempt.key for attempt in self._remove_waiting(wanted)]
-            unseen = wanted - set(given) - self.running.keys() - finished
+            unseen = wanted - set(given) - self.running.keys() - finished()
             for key in unseen:
                 self._revoked[key] = self._revoked.pop(key, 0) + 1
             _forget_oldest(self._revoked)

@@ -10,6 +10,7 @@ from stoker.errors import CallError
 from stoker.runner.attempts import Attempt, Resolved
 from stoker.runner.callables import Target
 from stoker.runner.patience import Patience
+from stoker.types import BatchSpec
 
 if TYPE_CHECKING:
     from stoker.runner.outbox import Payload
@@ -62,6 +63,30 @@ class Group:
         return attempt, self.target, args, {name: column[0] for name, column in self.kwargs.items()}
 
 
+class Gathering:
+    """One batch in the making: an attempt with those of its method that wait behind it, and that come while it is worth
+    waiting."""
+
+    def __init__(self, worker: Worker, first: Attempt, *, size: int, patience: Patience) -> None:
+        self.found = [first]
+        self._worker = worker
+        self._size = size
+        self._patience = patience
+        self._until = 0.0
+
+    def look(self, now: float) -> float:
+        """Take what is there; return the seconds for which more may be waited for, 0 when it is complete."""
+        desk, found = self._worker.desk, self.found
+        found += self._worker.take_more(self._size - len(found), method=found[0].method)
+        self._until = self._until or now + self._patience.seconds(len(found))
+        # Whatever else waits here is of another method: it would wait for nothing. So would who has given up.
+        is_enough = len(found) >= self._patience.enough or now >= self._until
+        if is_enough or desk.draining or desk.waiting or all(one.interrupt for one in found):
+            self._patience.ran(len(found))
+            return 0.0
+        return self._until - now
+
+
 class Batches:
     """Makes groups of attempts, and reports of what came of them. ``size`` is how many are gathered at most."""
 
@@ -69,25 +94,43 @@ class Batches:
         spec = worker.config.batch
         assert spec is not None
         self.size = spec.max_size
-        self.patience = Patience(spec)
         self._worker = worker
+        # By method; of a function, and where no lease says of which method a call is, by "".
+        specs = {name: method.batch for name, method in worker.config.methods.items()}
+        self._specs: dict[str, BatchSpec | None] = {**specs, "": spec}
+        self._patience = {name: Patience(one) for name, one in self._specs.items() if one is not None}
+
+    def gathering(self, first: Attempt) -> Gathering | None:
+        """Return what gathers a batch behind this attempt; None where it is of a method that runs call by call."""
+        spec = self._specs.get(first.method)
+        if spec is None:
+            return None
+        return Gathering(self._worker, first, size=spec.max_size, patience=self._patience[first.method])
 
     def gather(self, first: Attempt, *, wait: Callable[[float], None]) -> list[Attempt]:
-        """Return an attempt with those that wait behind it, and that come while it is worth waiting.
+        """Return an attempt with all that are to run with it.
 
         ``wait`` returns when something may have come, or so many seconds are over.
         """
-        worker, found, until = self._worker, [first], 0.0
-        while True:
-            found += worker.take_more(self.size - len(found))
-            now = time.monotonic()
-            until = until or now + self.patience.seconds(len(found))
-            if len(found) >= self.patience.enough or now >= until or worker.desk.draining:
-                self.patience.ran(len(found))
-                return found
-            for attempt in found:  # the time is there
-                worker.read_ahead(attempt)
-            wait(until - now)
+        gathering = self.gathering(first)
+        if gathering is None:
+            return [first]
+        while left := gathering.look(began := time.monotonic()):
+            for attempt in gathering.found:  # the time is there
+                self._worker.read_ahead(attempt)
+            wait(max(0.0, began + left - time.monotonic()))
+        return gathering.found
+
+    def in_turn(self, attempts: list[Attempt]) -> Iterator[Group]:
+        """Yield the groups of attempts that have begun, each when it is to run: only then does its time begin."""
+        groups = self.grouped(attempts)
+        for group in groups[1:]:
+            for attempt in group.attempts:
+                attempt.started = 0.0
+        for group in groups:
+            for attempt in group.attempts:
+                attempt.started = attempt.started or time.monotonic()
+            yield group
 
     def grouped(self, attempts: list[Attempt]) -> list[Group]:
         """Return the groups of these attempts, in the order of their first ones; those without a valid input end here.

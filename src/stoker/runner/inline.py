@@ -160,6 +160,8 @@ class InlineLoop:
         try:
             try:
                 self._inside = attempt
+                if attempt.interrupt is not None:
+                    self._on_signal()  # it came before there was anybody inside
                 report = worker.reports.of_value(attempt, call())
             finally:
                 self._inside = None
@@ -175,8 +177,9 @@ class InlineLoop:
         for attempt in attempts:
             worker.begin(attempt)
         enter_only_call(attempts[0])
-        for group in batches.grouped(attempts):
+        for group in batches.in_turn(attempts):
             enter_only_call(group.attempts[0])
+            worker.outbox.flush()  # what has ended before: this may take long
             if group.target.batch is None:
                 self._run_alone(group)
             else:
@@ -194,6 +197,7 @@ class InlineLoop:
                 self._ahead.begin()
             try:
                 self._batch = group.attempts
+                self._interrupt_batch()  # by what came before, while their inputs were read
                 values = group.call()
             finally:
                 self._batch = []

@@ -159,6 +159,7 @@ class Outbox:
         self._link: FrameSocket | None = None
         self._sending = threading.Lock()
         self._pending: ResultBatch | None = None
+        self._leaving: ResultBatch | None = None  # no longer pending, and not yet among those that are sent
         self._seq = 0
         self._made = 0
         self._unacknowledged: deque[Unacknowledged] = deque()
@@ -244,11 +245,13 @@ class Outbox:
             frame = batch.frame(self._seq)
             keys = list(zip(batch.ids, batch.attempts, strict=True))
             self._unacknowledged.append(Unacknowledged(self._seq, keys, frame))
+            self._leaving = None
             self._send(frame)
 
     def _take_pending(self) -> ResultBatch | None:
         with self._desk.lock:
             batch, self._pending = self._pending, None
+            self._leaving = batch
             return batch
 
     def flush_due(self, now: float, *, after: float) -> float | None:
@@ -285,10 +288,11 @@ class Outbox:
             return self._pending is None and not self._unacknowledged
 
     def finished_keys(self) -> set[Key]:
-        """Return the attempts that have finished and are not acknowledged."""
-        with self._desk.lock:
-            pending = self._pending
-            found = set(zip(pending.ids, pending.attempts, strict=True)) if pending is not None else set()
+        """Return the attempts that have finished and are not acknowledged. The desk's lock is held."""
+        found: set[Key] = set()
+        for batch in (self._pending, self._leaving):
+            if batch is not None:
+                found.update(zip(batch.ids, batch.attempts, strict=True))
         for sent in list(self._unacknowledged):
             found.update(sent.keys)
         return found

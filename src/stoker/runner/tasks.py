@@ -150,21 +150,17 @@ class TasksLoop:
     # -- batches
 
     async def _gather(self, batches: Batches, first: Attempt) -> list[Attempt]:
-        """Return an attempt with those that wait behind it, and that come while it is worth waiting."""
-        patience, found, until = batches.patience, [first], 0.0
-        while True:
-            while len(found) < batches.size and (attempt := self._worker.take()) is not None:
-                found.append(attempt)
-            now = self._loop.time()
-            until = until or now + patience.seconds(len(found))
-            if len(found) >= patience.enough or now >= until or self._worker.desk.draining:
-                patience.ran(len(found))
-                return found
+        """Return an attempt with all that are to run with it."""
+        gathering = batches.gathering(first)
+        if gathering is None:
+            return [first]
+        while left := gathering.look(self._loop.time()):
             self._came.clear()
             try:
-                await asyncio.wait_for(self._came.wait(), until - now)
+                await asyncio.wait_for(self._came.wait(), left)
             except asyncio.TimeoutError:
                 continue
+        return gathering.found
 
     async def _run_all(self, batches: Batches, first: Attempt) -> None:
         worker = self._worker
@@ -176,8 +172,9 @@ class TasksLoop:
         for attempt in attempts:
             worker.begin(attempt)
         enter_call(attempts[0])
-        for group in batches.grouped(attempts):
+        for group in batches.in_turn(attempts):
             enter_call(group.attempts[0])
+            worker.outbox.flush()  # what has ended before: this may take long
             if self._concurrency == 1:
                 enter_only_call(group.attempts[0])
             self._together.update((attempt.key, group.attempts) for attempt in group.attempts)

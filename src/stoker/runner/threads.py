@@ -93,8 +93,9 @@ class ThreadsLoop:
         for attempt in attempts:
             worker.begin(attempt)
         enter_call(attempts[0])
-        for group in batches.grouped(attempts):
+        for group in batches.in_turn(attempts):
             enter_call(group.attempts[0])
+            worker.outbox.flush()  # what has ended before: this may take long
             if group.target.batch is None:
                 self._report(group.attempts[0], lambda group=group: self._apply(*group.only()))  # type: ignore[misc]
                 continue

@@ -156,8 +156,9 @@ class Worker:
         self.stopping = True
         self.desk.draining = True
         for attempt in list(self.desk.running.values()):
-            attempt.interrupt = Interrupt.STOP
-            self._loop.interrupt(attempt)
+            if not attempt.ended:  # else its result is there, and about to be reported
+                attempt.interrupt = Interrupt.STOP
+                self._loop.interrupt(attempt)
         self.wake()
 
     def _after_user_fork(self) -> None:
@@ -196,13 +197,17 @@ class Worker:
             self.drain()
         return attempt
 
-    def take_more(self, count: int) -> list[Attempt]:
-        """Return the next attempts, so many at most, as `take` does."""
-        found: list[Attempt] = []
-        if not self.stopping and self.config.recycle_after is None:
-            return self.desk.take_all(count)
-        while len(found) < count and (attempt := self.take()) is not None:
-            found.append(attempt)
+    def take_more(self, count: int, *, method: str) -> list[Attempt]:
+        """Return the next attempts of a method, so many at most; the last one before recycling drains the worker."""
+        if self.stopping:
+            self.desk.drain()
+            return []
+        limit = self.config.recycle_after
+        if limit is not None:
+            count = min(count, limit - self.desk.taken)
+        found = self.desk.take_all(count, method=method) if count > 0 else []
+        if limit is not None and found and self.desk.taken >= limit:
+            self.drain()
         return found
 
     def read_ahead(self, attempt: Attempt) -> bool:
@@ -420,7 +425,7 @@ class Worker:
         return self.seats.gather()
 
     def revoke(self, keys: list[Key]) -> list[Key]:
-        return self.desk.revoke(keys, finished=self.outbox.finished_keys())
+        return self.desk.revoke(keys, finished=self.outbox.finished_keys)
 
     def drain(self) -> None:
         self.close_channel()

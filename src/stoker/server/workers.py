@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stoker.core import events as e
-from stoker.core.calls import STREAMS, Call, Payload, Result, Segment
+from stoker.core.calls import Call, Payload, Result, Segment
 from stoker.core.commands import PersistSettled
 from stoker.errors import ProtocolError, StokerError
 from stoker.protocol import messages as m
@@ -45,17 +45,18 @@ class WorkerLinks:
         if self.leases is None:
             return  # it has gone meanwhile; what it was to be sent is queued again when that is told
         sizes, segments, parts = payloads.pack(call.payload for call in calls)
-        credits = [call.upto for call in calls] if calls[0].kind in STREAMS else []
+        credits = [call.upto for call in calls]  # 0 of what is no stream
         self.told = self.seen
         message = m.Lease(
             ids=[call.id for call in calls],
             attempts=[call.attempt for call in calls],
             sizes=sizes,
             segments=segments,
-            credits=credits,
+            credits=credits if any(credits) else [],
             acked=self.seen,
             gang=seat,
             traces=[call.trace for call in calls] if any(call.trace for call in calls) else [],
+            methods=[call.method for call in calls] if calls[0].pool.mixture is not None else [],
         )
         self.leases.send(message, parts)
 

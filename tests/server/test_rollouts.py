@@ -11,13 +11,15 @@ import pytest
 
 from stoker.core.trials import BARREN_MAX
 from stoker.errors import NotFound, StoreError
-from stoker.server import deployments
+from stoker.server import deployments, restart
+from stoker.server.version_rows import FAILED_STARTS
 from stoker.store.base import Rollout, StoreUnavailable
 from stoker.store.memory import MemoryBacking, MemoryStore
 from tests.waiting import wait_until
 
 from .harness import PATIENCE_SECONDS, Peer, Running
-from .test_versions import end_worker, functions, two_versions
+from .test_going_on import warm_then_broken
+from .test_versions import end_worker, functions, two_versions, worker_of
 
 
 class Rollouts(MemoryStore):
@@ -133,3 +135,25 @@ def test_a_version_is_made_once_by_a_store_that_was_away(start: Callable[..., Ru
     client = start(store=store).client()
     assert client.ask("deploy", app="app", functions=functions())["version"] == 1
     assert [one.version for one in store.deployments()] == [1]
+
+
+def test_the_version_that_answers_is_kept_however_many_come_after_it(
+    running: Running, client: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restart, "OLD_VERSIONS_KEPT", 1)
+    warm_then_broken(running, client)
+    with ThreadPoolExecutor(1) as pool:
+        deploying = pool.submit(running.client("c-9").ask, "deploy", app="app", functions=functions(cpu=0.25))
+        seen: set[str] = set()
+        for _ in range(FAILED_STARTS):
+            seen.add(end_worker(running, 3, but=seen))
+        deploying.result(PATIENCE_SECONDS)
+    running.on_loop(lambda: restart.prune_functions(running.server))
+    pruned = running.server.writer.result_of(lambda: None)
+    asyncio.run_coroutine_threadsafe(pruned, running.loop).result(PATIENCE_SECONDS)
+    rows = [(row["version"], row["state"]) for row in client.ask("history", app="app")]
+    assert rows == [(3, "not ready"), (2, "never ready"), (1, "answers")]
+    with ThreadPoolExecutor(1) as pool:
+        rolling = pool.submit(client.ask, "rollback", app="app")
+        worker_of(running, 4)
+        assert rolling.result(PATIENCE_SECONDS)["same_as"] == 1

@@ -283,6 +283,15 @@ class StoreContract:
         }
         assert store.deploy(epoch, "digits", [spec("a")], now=9.0).version == 6
 
+    def test_pruning_keeps_the_versions_that_are_in_use(self, store: Store, epoch: int) -> None:
+        first, *later = [store.deploy(epoch, "digits", [spec("a"), spec("b")], now=float(n)) for n in range(6)]
+        store.deploy(epoch, "letters", [spec("a")], now=7.0)
+        prune = partial(store.prune, epoch, old_versions=2, now=1000.0, unused_for=100.0)
+        prune(in_use=[first.functions[1].key, later[-1].functions[0].key])
+        assert [made.version for made in store.deployments(app="digits")] == [6, 5, 4, 1]
+        prune(in_use=[])
+        assert [made.version for made in store.deployments(app="digits")] == [6, 5, 4]
+
     def test_what_was_needed_again_is_counted_from_anew(self, store: Store, epoch: int) -> None:
         store.put_function(epoch, spec("a"))
         prune = partial(store.prune, epoch, old_versions=2, unused_for=100.0)

@@ -274,8 +274,9 @@ class Store(Protocol):
     ) -> list[str]:
         """Drop old versions of apps but the newest so many, and functions that have not been needed for so long.
 
-        A function is needed while its key is ``in_use``, its version is there, or any call of it has a row. Return the
-        keys of those dropped. How long one was not needed is counted in these calls, over restarts of the server.
+        A version stays while any of its functions is ``in_use``: it may answer for a newer one. A function is needed
+        while its key is ``in_use``, its version is there, or any call of it has a row. Return the keys of those
+        dropped. How long one was not needed is counted in these calls, over restarts of the server.
         """
 
     def close(self) -> None:

@@ -90,6 +90,9 @@ DELETE FROM deployments WHERE (app, version) IN (
             SELECT 1 FROM current_deployments c WHERE c.app = d.app AND c.version = d.version
         )
     ) WHERE place > ?
+) AND (app, version) NOT IN (
+    SELECT json_extract(spec, '$.app'), json_extract(spec, '$.version') FROM functions
+    WHERE key IN (SELECT value FROM json_each(?))
 )
 """
 DROP_ROLLOUTS = """

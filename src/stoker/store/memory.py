@@ -226,10 +226,11 @@ class MemoryStore:
         self, epoch: int, *, in_use: Collection[str], old_versions: int, now: float, unused_for: float
     ) -> list[str]:
         with self._writing(epoch) as kept:
+            used = {(spec.app, spec.version) for key, spec in kept.functions.items() if key in in_use}
             for app, versions in kept.deployments.items():
                 old = [made.version for made in versions if not made.current]
-                dropped = set(old[: max(0, len(old) - old_versions)])
-                kept.deployments[app] = [made for made in versions if made.version not in dropped]
+                dropped = {(app, version) for version in old[: max(0, len(old) - old_versions)]} - used
+                kept.deployments[app] = [made for made in versions if (app, made.version) not in dropped]
             there = {(made.app, made.version) for versions in kept.deployments.values() for made in versions}
             kept.rollouts = {key: one for key, one in kept.rollouts.items() if key in there}
             needed = {*in_use, *(record.call.function for record in kept.records.values())}

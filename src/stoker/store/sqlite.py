@@ -188,9 +188,10 @@ class SqliteStore:
         self, epoch: int, *, in_use: Collection[str], old_versions: int, now: float, unused_for: float
     ) -> list[str]:
         with self._database.writing(epoch) as connection:
-            connection.execute(call_rows.DROP_VERSIONS, (old_versions,))
+            used = json.dumps(list(in_use))
+            connection.execute(call_rows.DROP_VERSIONS, (old_versions, used))
             connection.execute(call_rows.DROP_ROLLOUTS)
-            unused = [row[0] for row in connection.execute(call_rows.UNUSED, (json.dumps(list(in_use)),))]
+            unused = [row[0] for row in connection.execute(call_rows.UNUSED, (used,))]
             keys = json.dumps(unused)
             connection.execute(call_rows.USED_AGAIN, (keys,))
             connection.execute(call_rows.MARK_UNUSED, (now, keys))

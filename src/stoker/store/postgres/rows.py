@@ -131,6 +131,8 @@ DELETE FROM deployments WHERE (app, version) IN (
             SELECT 1 FROM current_deployments c WHERE c.app = d.app AND c.version = d.version
         )
     ) old WHERE place > %s
+) AND (app, version) NOT IN (
+    SELECT spec::json ->> 'app', (spec::json ->> 'version')::integer FROM functions WHERE key = ANY(%s::text[])
 )
 """
 UNUSED = """

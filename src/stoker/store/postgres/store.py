@@ -218,9 +218,10 @@ class PostgresStore:
         self, epoch: int, *, in_use: Collection[str], old_versions: int, now: float, unused_for: float
     ) -> list[str]:
         with self._database.writing(epoch) as connection:
-            connection.execute(sql.DROP_VERSIONS, (old_versions,))
+            used = list(in_use)
+            connection.execute(sql.DROP_VERSIONS, (old_versions, used))
             connection.execute(sql.DROP_ROLLOUTS)
-            keys = [row[0] for row in connection.execute(sql.UNUSED, (list(in_use),))]
+            keys = [row[0] for row in connection.execute(sql.UNUSED, (used,))]
             connection.execute(sql.USED_AGAIN, (keys,))
             connection.execute(sql.MARK_UNUSED, (now, keys))
             dropped = connection.execute(sql.DROP_UNUSED, (now - unused_for, keys)).fetchall()

@@ -83,6 +83,22 @@ def dies_once(paths: list[str]) -> list[str]:
     return paths
 
 
+@app.cls(max_workers=2, cpu=0.5)
+class Mixed:
+    @stoker.method(batch=BATCH)
+    def quick(self, xs: list[int]) -> list[int]:
+        return xs
+
+    @stoker.method()
+    def meets(self, directory: str, name: str) -> int:
+        """Return the pid once two of these have begun."""
+        (Path(directory) / name).touch()
+        end = time.monotonic() + 40
+        while len(list(Path(directory).iterdir())) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        return os.getpid()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def running() -> Iterator[None]:
     with app.run(show_progress=False):
@@ -159,3 +175,12 @@ def test_what_is_no_batch_is_refused() -> None:
         @app.function(batch=BATCH)
         def yields(xs: list[int]) -> Iterator[int]:
             yield from xs
+
+
+def test_a_method_that_takes_no_batches_has_a_worker_to_itself(tmp_path: Path) -> None:
+    mixed = Mixed()
+    assert list(mixed.quick.map(range(300))) == list(range(300))  # so quick that many are leased together
+    calls = [mixed.meets.spawn(str(tmp_path), name) for name in ("one", "other")]
+    assert mixed.quick.remote(7) == 7
+    first, second = stoker.gather(*calls)
+    assert first != second

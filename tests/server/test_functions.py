@@ -173,7 +173,7 @@ def test_after_a_restart_an_instance_goes_on_with_the_newest_version_once_its_pr
         known, decided = next_term(backing)
         comes(large)
         assert known.newest(large) == now.key
-        assert e.FunctionRetired(large) in [*decided, *known.outdated_pools({})]
+        assert e.FunctionRetired(large) in [*decided, *known.outdated_pools()]
 
 
 def test_what_nobody_claims_after_a_restart_is_let_go_until_it_is_called_again() -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from stoker.core.trials import BARREN_MAX
 from stoker.engine.base import Grant, NodeInfo, NodeJoined, RunningWorker, WorkerDown
+from stoker.errors import NotFound
 from stoker.server.gateway.web_calls import PUBLIC, WebCall, WebCalls
 from stoker.server.version_rows import FAILED_STARTS
+from stoker.transport.sockets import connect_unix, greet
 from stoker.types import FunctionSpec, Outcome
 from tests.waiting import wait_until
 
-from .harness import Peer, Running, ScriptedWorker
+from .harness import PATIENCE_SECONDS, Peer, Running, ScriptedWorker
 from .test_versions import end_worker, functions, two_versions, version_of, versions_of, worker_of
 
 NODE = NodeInfo("fake", 4.0, 4 << 30, 4.0, 4 << 30)
@@ -106,3 +110,82 @@ def test_a_late_request_brings_nothing_back_of_an_app_that_was_stopped(running: 
     call = asked_late(running, key)
     assert call.is_refused and call.result is not None and call.result.error is not None
     assert call.result.error.type_name == "NotFound" and has_no_pool(running, key)
+
+
+def asker(running: Running, worker: ScriptedWorker) -> Peer:
+    """Connect as the client inside a worker."""
+    peer = running._adopt(Peer(connect_unix(str(running.config.socket), timeout=PATIENCE_SECONDS)))
+    greet(peer.frames, role="client", name=f"in {worker.id}", token=worker.token)
+    return peer
+
+
+def test_a_version_calls_its_own_functions_also_when_it_has_been_replaced(running: Running, client: Peer) -> None:
+    client.ask("deploy", app="app", functions=functions("f", "helper"))
+    key = client.ask("lookup", app="app", name="f")["key"]
+    client.submit(key, ["c-1.0"])
+    worker = worker_of(running, 1)
+    attempts = worker.leased(1)
+    inside = asker(running, worker)
+    helper = inside.ask("lookup", app="app", name="helper")["key"]
+    client.ask("deploy", app="app", functions=functions("helper", cpu=0.5), strategy="recreate")
+    assert has_no_pool(running, helper)
+    assert client.ask("lookup", app="app", name="helper")["spec"]["version"] == 2
+    found = inside.ask("lookup", app="app", name="helper")
+    assert (found["key"], found["spec"]["version"]) == (helper, 1)
+    assert inside.ask("lookup", app="app", name="f")["key"] == key
+    inside.submit(helper, ["w.1"], parent="c-1.0")
+    inside.submit(helper, ["w.2"])
+    client.submit(helper, ["c-1.1"])
+    assert [version_of(running, x) for x in ("w.1", "w.2", "c-1.1") if versions_of(running, [x])] == [1, 1, 2]
+    worker.finish(attempts)
+    assert client.result_of("c-1.0")[0] == 0
+    other = worker_of(running, 1)
+    other.finish(other.leased(1))
+    other.finish(other.leased(1))
+    assert {inside.result_of(x)[0] for x in ("w.1", "w.2")} == {0}
+
+
+def test_a_canary_that_was_aborted_calls_its_own_functions_until_it_has_finished(
+    running: Running, client: Peer
+) -> None:
+    client.ask("deploy", app="app", functions=functions("f"))
+    client.ask("deploy", app="app", functions=functions("f", "helper", cpu=0.5), beside="canary", percent=100)
+    client.submit(client.ask("lookup", app="app", name="f")["key"], ["c-1.0"])
+    worker = worker_of(running, 2)
+    worker.leased(1)
+    client.ask("abort", app="app")
+    inside = asker(running, worker)
+    found = inside.ask("lookup", app="app", name="helper")
+    assert found["spec"]["version"] == 2
+    inside.submit(found["key"], ["w.1"], parent="c-1.0")
+    assert versions_of(running, ["w.1"]) == {2: 1}
+
+
+def test_what_a_version_that_goes_on_calls_stays_until_the_next_one_is_ready(running: Running) -> None:
+    client = running.client()
+    client.ask("deploy", app="app", functions=functions("f", "idle", "old"))
+    keys = {name: client.ask("lookup", app="app", name=name)["key"] for name in ("f", "idle", "old")}
+    client.submit(keys["f"], ["c-1.0"])
+    worker = worker_of(running, 1)
+    worker.finish(worker.leased(1))
+    assert client.result_of("c-1.0")[0] == 0
+    with ThreadPoolExecutor(1) as pool:
+        deploying = pool.submit(
+            running.client("c-9").ask, "deploy", app="app", functions=functions("f", "idle", cpu=0.5)
+        )
+        wait_until(lambda: client.ask("history", app="app")[0]["state"] == "starting", message="the next one waits")
+        inside = asker(running, worker)
+        assert client.ask("lookup", app="app", name="old")["spec"]["version"] == 1, "the next one has none"
+        inside.submit(keys["old"], ["w.1"])
+        inside.submit(keys["idle"], ["w.2"])
+        client.submit(keys["idle"], ["c-1.2"])
+        assert [version_of(running, x) for x in ("w.1", "w.2", "c-1.2") if versions_of(running, [x])] == [1, 1, 2]
+        pools = running.server.plane.state.pools
+        assert not running.on_loop(lambda: pools[keys["old"]].retired or pools[keys["idle"]].retired)
+        orders = running.engine.specs.items()
+        new = running.worker(next(x for x, one in orders if one.function.name == "f" and one.function.version == 2))
+        assert "waits" not in deploying.result(20)
+    wait_until(lambda: pools[keys["old"]].retired and pools[keys["idle"]].retired, message="they drain with it")
+    with pytest.raises(NotFound, match="has no function 'old'"):
+        client.ask("lookup", app="app", name="old")
+    new.close()

@@ -180,6 +180,12 @@ class TellPhase(NamedTuple):
     detail: str
 
 
+class TellTookOver(NamedTuple):
+    """A pool waits no more to take the place of the version before."""
+
+    key: str
+
+
 class TellTrialFailed(NamedTuple):
     """A version that is tried beside the current one cannot run: the server stops it."""
 
@@ -212,5 +218,6 @@ Command = (
     | LendCpus
     | SetWindow
     | TellPhase
+    | TellTookOver
     | TellTrialFailed
 )

@@ -7,6 +7,7 @@ long, or fails. Where nothing runs, or where there is no room for both, the new 
 from __future__ import annotations
 
 from stoker.core import channels
+from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.pools import Pool, WorkerState
 from stoker.core.state import State
@@ -57,6 +58,7 @@ def finish(st: State, new: Pool) -> None:
     if old is not None and old.goes_on_for == new.key:
         old.goes_on_for = ""
         retire(st, old)
+    st.emit(c.TellTookOver(new.key))
 
 
 def retire(st: State, pool: Pool) -> None:
@@ -68,6 +70,7 @@ def retire(st: State, pool: Pool) -> None:
     pool.goes_on_for = ""
     if newer is not None and newer.awaits == pool.key:
         newer.awaits = ""
+        st.emit(c.TellTookOver(newer.key))
     channels.reclaim(st, pool)
     st.touch(pool)
 

@@ -85,6 +85,7 @@ class Executor:
             c.LendCpus: self._lend,
             c.SetWindow: self._set_window,
             c.TellPhase: self._tell_phase,
+            c.TellTookOver: self._tell_took_over,
             c.TellTrialFailed: self._tell_trial_failed,
         }
 
@@ -275,6 +276,14 @@ class Executor:
         session = self._server.sessions.get(command.client)
         if session is not None:
             session.send(m.Window(command.function, command.size))
+
+    def _tell_took_over(self, command: c.TellTookOver) -> None:
+        self._server.functions.generation += 1  # its endpoints are its own from now on
+        self._server.loop.call_soon(self._end_lingering)  # the core decides that once this is done
+
+    def _end_lingering(self) -> None:
+        self._server.functions.end_lingering()
+        self._server.flush()
 
     def _tell_trial_failed(self, command: c.TellTrialFailed) -> None:
         self._server.run(self._server.verbs.trial_failed(command.key, command.why), name="stop a version on trial")

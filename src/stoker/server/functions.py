@@ -41,7 +41,10 @@ class Beside:
 @dataclass(slots=True)
 class Functions:
     """See the module. ``decide`` takes events; ``keep`` writes a spec down, without anybody waiting. ``is_used`` tells
-    of a pool whether it has workers, or waits to take over from one that has.
+    of a pool whether it has workers, or waits to take over from one that has. ``pools`` are the core's.
+
+    While a function of an earlier version goes on because the next one is not ready, others of that version stay as
+    well, which it may call: they *linger*.
 
     Runs have no name that others could call them by, but for those that are *served*: a served app has its own name
     unless an app is deployed under it, and always that with `SERVED_SUFFIX`. Of several, the one served last counts.
@@ -60,6 +63,9 @@ class Functions:
     outdated: dict[str, tuple[str, str]] = field(default_factory=dict)  # key of an earlier version → app, name
     beside: dict[str, Beside] = field(default_factory=dict)  # by app
     rollouts: dict[str, Rollout] = field(default_factory=dict)  # the latest one of each app, however it ended
+    versions: dict[tuple[str, int], dict[str, str]] = field(default_factory=dict)  # app, version → name → key
+    lingering: dict[str, dict[str, str]] = field(default_factory=dict)  # app → key of an earlier version → name
+    pools: Mapping[str, Pool] = field(default_factory=dict)
     generation: int = 0  # another one where a name may lead elsewhere than before
 
     def load(self) -> None:
@@ -76,6 +82,7 @@ class Functions:
                 if rollout.state == ACTIVE and deployment.version > current.version:
                     self.beside[deployment.app] = Beside(rollout, deployment)
         for deployment in versions:
+            self._note(deployment)
             beside = self.beside.get(deployment.app)
             is_there = deployment.current or (beside is not None and beside.version == deployment.version)
             for spec in deployment.functions:
@@ -83,6 +90,21 @@ class Functions:
                     self.declare(spec)
                 else:
                     self.outdated[spec.key] = (spec.app, spec.name)
+
+    def _note(self, deployment: Deployment) -> None:
+        names = {spec.name: spec.key for spec in deployment.functions}
+        self.versions[deployment.app, deployment.version] = names
+
+    def known(self, key: str) -> FunctionSpec | None:
+        """Return a spec by its pool's key, also one of an earlier term; nothing is declared."""
+        spec = self.specs.get(key)
+        if spec is None and (spec := self.store.function(key)) is not None:
+            self.specs[key] = spec
+        return spec
+
+    def in_version(self, app: str, version: int, name: str) -> FunctionSpec | None:
+        """Return the function of this name that a version has, be it the current one or not; None without one."""
+        return self.known(self.versions.get((app, version), {}).get(name, ""))
 
     def ensure(self, key: str) -> FunctionSpec | None:
         """Return a spec by its pool's key, from what an earlier term of this server knew if need be."""
@@ -197,6 +219,7 @@ class Functions:
     def deployed(self, deployment: Deployment) -> None:
         """Make this version the current one; the pools of the one before drain, and of one that stood beside it."""
         self.generation += 1
+        self._note(deployment)
         beside = self.beside.pop(deployment.app, None)
         if beside is not None and beside.version != deployment.version:
             self._step_down(beside)
@@ -222,8 +245,13 @@ class Functions:
             self.declare(self.specs[key])  # of a version that stood beside, and does no more
         if deployment.tags.get(STRATEGY) == RECREATE and before is not None:
             replaced = [spec.key for spec in before.functions if spec.key not in keys]  # so that it is told
-        for key in replaced:
-            self.retire(key, by=self._successor(before, key))
+        successors = {key: self._successor(before, key) for key in replaced}
+        for key in sorted(replaced, key=lambda key: not successors[key]):  # what has none may be called by what goes on
+            if successors[key] or not self._goes_on(key):
+                self.retire(key, by=successors[key])
+            else:
+                self.lingering.setdefault(deployment.app, {})[key] = old[key]
+        self.end_lingering()
 
     def _successor(self, before: Deployment | None, key: str) -> str:
         """Return the pool that takes the place of one of the version before; empty where none does.
@@ -248,6 +276,7 @@ class Functions:
             self.beside[rollout.app] = Beside(rollout, deployment)
             if before is not None:
                 self._step_down(before)
+        self._note(deployment)
         for spec in deployment.functions:
             self.declare(spec)
         self._declare_current(rollout.app)
@@ -305,25 +334,57 @@ class Functions:
         spec = self.ensure(key) if rollout is not None and rollout.state == FAILED and name else None
         return self.newest(key) if rollout is not None and spec and spec.version == rollout.version else key
 
-    def revive(self, key: str, pools: Collection[str]) -> str:
-        """Return the pool for what was let in before its version was replaced; one that has gone is there again.
+    def revive(self, key: str) -> str:
+        """Return the pool for what is an earlier version's own: what was let in before, and what its functions call.
 
-        Whoever asks gives it what it is for, and retires it again. For a version that could not run it is the current
-        one's. Of an app that was stopped meanwhile nothing comes back.
+        One that has gone is there again. Whoever asks gives it what is for it, and lets go of it then. For a version
+        that could not run it is the current one's.
         """
         key = self.restored_as(key)
-        spec = self.specs.get(key) if key not in pools else None
-        if spec is not None and self.names_of(spec.app) is not None:
+        pool, spec = self.pools.get(key), self.known(key)
+        if spec is not None and (pool is None or (pool.retired and self._goes_on(key))):
             self.declare(spec)
+            if self._goes_on(key):
+                self.lingering.setdefault(spec.app, {})[key] = spec.name
         return key
 
-    def outdated_pools(self, pools: Mapping[str, Pool]) -> list[e.Event]:
+    def let_go(self, key: str) -> None:
+        """Have a pool that was revived go once that is done, unless it lingers."""
+        spec = self.specs.get(key)
+        if spec is not None and key not in self.lingering.get(spec.app, {}):
+            self.retire(key)
+
+    def _goes_on(self, key: str) -> bool:
+        """Tell whether any function of this one's version answers because the next version is not ready."""
+        spec = self.specs[key]
+        same = (pool.spec for pool in self.pools.values() if pool.goes_on_for)
+        return any((one.app, one.version, one.run_id) == (spec.app, spec.version, spec.run_id) for one in same)
+
+    def end_lingering(self) -> None:
+        """Retire what has lingered for versions that go on no more."""
+        for app, keys in [*self.lingering.items()]:
+            over = [key for key in keys if key not in self.specs or not self._goes_on(key)]
+            for key in over:
+                del keys[key]
+            if not keys:
+                del self.lingering[app]
+            for key in over:
+                self.generation += 1
+                self.retire(key)
+
+    def before(self, key: str) -> FunctionSpec | None:
+        """Return the function of the version before that answers until this one is ready; None where none does."""
+        pool = self.pools.get(key)
+        return self.specs.get(pool.awaits) if pool is not None and pool.awaits else None
+
+    def outdated_pools(self) -> list[e.Event]:
         """Return the events that let pools of earlier versions drain: they are there for what an earlier term left.
 
-        Not one that goes on because the current version is not ready: all calls are that one's.
+        Not those that go on because the current version is not ready.
         """
-        found = (key for key in self.outdated if key in self.specs)
-        return [e.FunctionRetired(key) for key in found if key not in pools or not pools[key].goes_on_for]
+        lingering = {key for keys in self.lingering.values() for key in keys}
+        found = (key for key in self.outdated if key in self.specs and key not in lingering)
+        return [e.FunctionRetired(key) for key in found if key not in self.pools or not self.pools[key].goes_on_for]
 
     def undeployed(self, app: str) -> None:
         self.generation += 1
@@ -336,6 +397,7 @@ class Functions:
         for key in [*(spec.key for spec in before.functions), *instances] if before else []:
             self._drop_variant(app, key)
             self.retire(key)
+        self.end_lingering()
 
     def _drop_variant(self, app: str, key: str) -> None:
         """Forget that somebody has made something of a deployed function."""
@@ -420,8 +482,13 @@ class Functions:
                 "`stoker deploy <file>` (or `stoker serve <file>`)."
             )
         beside = self.beside.get(app) if not version else None
-        # What only the version beside has is that one's: nothing else could answer.
-        for spec in [*deployment.functions, *(beside.deployment.functions if beside is not None else ())]:
+        lingering = [self.specs[key] for key in self.lingering.get(app, ())] if not version else []
+        # What only the version beside has, or one that goes on, is that one's: nothing else could answer.
+        for spec in [
+            *deployment.functions,
+            *(beside.deployment.functions if beside is not None else ()),
+            *lingering,
+        ]:
             if spec.name == name:
                 self.declare(spec)
                 return spec
@@ -437,6 +504,7 @@ class Functions:
         if deployment is not None:
             beside = self.beside.get(app)
             more = [spec.name for spec in beside.deployment.functions] if beside is not None else []
+            more += self.lingering.get(app, {}).values()
             return [*dict.fromkeys([*(spec.name for spec in deployment.functions), *more])]
         return [*self._served(app)] or None
 
@@ -471,9 +539,12 @@ class Functions:
             if key in in_use and key in self.specs:
                 self.keep(self.specs[key])
             else:
-                self.specs.pop(key, None)
+                spec = self.specs.pop(key, None)
                 self.replaced.pop(key, None)
                 self.outdated.pop(key, None)
+                names = self.versions.get((spec.app, spec.version), {}) if spec is not None else {}
+                if spec is not None and names.get(spec.name) == key:
+                    del names[spec.name]
 
     def declare(self, spec: FunctionSpec) -> str:
         """Have the core know a function, and return its pool's key."""

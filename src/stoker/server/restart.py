@@ -52,8 +52,7 @@ async def _restore_pages(server: Server) -> None:
             return
         after = rows[-1].call.seq
         restored = [(event.id, server.functions.specs[event.function]) for event in events]
-        outdated = server.functions.outdated_pools(server.plane.state.pools)
-        server.decide(*events, *outdated, *server.early_cancels.due(restored))
+        server.decide(*events, *server.functions.outdated_pools(), *server.early_cancels.due(restored))
         server.flush()
         await asyncio.sleep(0)
 

@@ -126,6 +126,7 @@ class Server:
             keeping=self.keeping,
         )
         self.functions = Functions(self.store, self.decide, keep=self._keep_function, is_used=self._is_used)
+        self.functions.pools = self.plane.state.pools
         self.tally = Tally(self)
         self.traffic, self.shadows = Traffic(self), Shadows(self)
         self.news = News(self)
@@ -507,7 +508,7 @@ class Server:
         return e.NodeReported(node.node, *self._sizes(node), workers, starting=event.starting, address=node.address)
 
     def _retire_outdated(self) -> None:
-        self.decide(*self.functions.outdated_pools(self.plane.state.pools))
+        self.decide(*self.functions.outdated_pools())
         self.flush()
 
     def _node_gone(self, event: engine_base.NodeGone) -> list[e.Event]:

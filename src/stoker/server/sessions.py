@@ -211,18 +211,32 @@ class ClientPeer:
             server.discard([load for call_id, load in zip(ids, loads, strict=True) if call_id in session.outbox])
             kept = [i for i, call_id in enumerate(ids) if call_id not in session.outbox]
             ids, loads = [ids[i] for i in kept], [loads[i] for i in kept]
-        function = server.functions.newest(message.function)
+        is_part = bool(session.owner or message.parent)
+        is_own = is_part and server.traffic.is_own(message.function, session, message.parent)
+        function = message.function if is_own else server.functions.newest(message.function)
         spec = server.functions.ensure(function)
         if session.holder:
             ids, loads = self._allowed(spec, ids, loads)
             if not ids:
                 return
-        if server.functions.beside and not message.channel:
+        if is_own:
+            self._submit_own(function, message, ids, loads)
+        elif server.functions.beside and not message.channel:
             for pool, some, their in server.traffic.divided(function, ids, loads, parent=message.parent):
                 self._submit_to(pool, message, some, their)
                 server.shadows.mirror(pool, some, their, kind=message.kind, method=message.method)
         else:
             self._submit_to(server.traffic.goes_on(function) or function, message, ids, loads)
+
+    def _submit_own(self, function: str, message: m.Submit, ids: Sequence[str], loads: Sequence[Payload]) -> None:
+        """Take in what a version calls of its own functions, be it the current one or not."""
+        functions = self._server.functions
+        if function not in functions.outdated:
+            self._submit_to(function, message, ids, loads)
+            return
+        pool = functions.revive(function)
+        self._submit_to(pool, message, ids, loads)
+        functions.let_go(pool)
 
     def _submit_to(self, function: str, message: m.Submit, ids: Sequence[str], loads: Sequence[Payload]) -> None:
         server, spec = self._server, self._server.functions.specs.get(function)

@@ -9,16 +9,19 @@ from stoker.core.calls import Payload
 from stoker.core.traffic import Turns, takes
 from stoker.core.trials import CANARY
 from stoker.server.functions import Beside
+from stoker.types import FunctionSpec
 
 if TYPE_CHECKING:
     from stoker.server.server import Server
+    from stoker.server.sessions import Session
 
 
 class Traffic:
     """See the module. In this order: what the call asks for itself, what it is a part of, its key, its turn.
 
     A call that another one of the same app has made stays in that one's version, so that the functions of a version
-    call each other. What a worker holds of an earlier term stays that worker's.
+    call each other, also when that is not the current one any more. What a worker holds of an earlier term stays that
+    worker's.
     """
 
     def __init__(self, server: Server) -> None:
@@ -40,6 +43,22 @@ class Traffic:
             chosen[1].append(load)
         for pool, (some, their) in groups.items():
             yield pool, some, their
+
+    def is_own(self, key: str, session: Session, parent: str) -> bool:
+        """Tell whether a call is made by a function of the very version that it is for."""
+        by, spec = self.caller(session, parent), self._server.functions.known(key)
+        if by is None or spec is None or not spec.version or by.run_id or spec.run_id:
+            return False
+        return (by.app, by.version) == (spec.app, spec.version)
+
+    def caller(self, session: Session, parent: str = "") -> FunctionSpec | None:
+        """Return the function in whose worker, or as a part of whose call, something is asked; None for programs."""
+        state = self._server.plane.state
+        worker = state.workers.get(session.owner) if session.owner else None
+        if worker is not None:
+            return worker.pool.spec
+        call = state.calls.get(parent) if parent else None
+        return call.pool.spec if call is not None else None
 
     def goes_on(self, key: str) -> str:
         """Return the pool of the version before, where that goes on until this one's is ready; else nothing."""

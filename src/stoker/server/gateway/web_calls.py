@@ -313,6 +313,11 @@ class WebCalls:
         elif self._asked >= DECIDED_TOGETHER:
             self._decide()
 
+    def _is_there(self, key: str) -> bool:
+        """Tell whether an app has not been stopped since."""
+        spec = self._server.functions.specs.get(key)
+        return spec is not None and self._server.functions.names_of(spec.app) is not None
+
     def _decide(self) -> None:
         events, self._events, self._asked, self._together = self._events, [], 0, None
         if not events:
@@ -320,12 +325,12 @@ class WebCalls:
         server, pools = self._server, self._server.plane.state.pools
         revived = []
         for at, event in enumerate(events):
-            if type(event) is e.Submitted and event.function not in pools:
+            if type(event) is e.Submitted and event.function not in pools and self._is_there(event.function):
                 # Its version was replaced after the request was let in, as while its body came.
-                key = server.functions.revive(event.function, pools)
+                key = server.functions.revive(event.function)
                 events[at] = event._replace(function=key)
                 revived.append(key)
         server.decide(*events)
         for key in revived:
-            server.functions.retire(key)
+            server.functions.let_go(key)
         server.flush()

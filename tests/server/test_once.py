@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
+from stoker.errors import ConnectionFailed
 from stoker.protocol import messages as m
 from stoker.testing.seams import MemoryBacking, MemoryStore
+from tests.waiting import wait_until
 
 from .harness import GatedStore, Peer, Running, spec
 
@@ -58,6 +61,35 @@ def test_a_deployment_said_again_to_the_next_server_is_the_same_version(start: C
     client = start(store=MemoryStore(backing)).client()
     assert say(client, deploy()).result == first.result
     assert versions(client) == [1]
+
+
+def test_a_deployment_that_waits_when_its_server_stops_is_answered_by_the_next(start: Callable[..., Running]) -> None:
+    backing = MemoryBacking()
+    running = start(store=MemoryStore(backing))
+    client, other = running.client(), running.client("c-2")
+    say(client, deploy(1, max_workers=1))
+    client.submit(client.ask("lookup", app="app", name="f")["key"], ["c-1.1"])
+    worker = running.worker()
+    worker.finish(worker.leased(1))
+    assert client.result_of("c-1.1")[0] == 0
+    other.send(deploy(2, max_workers=1, cpu=0.5))  # waits until a worker of it is ready
+    wait_until(lambda: running.server.functions.current["app"].version == 2, message="it is made")
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(said_until_closed, other)
+        other = start(store=MemoryStore(backing)).client("c-2")
+        assert not [message for message in said.result(10) if isinstance(message, m.Reply)]
+    reply = say(other, deploy(2, max_workers=1, cpu=0.5))
+    assert reply.error is None and reply.result["version"] == 2
+
+
+def said_until_closed(peer: Peer) -> list[object]:
+    """Return what the server says before it closes the connection."""
+    said: list[object] = []
+    try:
+        while True:
+            said.append(peer.frames.receive().message)
+    except ConnectionFailed:
+        return said
 
 
 def test_taking_an_app_down_said_again_is_no_error(running: Running) -> None:

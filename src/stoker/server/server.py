@@ -383,14 +383,18 @@ class Server:
 
     async def _answer(self, session: Session, link: Link, request: m.Request) -> None:
         failure = f"The server failed to answer {request.verb!r}; its log says why."
-        reply = m.Reply(request.id, error=ErrorInfo(StokerError.__name__, failure))
+        reply: m.Reply | None = m.Reply(request.id, error=ErrorInfo(StokerError.__name__, failure))
         try:
             reply = m.Reply(request.id, await self.verbs.answer(session, request))
         except StokerError as error:
             reply = m.Reply(request.id, error=error_info(error))
-        finally:  # whatever it was: who asked waits for an answer
-            link.send(reply)
-            self.flush()
+        except asyncio.CancelledError:
+            reply = None  # this server ends: the next one is asked again, and knows what was done
+            raise
+        finally:  # whatever else it was: who asked waits for an answer
+            if reply is not None:
+                link.send(reply)
+                self.flush()
 
     def put_blob(self, link: Link, message: m.PutBlob, body: bytes | Spool) -> None:
         self.run(self.verbs.put_blob(link, message, body), name="put blob")

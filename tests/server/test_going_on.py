@@ -9,7 +9,7 @@ import pytest
 
 from stoker.core.trials import BARREN_MAX
 from stoker.engine.base import Grant, NodeInfo, NodeJoined, RunningWorker, WorkerDown
-from stoker.errors import NotFound
+from stoker.errors import InvalidRequest, NotFound
 from stoker.server.gateway.web_calls import PUBLIC, WebCall, WebCalls
 from stoker.server.version_rows import FAILED_STARTS
 from stoker.transport.sockets import connect_unix, greet
@@ -189,3 +189,16 @@ def test_what_a_version_that_goes_on_calls_stays_until_the_next_one_is_ready(run
     with pytest.raises(NotFound, match="has no function 'old'"):
         client.ask("lookup", app="app", name="old")
     new.close()
+
+
+@pytest.mark.parametrize("kind", ["canary", "shadow"])
+def test_nothing_stands_beside_a_version_that_is_not_ready(running: Running, client: Peer, kind: str) -> None:
+    key, _ = warm_then_broken(running, client)
+    with pytest.raises(
+        InvalidRequest,
+        match=r"Version 2 of app, the current one, is not ready, and version 1 .* `stoker apps rollback app` calls ver",
+    ):
+        client.ask("deploy", app="app", functions=functions(cpu=0.25), beside=kind, percent=10)
+    client.submit(key, ["c-1.1"])
+    assert versions_of(running, ["c-1.1"]) == {1: 1}
+    assert [row["version"] for row in client.ask("history", app="app")] == [2, 1]

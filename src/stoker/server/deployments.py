@@ -98,6 +98,8 @@ class DeploymentVerbs:
         strategy = _strategy(params)
         wanted = _rollout(app, params)
         _check_rollout(wanted, current, strategy)
+        if wanted is not None and current is not None:
+            self._check_ready(wanted, current)
         if current is not None and not anew and current.tags.get(REQUEST) != request:
             is_alike = wanted is not None or strategy == current.tags.get(STRATEGY, STRATEGIES[0])
             if is_alike and _same(current.functions, specs):
@@ -115,6 +117,23 @@ class DeploymentVerbs:
         self._take_up(made, rollout)
         told = self._told(made)
         return {**told, "ended": {"version": ended.version, "was": ended.kind}} if ended is not None else told
+
+    def _check_ready(self, wanted: Rollout, current: Deployment) -> None:
+        """Make sure that the current version takes the calls that one beside it does not.
+
+        Raises:
+            InvalidRequest: it waits to take over from the version before.
+        """
+        row = version_rows.awaits_row(self._server, current)
+        if row is None:
+            return
+        state = "still starting" if row["state"] == version_rows.STARTING else row["state"]
+        raise InvalidRequest(
+            f"Version {current.version} of {wanted.app}, the current one, is {state}, and version {row['version']} "
+            f"answers in its place: a {wanted.kind} would stand beside what is not ready. `stoker apps rollback "
+            f"{wanted.app}` calls version {current.version} off; then deploy the {wanted.kind}. Or deploy without "
+            f"--{wanted.kind}: a version takes over once it is ready."
+        )
 
     def _unready(self, app: str) -> Rollout | None:
         """Return what is to be kept of a current version that another one replaces before it was ever ready."""

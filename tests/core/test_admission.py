@@ -16,6 +16,9 @@ from stoker.core.admission import (
     too_late,
     window,
 )
+from stoker.core.calls import Result
+from stoker.types import Outcome
+from tests.core.world import World, spec
 
 loads = st.builds(Load, st.integers(0, 10_000), st.integers(0, 100), st.none() | st.floats(1e-6, 1e4))
 
@@ -46,6 +49,35 @@ def test_the_wait_is_ones_turn_and_ones_own_time() -> None:
     assert expected_wait(Load(0, 4, 2.0)) == 2.0
     assert expected_wait(Load(8, 4, 2.0)) == 6.0
     assert expected_wait(Load(8, 4, 2.0, pace=3.0)) == 8.0  # between two runs something passes
+
+
+def test_ones_own_time_may_be_as_little_as_that_of_the_quickest() -> None:
+    assert expected_wait(Load(0, 4, 2.0, quickest=0.003)) == 0.003
+    assert expected_wait(Load(8, 4, 2.0, quickest=0.003)) == 4.003
+
+
+def test_one_slow_call_has_no_quick_one_refused() -> None:
+    world = World(cpus=1)
+    key = world.declare(spec())
+    for n, seconds in enumerate([0.003, 10.0, 10.0]):
+        world.submit([f"a{n}"], key=key)
+        world.connect_all()
+        world.finish_first(Result(Outcome.VALUE, b"", None, seconds))
+    world.submit(["quick"], key=key, deadline=world.now + 0.5)
+    assert "quick" not in world.results, "nobody waits: it runs"
+    world.finish_first(Result(Outcome.VALUE, b"", None, 0.003))
+    assert [result.outcome for _, result in world.results["quick"]] == [Outcome.VALUE]
+
+
+def test_where_all_are_slow_one_that_would_be_late_is_refused() -> None:
+    world = World(cpus=1)
+    key = world.declare(spec())
+    for n, seconds in enumerate([0.003] + 40 * [2.0]):
+        world.submit([f"a{n}"], key=key)
+        world.connect_all()
+        world.finish_first(Result(Outcome.VALUE, b"", None, seconds))
+    world.submit(["late"], key=key, deadline=world.now + 0.5)
+    assert "could answer in about" in world.refused["late"].message
 
 
 @given(loads, st.floats(0.0, 1e5))

@@ -14,20 +14,27 @@ class Load:
     """A pool as admission sees it: calls waiting, calls at once, and a call's measured seconds (None: no sample).
 
     ``pace``: the seconds that a call takes up a slot while others wait; None where there was no queue yet.
+    ``quickest``: those of the quickest calls lately, where that is known.
     """
 
     waiting: int
     slots: int
     seconds: float | None
     pace: float | None = None
+    quickest: float | None = None
 
 
 def expected_wait(load: Load) -> float | None:
-    """Return the seconds until a call accepted now would be answered; None without samples."""
+    """Return the seconds until a call accepted now would be answered; None without samples.
+
+    Its turn comes as fast as calls go on the average; what it takes itself may be as little as the quickest take. A
+    class has quick methods and slow ones, a web app such routes: those are not to be refused for the time of these.
+    """
     if load.seconds is None or not load.slots:
         return None
     pace = load.seconds if load.pace is None else load.pace
-    return load.seconds + pace * load.waiting / load.slots
+    own = load.seconds if load.quickest is None else load.quickest
+    return own + pace * load.waiting / load.slots
 
 
 def room(waiting: int, *, max_pending: int, kind: str) -> int:

@@ -62,4 +62,4 @@ def fair_load(pool: Pool, client: str) -> Load:
     """Return a pool's load as one more call of this client meets it: others' calls count up to its own turn."""
     load = pool.load()
     before = pool.queue.before(client) + pool.backoff + pool.accepting
-    return Load(min(load.waiting, before), load.slots, load.seconds, load.pace)
+    return Load(min(load.waiting, before), load.slots, load.seconds, load.pace, load.quickest)

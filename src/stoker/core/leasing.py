@@ -163,7 +163,7 @@ def _is_late(pool: Pool, call: Call, now: float) -> bool:
     assert call.deadline is not None
     if now >= call.deadline:
         return True
-    return len(pool.queue) > 0 and pool.seconds is not None and now + pool.seconds >= call.deadline
+    return len(pool.queue) > 0 and pool.quickest is not None and now + pool.quickest >= call.deadline
 
 
 def revoke_stuck(st: State, worker: Worker) -> None:

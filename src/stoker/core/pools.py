@@ -17,6 +17,7 @@ from stoker.core.wait_log import WaitLog
 from stoker.types import FunctionSpec, OptionsSpec
 
 EWMA_WEIGHT = 0.2  # of a new sample: about the last ten calls decide
+QUICKEST_STEP = 1.25  # by which a slower call raises what the quickest take: a few in a row say little
 
 
 class WorkerState(str, Enum):
@@ -215,6 +216,7 @@ class Pool:
     workers: dict[str, Worker] = field(default_factory=dict)
     gangs: dict[str, Gang] = field(default_factory=dict)
     seconds: float | None = None  # a call's measured time
+    quickest: float | None = None  # that of the quickest lately
     pace: Pace = field(default_factory=Pace)
     start_seconds: float | None = None  # a worker's measured start
     backoff: int = 0  # calls that wait for their next attempt
@@ -289,8 +291,12 @@ class Pool:
         return sum(len(w.leased) for w in self.workers.values())
 
     def measure(self, seconds: float) -> None:
-        """Take one call's time into the average."""
-        self.seconds = seconds if self.seconds is None else self.seconds + EWMA_WEIGHT * (seconds - self.seconds)
+        """Take one call's time into the average, and into what the quickest take: that rises step by step only."""
+        if self.seconds is None or self.quickest is None:
+            self.seconds = self.quickest = seconds
+            return
+        self.seconds += EWMA_WEIGHT * (seconds - self.seconds)
+        self.quickest = min(seconds, QUICKEST_STEP * self.quickest)
 
     @property
     def waiting_calls(self) -> int:
@@ -306,7 +312,7 @@ class Pool:
         return not (self.retired or self.awaits or more)
 
     def load(self) -> Load:
-        return Load(waiting=self.waiting_calls, slots=self.slots, seconds=self.seconds, pace=self.pace.seconds)
+        return Load(self.waiting_calls, self.slots, self.seconds, self.pace.seconds, self.quickest)
 
     @property
     def away(self) -> int:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.types import ErrorInfo
@@ -50,3 +52,15 @@ def test_a_start_of_an_app_that_has_ended_is_called_off() -> None:
     world.step(e.ClientLeft("c1", final=True))
     assert _stopped(world.step(e.FunctionRetired(key))) in ([], [worker])
     assert world.plane.state.workers[worker].stop_reason == "nobody waits for it any more"
+
+
+def test_a_start_of_a_version_that_is_to_take_over_goes_on_although_no_call_waits_there() -> None:
+    world = World()
+    old = world.declare(replace(spec(), kind="class", version=1))
+    world.submit(["a"], key=old)
+    world.connect_all()
+    world.finish(next(iter(world.workers)), "a")
+    new = world.declare(replace(spec(), kind="class", version=2))
+    world.step(e.FunctionReplaced(old, new))
+    (worker,) = [x.worker for x in world.log if isinstance(x, c.StartWorker) and x.key == new]
+    assert _stopped(world.step(e.WorkerProgress(worker, "building", "numpy"))) == []

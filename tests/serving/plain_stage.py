@@ -11,6 +11,7 @@ from stoker.core.calls import Result
 from stoker.protocol.web_calls import WebAnswer, WebRequest, decode_answer, decode_request, encode_answer
 from stoker.server.gateway.connections import Connection, Connections
 from stoker.server.gateway.plain import PlainRequests
+from stoker.server.gateway.problems import Problem
 from stoker.server.gateway.shedding import Shedding
 from stoker.server.gateway.web_calls import WebCall
 from stoker.server.metrics.tally import Labels
@@ -109,6 +110,7 @@ class Stage:
         self.counted: list[int] = []
         self.shedding = Shedding()
         self.is_let_in = True
+        self.looked_at = 0  # tokens
         self.route: Any = SimpleNamespace(
             spec=SimpleNamespace(options=SimpleNamespace(deadline=None), version=0),
             key="k",
@@ -129,7 +131,7 @@ class Stage:
             discard=lambda loads: None,
         )
         routes: Any = SimpleNamespace(find=lambda path, host: (self.route, ""))
-        door: Any = SimpleNamespace(checked=lambda route, headers: None, counted=lambda token, extra: "public")
+        door: Any = SimpleNamespace(checked=self._checked, counted=lambda token, extra: "public")
         self.plain = PlainRequests(
             server,
             calls=self.calls,  # type: ignore[arg-type] # what it needs of them
@@ -141,6 +143,11 @@ class Stage:
         )
         app: Any = long or says_long
         self.connections = Connections(app, plain=self.plain)
+
+    def _checked(self, route: Any, headers: dict[bytes, bytes]) -> None:
+        self.looked_at += 1
+        if not self.is_let_in:
+            raise Problem(401, "PermissionDenied", "This token is not known here.")
 
     def connect(self) -> tuple[Connection, Wire]:
         connection, wire = self.connections.make(), Wire()

@@ -127,6 +127,21 @@ async def test_a_client_that_hangs_up_before_its_body_is_there_is_counted() -> N
     assert stage.counted == [499] and not stage.calls.made
 
 
+@pytest.mark.parametrize("is_revoked", [True, False])
+async def test_a_token_is_looked_at_again_when_the_body_has_come_later(is_revoked: bool) -> None:
+    stage = Stage(at_once=echoed)
+    connection, wire = stage.connect()
+    post = b"POST /a/f HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"
+    connection.data_received(post + b"abc")
+    assert stage.looked_at == 1
+    for data in (post, b"a", b"b"):
+        connection.data_received(data)
+    stage.is_let_in = not is_revoked
+    connection.data_received(b"c")
+    assert stage.looked_at == 3 and len(stage.calls.made) == 2 - is_revoked
+    assert [status for status, _ in answers(wire)] == [200, 401 if is_revoked else 200]
+
+
 async def test_nothing_is_kept_of_what_was_answered() -> None:
     stage = Stage()
     connection, wire = stage.connect()

@@ -15,6 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from tests import leftovers
 from tests.serving.running import Serving, serving
 from tests.waiting import wait_until
 
@@ -102,7 +103,20 @@ def waits() -> str:
     while not os.path.exists(os.path.join(HERE, "go")):
         time.sleep(0.01)
     return "answered"
+
+@app.function(cpu=0.2, concurrency=8)
+@stoker.endpoint()
+def takes(text: str) -> str:
+    return "it ran"
 """
+
+
+SLOW = (  # paths, headers, and the size of what is told slowly
+    ("takes", "", 20),
+    ("takes", "", 400_000),
+    ("takes", "Prefer: respond-async\r\n", 20),
+    ("site/", "", 20),
+)
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +224,27 @@ def test_a_request_without_an_answer_so_far_is_refused(opened: Opened) -> None:
     opened.asking.join(60)
     (answer,) = opened.answers
     assert answer.status_code == 403 and "was revoked" in answer.json()["error"]["message"]
+
+
+def test_a_token_that_is_revoked_while_a_body_comes_lets_in_nothing(held: Serving) -> None:
+    given, asked = token(held, "slow")["authorization"], []
+    with ExitStack() as stack:
+        for path, more, size in SLOW:
+            body = json.dumps({"text": "x" * size}).encode()
+            peer = stack.enter_context(socket.create_connection(("127.0.0.1", held.port), timeout=60))
+            head = f"POST /held/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {given}\r\n{more}"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+            peer.sendall(head.encode())
+            assert peer.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n", "its head has let it in"
+            peer.sendall(body[:5])
+            asked.append((peer, body[5:]))
+        held.stoker("tokens", "revoke", "slow")
+        for peer, rest in asked:
+            peer.sendall(rest)
+            answer = peer.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 401 ") and b"revoked" in answer
+    (segments,) = leftovers.segments_of(held.runtime, set())
+    wait_until(lambda: not list((leftovers.SHM / segments).glob("http*")), message="nothing is left of a body")
 
 
 def test_what_was_opened_with_a_token_that_expires_ends_as_well(held: Serving) -> None:

@@ -148,13 +148,15 @@ class Connection(HttpToolsProtocol):
             return
         if not self._in_head:
             self._since = self._now()  # of a head its first byte counts: a trickle of them would go on for ever
-        last = self.cycle
+        last = self._last
         if last is None or not last.more_body:
             self._in_head = True
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES + len(data):
                 self._refuse(*self._too_long())
                 return
+        elif isinstance(last, PlainRequest):
+            last.is_late = True
         try:
             super().data_received(data)
         except (UnicodeDecodeError, ValueError):  # in a path, which the parser lets through

@@ -7,7 +7,7 @@ lost. A bigger one is passed on as the worker asks for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -120,14 +120,24 @@ class Exchanges:
 
     # Requests
 
-    async def answer(self, asked: Asked, scope: Scope, receive: Any, send: Any, extra: Pairs) -> None:
-        """Have a request answered.
+    async def answer(
+        self,
+        asked: Asked,
+        scope: Scope,
+        receive: Any,
+        send: Any,
+        extra: Pairs,
+        *,
+        check_again: Callable[[], None],
+    ) -> None:
+        """Have a request answered. ``check_again``: whether it is still let in, once what is waited for is here.
 
         Raises:
-            Problem: its body ends too early.
+            Problem: its body ends too early; or it is let in no more.
             Failed: the call did, before an answer began.
         """
         body, has_more = await _first_of_body(scope, receive)
+        check_again()
         call = self._submit(asked, request_of(asked, scope, body=b"" if has_more else body, has_more=has_more))
         extra = [*extra, (b"x-stoker-call-id", call.id.encode())]
         connection = scope["stoker.connection"]

@@ -179,6 +179,7 @@ class Gateway:
             return
         method = self._checked_method(route, scope["method"])
         holder = self._door.admit(route, headers, extra)
+        let_in = route
         connection, last = scope["stoker.connection"], headers.get(b"last-event-id", b"")
         if self._resuming.has(last):  # whichever version it is of
             await self._resuming.resume(last, route, connection, send, extra, holder=holder)
@@ -192,6 +193,11 @@ class Gateway:
         deadline = deadline_of(headers)
         later = await self._later.wanted(route, scope, headers, holder)
         payload = await self._payload(scope, headers, _request_of(route, scope, method, rest), receive)
+        try:
+            self._door.check_again({let_in.key: let_in, route.key: route}.values(), headers)
+        except Problem:
+            self._server.discard([payload])
+            raise
         if later is not None:
             trace = send.traceparent
             await self._begin(route, payload, later, send, extra, holder=holder, deadline=deadline, trace=trace)
@@ -258,10 +264,13 @@ class Gateway:
             await send_bytes(send, 308, JSON, b"", [(b"location", moved.encode("latin-1")), *extra])
             return
         holder = self._door.admit(route, headers, extra)
-        asked = Asked(
-            self._divided(route, holder, headers, send, extra), holder, deadline_of(headers), send.traceparent
-        )
-        await self._exchanges.answer(asked, scope, receive, send, extra)
+        found = self._divided(route, holder, headers, send, extra)
+        asked = Asked(found, holder, deadline_of(headers), send.traceparent)
+
+        def check_again() -> None:
+            self._door.check_again({route.key: route, found.key: found}.values(), headers)
+
+        await self._exchanges.answer(asked, scope, receive, send, extra, check_again=check_again)
 
     async def _socket(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Any, send: Tracked, extra: Pairs

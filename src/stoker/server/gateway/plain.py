@@ -173,7 +173,7 @@ class PlainRequest:
             "_tracked",
             "disconnected",
         ),
-        *("body", "is_short", "keep_alive", "method", "more_body", "response_complete", "response_started"),
+        *("body", "is_late", "is_short", "keep_alive", "method", "more_body", "response_complete", "response_started"),
         *("rest", "scope", "token"),
     )
     message_event = _Unheard()
@@ -204,6 +204,7 @@ class PlainRequest:
         self.rest = ""
         self.is_short = False  # its head: what is made of it may be remembered
         self.token: ClientToken | None = None
+        self.is_late = False  # its body has not come with its head
         self.body = bytearray()
         self.more_body = True
         self.keep_alive = True
@@ -242,6 +243,8 @@ class PlainRequest:
 
     def _submit(self) -> WebCall:
         of, route = self._of, self._route
+        if self.is_late:  # see `TokenDoor`
+            self.token = of.door.checked(route, self._head.headers)
         holder = of.door.counted(self.token, self._extra)
         self._has_route = True
         deadline = deadline_of(self._head.headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from stoker.errors import PermissionDenied
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class TokenDoor:
-    """See the module. Looked at with each request, so that a token that is revoked is so on open connections too."""
+    """See the module. Looked at with each request, so that a token that is revoked is so on open connections too.
+
+    A body may be long in coming. Who has sent one is looked at again when it is here, and not counted again; a token
+    that ends after that ends what was asked with it.
+    """
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -46,6 +51,15 @@ class TokenDoor:
             if not route.web.requires_token:
                 return None  # no token is asked for, so one of something else takes nothing away
             raise
+
+    def check_again(self, routes: Iterable[Route], headers: dict[bytes, bytes]) -> None:
+        """Make sure that a request is still let in, by each of these, once its body has come.
+
+        Raises:
+            Problem: as of `checked`.
+        """
+        for route in routes:
+            self.checked(route, headers)
 
     def counted(self, token: ClientToken | None, extra: Pairs) -> str:
         """Return whose request it is that a token has let in, and count it; `extra` as in `admit`.

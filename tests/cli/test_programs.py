@@ -350,6 +350,7 @@ def test_stop_by_force_ends_what_does_not_answer(own_home: Path, program: str, r
     os.kill(started["pid"], signal.SIGSTOP)
     _stoker("server", "stop", "--force")
     assert leftovers.of(runtime_dir) == []
+    assert not [*(runtime_dir / "server").iterdir()]
 
 
 def test_a_server_that_cannot_start_says_why(own_home: Path, program: str) -> None:

@@ -25,7 +25,7 @@ from stoker.client import session as sessions
 from stoker.client.endpoints import VARIABLES, configured_endpoint, local_endpoint
 from stoker.engine.local.config import RUN_MARKER
 from stoker.engine.local.processes import with_environment
-from stoker.engine.local.server_leftovers import remove_segments
+from stoker.engine.local.server_leftovers import remove_files, remove_segments
 from stoker.errors import ConnectionFailed, InvalidOption, InvalidRequest, StokerError
 from stoker.quantities import format_duration, format_size
 from stoker.store.postgres.address import shown
@@ -255,9 +255,8 @@ def stop(
         os.kill(pid, signal.SIGKILL)
         _wait_for_end(lambda: not _lives(pid))  # until then it holds its lock, and what it has in shared memory stays
     _end_rest(force=force)
-    if force:
-        (paths.server_runtime() / "server.sock").unlink(missing_ok=True)
     home, runtime = paths.server_home(), paths.server_runtime()
+    remove_files(runtime, lock=home / "server.lock")
     remove_segments(paths.server_segments(runtime, home), lock=home / "server.lock")  # of one that was killed
     if as_json:
         show_json({"stopped": was_there, "pid": pid or None})
@@ -410,6 +409,7 @@ def _start(command: list[str]) -> dict[str, Any]:
         home, runtime = paths.server_home(), paths.server_runtime()
         if remove_segments(paths.server_segments(runtime, home), lock=home / "server.lock"):
             _end_rest(force=True)  # it may have come as far as its agent; no other server works here
+            remove_files(runtime, lock=home / "server.lock")
         raise ConnectionFailed(f"The server did not start. The end of its log ({log_file()}):\n{_log_tail()}")
     process.returncode = 0  # it outlives us: nothing to wait for, and no warning that we did not
     return answer

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,16 +13,25 @@ import pytest
 from stoker.core.trials import BARREN_MAX
 from stoker.engine.base import Grant, NodeInfo, NodeJoined, RunningWorker, WorkerDown
 from stoker.errors import InvalidRequest, NotFound
+from stoker.protocol.web_calls import WebAnswer, encode_answer
+from stoker.server.gateway.gateway import Gateway
 from stoker.server.gateway.web_calls import PUBLIC, WebCall, WebCalls
 from stoker.server.version_rows import FAILED_STARTS
 from stoker.transport.sockets import connect_unix, greet
-from stoker.types import FunctionSpec, Outcome
+from stoker.types import FunctionSpec, MethodSpec, Outcome, WebSpec
 from tests.waiting import wait_until
 
-from .harness import PATIENCE_SECONDS, Peer, Running, ScriptedWorker
+from .harness import PATIENCE_SECONDS, Peer, Running, ScriptedWorker, spec
 from .test_versions import end_worker, functions, two_versions, version_of, versions_of, worker_of
 
 NODE = NodeInfo("fake", 4.0, 4 << 30, 4.0, 4 << 30)
+
+
+def worker_for(running: Running, name: str, *, version: int = 1) -> str:
+    """Return a worker that was ordered for a function of a version; nothing where there is none."""
+    orders = running.engine.specs.items()
+    wanted = (name, version)
+    return next((worker for worker, one in orders if (one.function.name, one.function.version) == wanted), "")
 
 
 def warm_then_broken(running: Running, client: Peer) -> tuple[str, ScriptedWorker]:
@@ -182,8 +194,7 @@ def test_what_a_version_that_goes_on_calls_stays_until_the_next_one_is_ready(run
         assert [version_of(running, x) for x in ("w.1", "w.2", "c-1.2") if versions_of(running, [x])] == [1, 1, 2]
         pools = running.server.plane.state.pools
         assert not running.on_loop(lambda: pools[keys["old"]].retired or pools[keys["idle"]].retired)
-        orders = running.engine.specs.items()
-        new = running.worker(next(x for x, one in orders if one.function.name == "f" and one.function.version == 2))
+        new = running.worker(worker_for(running, "f", version=2))
         assert "waits" not in deploying.result(20)
     wait_until(lambda: pools[keys["old"]].retired and pools[keys["idle"]].retired, message="they drain with it")
     with pytest.raises(NotFound, match="has no function 'old'"):
@@ -202,3 +213,78 @@ def test_nothing_stands_beside_a_version_that_is_not_ready(running: Running, cli
     client.submit(key, ["c-1.1"])
     assert versions_of(running, ["c-1.1"]) == {1: 1}
     assert [row["version"] for row in client.ask("history", app="app")] == [2, 1]
+
+
+def a_class(methods: dict[str, str], **options: Any) -> dict[str, Any]:
+    webs = {name: MethodSpec(web=WebSpec([method], requires_token=False)) for name, method in methods.items()}
+    return asdict(replace(spec("Model", run_id="", max_workers=1, **options), kind="class", methods=webs))
+
+
+class Http:
+    """The gateway, without connections: one request at a time, which the test reads the answer of."""
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+        self._gateway = Gateway(running.server, is_local=True)
+
+    def ask(self, method: str, path: str, **headers: str) -> Future[tuple[int, dict[str, str], bytes]]:
+        return asyncio.run_coroutine_threadsafe(self._ask(method, path, headers), self._running.loop)
+
+    async def _ask(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+        pairs = [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()]
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [(b"host", b"localhost"), *pairs],
+            "client": ("127.0.0.1", 1),
+            "stoker.connection": SimpleNamespace(on_lost=None, cycle=None),
+        }
+        said: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            said.append(message)
+
+        await self._gateway(scope, receive, send)
+        told = {name.decode(): value.decode() for name, value in said[0]["headers"]}
+        return said[0]["status"], told, b"".join(one.get("body", b"") for one in said[1:])
+
+
+def test_the_endpoints_are_those_of_the_version_that_answers(running: Running, client: Peer) -> None:
+    http, answer = Http(running), encode_answer(WebAnswer(200, [], b"v1"))
+    gone = asdict(replace(spec("gone", run_id="", max_workers=1), web=WebSpec(["GET"], requires_token=False)))
+    client.ask("deploy", app="app", functions=[a_class({"ask": "GET", "old": "GET"}), gone])
+    first = http.ask("GET", "/app/Model/ask")
+    old = worker_of(running, 1)
+    old.finish(old.leased(1), answer)
+    assert first.result(10)[0] == 200
+    newer = [a_class({"ask": "POST", "more": "GET"}, cpu=0.5)]
+    with ThreadPoolExecutor(1) as pool:
+        deploying = pool.submit(running.client("c-9").ask, "deploy", app="app", functions=newer)
+        wait_until(lambda: client.ask("history", app="app")[0]["state"] == "starting", message="the next one waits")
+        for path, headers in (("ask", {}), ("old", {}), ("ask", {"x_stoker_version": "1"})):
+            asked = http.ask("GET", f"/app/Model/{path}", **headers)
+            old.finish(old.leased(1), answer)
+            status, told, body = asked.result(10)
+            assert (status, told["x-stoker-version"], body) == (200, "1", b"v1"), path
+        status, told, _ = http.ask("POST", "/app/Model/ask").result(10)
+        assert (status, told["allow"]) == (405, "GET")
+        status, _, body = http.ask("GET", "/app/Model/ask", x_stoker_version="3").result(10)
+        assert status == 404 and b"Versions: 1, 2." in body
+        asked = http.ask("GET", "/app/gone")
+        lingering = running.worker(wait_until(lambda: worker_for(running, "gone"), message="its worker was ordered"))
+        lingering.finish(lingering.leased(1), answer)
+        assert asked.result(10)[0] == 200
+        asked = http.ask("POST", "/app/Model/ask", x_stoker_version="2")  # by its number it is reached already
+        new = worker_of(running, 2)
+        new.finish(new.leased(1), answer)
+        assert asked.result(10)[1]["x-stoker-version"] == "2"
+        assert "waits" not in deploying.result(20)
+    status, told, _ = http.ask("GET", "/app/Model/ask").result(10)
+    assert (status, told["allow"]) == (405, "POST")
+    assert http.ask("GET", "/app/Model/old").result(10)[0] == http.ask("GET", "/app/gone").result(10)[0] == 404

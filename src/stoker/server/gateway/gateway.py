@@ -177,7 +177,8 @@ class Gateway:
         if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
             await send_bytes(send, 204, b"", b"", extra)
             return
-        method = self._checked_method(route, scope["method"])
+        if versions.HEADER not in headers:  # another version may take others
+            self._checked_method(route, scope["method"])
         holder = self._door.admit(route, headers, extra)
         let_in = route
         connection, last = scope["stoker.connection"], headers.get(b"last-event-id", b"")
@@ -185,7 +186,7 @@ class Gateway:
             await self._resuming.resume(last, route, connection, send, extra, holder=holder)
             return
         route = self._divided(route, holder, headers, send, extra)
-        self._checked_method(route, method)  # another version may take less
+        method = self._checked_method(route, scope["method"])
         if route.web.resume and last:
             await self._resuming.resume(last, route, connection, send, extra, holder=holder)
             return

@@ -184,6 +184,9 @@ class Routes:
         except NotFound:
             raise Problem(404, "NotFound", self._missing(app[:LONGEST], name[:LONGEST])) from None
         found = endpoints_of(spec, spec.key)
+        before = self._functions.before(spec.key)
+        if before is not None:
+            found = _with_those_before(found, endpoints_of(before, before.key))
         if not found:
             raise Problem(
                 404,
@@ -201,6 +204,14 @@ class Routes:
         near = difflib.get_close_matches(name, reached, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"/{app}/docs lists what it has."
         return f"App {app!r} has no function {name!r} here. {hint}"
+
+
+def _with_those_before(found: dict[str, Route], before: dict[str, Route]) -> dict[str, Route]:
+    """Return the endpoints of a version that is not ready, with those that answer in their place until it is.
+
+    What only the new one has is that one's: nothing else could answer. A function's and a class's do not go together.
+    """
+    return {**found, **before} if ("" in found) == ("" in before) else before or found
 
 
 def endpoints_of(spec: FunctionSpec, key: str) -> dict[str, Route]:

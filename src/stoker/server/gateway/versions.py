@@ -33,13 +33,12 @@ def chosen(server: Server, route: Route, headers: dict[bytes, bytes]) -> Route:
     spec, functions = route.spec, server.functions
     wanted = _wanted(headers)
     beside = functions.beside.get(spec.app) if not spec.run_id else None
-    if wanted and (spec.run_id or wanted not in _answering(server, route)):
-        there = ", ".join(str(version) for version in _answering(server, route)) or "none: it is being served"
-        raise Problem(404, "NotFound", f"Version {wanted} of {route.label} does not answer now. Versions: {there}.")
+    there = _answering(server, route) if wanted else {}
+    if wanted and wanted not in there:
+        named = ", ".join(map(str, sorted(there))) or "none: it is being served"
+        raise Problem(404, "NotFound", f"Version {wanted} of {route.label} does not answer now. Versions: {named}.")
     if beside is None:
-        key = server.traffic.goes_on(route.key) if not wanted else ""
-        if not key:
-            return route
+        key = there[wanted] if wanted else server.traffic.goes_on(route.key) or route.key
     else:
         key = server.traffic.pool_of_request(route.key, app=spec.app, sticky=_sticky(headers), version=wanted)
     other = functions.specs.get(key)
@@ -64,12 +63,19 @@ def counted_as(server: Server, route: Route) -> OfVersion | None:
     return OfVersion(*route.labels, str(route.spec.version))
 
 
-def _answering(server: Server, route: Route) -> list[int]:
-    app, functions = route.spec.app, server.functions
-    current, beside = functions.current.get(app), functions.beside.get(app)
-    there = [current.version] if current is not None and any(s.key == route.key for s in current.functions) else []
-    if beside is not None and beside.rollout.kind == CANARY and beside.find(route.spec.name) is not None:
-        there.append(beside.version)
+def _answering(server: Server, route: Route) -> dict[int, str]:
+    """Return the versions that answer now, with the pools: the current one, a canary, one that goes on until then."""
+    spec, functions = route.spec, server.functions
+    current, beside = functions.current.get(spec.app), functions.beside.get(spec.app)
+    if spec.run_id or current is None:
+        return {}
+    there = {one.version: one.key for one in current.functions if one.name == spec.name}
+    if beside is not None and beside.rollout.kind == CANARY and (other := beside.find(spec.name)) is not None:
+        there[other.version] = other.key
+    if (before := functions.before(there.get(current.version, ""))) is not None:
+        there[before.version] = before.key
+    elif route.key in functions.lingering.get(spec.app, {}):
+        there[spec.version] = route.key
     return there
 
 

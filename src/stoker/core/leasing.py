@@ -38,8 +38,12 @@ def lease(st: State, pool: Pool) -> None:
 
 
 def _waits_beside(pool: Pool) -> bool:
-    """Tell whether a batch may wait in a worker beside the one that runs there."""
-    return pool.options.batch is not None and not _gives_one_batch(pool)
+    """Tell whether a batch may wait in a worker beside the one that runs there.
+
+    Where several run at once there is always something to go on with, and it would not be known when one that waits
+    has begun.
+    """
+    return pool.options.batch is not None and pool.options.concurrency == 1 and not _gives_one_batch(pool)
 
 
 def _gives_one_batch(pool: Pool) -> bool:

@@ -8,6 +8,7 @@ from stoker.core import commands as c
 from stoker.core import crash_loops
 from stoker.core import events as e
 from stoker.core.crash_loops import BACKOFF_MAX_SECONDS, DEATHS_BACKOFF_MAX_SECONDS, STEADY_SECONDS
+from stoker.server.gateway.problems import problem_of
 from stoker.types import ErrorInfo, Outcome
 
 from .world import World, spec
@@ -231,6 +232,33 @@ def test_a_reason_in_short_has_the_cause(why: str, told: str) -> None:
 def test_a_long_reason_is_cut_between_words() -> None:
     told = crash_loops.in_short("app.f: " + "word " * 1000, label="app.f")
     assert len(told) <= crash_loops.WORDS_MAX + 2 and told.endswith("word …")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("NotFound", "Files that it needs are not there any more: deploy it, or run its program, again."),
+        ("StoreError", "Files that it needs could not be read or written."),
+        ("InvalidRequest", "That failed with InvalidRequest."),
+    ],
+)
+def test_what_a_start_has_come_across_is_no_error_of_who_calls(kind: str, told: str) -> None:
+    world = World()
+    key, found = world.declare(spec()), ErrorInfo(kind, "There is no blob bundle/1 in /home/me/blobs.")
+    for i in range(2):
+        world.submit([f"a{i}"], key=key)
+        world.sleep(1.0)
+        world.step(e.WorkerRefused(next(iter(world.plane.state.workers)), found))
+        world.workers.clear()
+        error = world.results[f"a{i}"][0][1].error
+        assert error is not None and error.type_name == "StartupError"
+        assert error.message == f"app.f could not be started. {told} The details:\n{found.message}"
+    refusal = crash_loops.refusal(world.plane.state, key, now=world.now)
+    assert refusal is not None and refusal.type_name == "StartupError" and told in refusal.message
+    for one in (error, refusal):
+        problem = problem_of(Outcome.ERROR, one)
+        assert problem.status == 503 and "retry-after" in problem.headers
+    assert "/home/me" not in str(problem_of(Outcome.ERROR, error))
 
 
 def test_who_is_refused_is_told_what_kind_of_failure_it_is() -> None:

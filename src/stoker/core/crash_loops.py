@@ -10,12 +10,14 @@ own retries bound that, and wait by themselves (`retries.loss_delay`). Counted a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from stoker.core.calls import Call, stoker_error
 from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.state import State
 from stoker.types import ErrorInfo
 
+KINDS = frozenset({"StartupError", "ImageBuildError", "InterpreterNotFound"})  # of errors that a start fails with
 BACKOFF_MAX_SECONDS = 30.0
 DEATHS_BACKOFF_MAX_SECONDS = 5.0  # for those that start well: the next call, which is another one, may be good
 FIRST_PAUSE_SECONDS = 0.25  # after the second in a row, and twice as much after each that follows
@@ -24,6 +26,24 @@ REFUSED_FROM = 2  # the first may have had any reason: it is tried again at once
 _PLACE = " It was here:"  # ends the first line of what a hook or an import did, before the stacks of the threads
 WAITED_SECONDS = 1.0  # for a start after workers that ended in their calls: to wait so long is no worse than to retry
 WORDS_MAX = 600  # characters of a reason, for people: what a resolver says of a version that is not there fits
+
+
+def of_start(error: ErrorInfo, *, label: str) -> ErrorInfo:
+    """Return an error as a start fails with it.
+
+    What a start has come across, a blob that is gone or a disk that is full, would be taken for something that whoever
+    calls has named, over HTTP for a 404. Its own words name places of a machine: they are the details.
+    """
+    if error.type_name in KINDS or "." in error.type_name:
+        return error
+    if error.type_name == "NotFound":
+        why = "Files that it needs are not there any more: deploy it, or run its program, again."
+    elif error.type_name == "StoreError":
+        why = "Files that it needs could not be read or written."
+    else:
+        why = f"That failed with {error.type_name}."
+    message = f"{label} could not be started. {why} The details:\n{error.message}"
+    return replace(error, type_name="StartupError", message=message, mro=["StartupError"])
 
 
 def failed(st: State, pool: Pool, why: str, *, kind: str = "StartupError") -> None:

@@ -365,12 +365,13 @@ def worker_refused(st: State, event: e.WorkerRefused) -> None:
         pool.waiting = pool.refusal = event.error.message
         st.at(pool.start_after, lambda: st.touch(pool))
         return
-    crash_loops.failed(st, pool, event.error.message, kind=event.error.type_name)
-    if trials.refused(st, pool, event.error):
+    error = crash_loops.of_start(event.error, label=pool.spec.label)
+    crash_loops.failed(st, pool, error.message, kind=error.type_name)
+    if trials.refused(st, pool, error):
         return
-    st.emit(c.TellPhase(pool.key, "failed", event.error.message))
+    st.emit(c.TellPhase(pool.key, "failed", error.message))
     if not any(w.state in {WorkerState.READY, WorkerState.AWAY} for w in pool.workers.values()):
-        _fail_queue(st, pool, event.error)
+        _fail_queue(st, pool, error)
 
 
 def _fail_queue(st: State, pool: Pool, error: ErrorInfo, *, final: bool = False) -> None:

@@ -42,6 +42,20 @@ def test_a_restarted_server_is_told_again_what_was_made_of_a_deployed_function(
     assert [one["options"]["deadline"] for one in told] == [None, 5.0, None, 5.0]
 
 
+def test_a_restarted_server_is_not_told_of_runs_that_are_over(server: FakeServer, app: stoker.App) -> None:
+    function = app.function()(size_of)
+    server.functions["size_of"] = size_of
+    with stoker.App("around").run():  # which keeps the connection
+        for _ in range(2):
+            with app.run():
+                assert function.remote(b"x") == 1
+        with app.run():
+            server.restart(forget=True)
+            assert function.remote(b"xy") == 2
+    runs = [request.params["run_id"] for request in server.requests if request.verb == "register"]
+    assert len(runs) == 4 and len({*runs}) == 3 and runs[2] == runs[3]
+
+
 def test_a_result_whose_file_is_gone_is_that_calls_error_only(server: FakeServer) -> None:
     connection = Connection(SocketEndpoint(server.path), "c-1")
     connection.segments = server.segments

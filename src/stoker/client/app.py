@@ -24,7 +24,7 @@ from stoker.client.ids import stamped_id
 from stoker.client.image import Image
 from stoker.client.lifecycle import check_no_method, parameter
 from stoker.client.options import FunctionOptions
-from stoker.client.registration import Shipment, check_python, register, ship, travels_by_value
+from stoker.client.registration import Shipment, check_python, end_run, register, ship, travels_by_value
 from stoker.client.seen_versions import seen_versions
 from stoker.client.session import Session
 from stoker.client.web import web_app_of
@@ -407,8 +407,7 @@ class App:
             run.holders -= 1
             if run.holders == 0 and self.current_run is run:
                 self.current_run = None
-                if run.session.usable:
-                    run.session.tell("end_run", {"app": self.name, "run_id": run.run_id})
+                end_run(run.session, app=self.name, run_id=run.run_id)
 
     def _register(self, run: Run, functions: Sequence[Handle]) -> None:
         _settle_main()

@@ -308,7 +308,7 @@ class Connection:
 
     def _say_again(self, welcome: Welcome, *, registrations: bool) -> None:
         if registrations:
-            for params in self.standing.values():
+            for params in [*self.standing.values()]:  # other threads register meanwhile
                 self._send(Request(next(self._request_ids), "register", params))
         for request in list(self.requests.values()):
             self._send(request.message, request.parts)

@@ -139,6 +139,15 @@ def register(
     return keys
 
 
+def end_run(session: Session, *, app: str, run_id: str) -> None:
+    """Let the server drop the functions of a run; a restarted one is told of them no more."""
+    standing = session.connection.standing
+    for name in [name for name in [*standing] if name.startswith(f"{app}\0{run_id}\0")]:
+        standing.pop(name, None)
+    if session.usable:
+        session.tell("end_run", {"app": app, "run_id": run_id})
+
+
 def _is_installed(module: str) -> bool:
     return module != "__main__" and "." in module and locate(module.partition(".")[0]) is None
 

@@ -97,6 +97,46 @@ async def test_an_answer_without_a_body_goes_out_before_what_comes_in_the_same_t
     assert answers(wire) == ([(200, b"n=2|")] if next_is == "asked" else [])
 
 
+class Slowly:
+    """Answers in two pieces; the second one waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.let_go = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"6")]})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        await self.let_go.wait()
+        await send({"type": "http.response.body", "body": b"two"})
+
+
+async def test_nothing_is_said_in_the_middle_of_an_answer() -> None:
+    slowly = Slowly()
+    stage = Stage(slowly)
+    connection, wire = stage.connect()
+    connection.data_received(GET % 1 + b"Origin: x\r\n\r\n" + GET % 2 + b"Origin: x\r\n\r\n")
+    await turns()
+    assert connection.eof_received(), "both are answered"
+    connection.check(0.0)
+    assert wire.written.endswith(b"\r\n\r\none")
+    slowly.let_go.set()
+    await turns(30)
+    assert answers(wire) == [(200, b"onetwo")] * 2 and wire.is_lost
+
+
+async def test_who_says_nonsense_in_the_middle_of_an_answer_takes_nothing_for_the_rest_of_it() -> None:
+    slowly = Slowly()
+    stage = Stage(slowly)
+    connection, wire = stage.connect()
+    connection.data_received(GET % 1 + b"Origin: x\r\n\r\n")
+    await turns()
+    connection.data_received(b"\x00 nonsense\r\n\r\n")
+    assert wire.is_closing() and wire.written.endswith(b"\r\n\r\none")
+    slowly.let_go.set()
+    await turns()
+    assert wire.is_lost and stage.connections.refused[400] == 1
+
+
 async def test_a_head_that_is_known_leads_where_it_does_now() -> None:
     stage = Stage()
     connection, _ = stage.connect()

@@ -48,13 +48,11 @@ class Corked:
     Nothing is held of an answer that is complete: the next one may be written before the loop's next turn.
     """
 
-    __slots__ = ("_close", "_go_on", "_held", "_is_begun", "_loop", "_transport")
+    __slots__ = ("_connection", "_held", "_is_begun", "_transport")
 
     def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._transport = connection.transport
-        self._loop = connection.loop
-        self._close = connection.close_in_order
-        self._go_on = connection.on_response_complete
         self._is_begun = False
         self._held = b""
 
@@ -65,9 +63,9 @@ class Corked:
         elif self._is_begun or data.startswith(b"HTTP/1.1 100"):
             self._transport.write(data)
         else:
-            self._is_begun = True
+            self._is_begun = self._connection.is_in_answer = True
             self._held = data
-            self._loop.call_soon(self._flush)  # nothing has followed in this turn of the loop
+            self._connection.loop.call_soon(self._flush)  # nothing has followed in this turn of the loop
 
     def _flush(self) -> None:
         if self._held:
@@ -77,14 +75,15 @@ class Corked:
     def complete(self) -> None:
         """The answer is: an answer without a body is its head alone."""
         self._flush()
-        self._go_on()
+        self._connection.is_in_answer = False
+        self._connection.on_response_complete()
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()
 
     def close(self) -> None:
         self._flush()
-        self._close()
+        self._connection.close_in_order()
 
 
 class Connection(HttpToolsProtocol):
@@ -109,6 +108,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._since = self._now()  # when the last byte of a body came, or the first one of a head
         self._unread = Unread()
+        self.is_in_answer = False  # part of one is written: what else is written would be taken for more of it
         self._is_half_closed = False
         self._fault: tuple[int, str, str] | None = None  # what is wrong with a head that the parser was told to refuse
 
@@ -140,7 +140,7 @@ class Connection(HttpToolsProtocol):
 
     def _probe(self) -> None:
         """Say that its request is being worked on, which whoever has hung up refuses."""
-        if self._last is not None and not self._last.response_started:
+        if self._last is not None and not self._last.response_started and not self.is_in_answer:
             self.transport.write(b"HTTP/1.1 102 Processing\r\n\r\n")
 
     def data_received(self, data: bytes) -> None:
@@ -284,7 +284,11 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, kind: str, message: str, *, lingers: bool = True) -> None:
         self._refused[status] += 1
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self.is_in_answer:
+            self.cut()
+        else:
             self.transport.write(whole_answer(status, error_body(kind, message)))
             if lingers and (self._last is None or self._last.response_complete):
                 self._linger()

@@ -269,3 +269,15 @@ def test_who_is_refused_is_told_what_kind_of_failure_it_is() -> None:
         world.workers.clear()
     refusal = crash_loops.refusal(world.plane.state, key, now=world.now)
     assert refusal is not None and refusal.type_name == "ImageBuildError" and refusal.fields["function"] == "app.f"
+
+
+def test_who_is_refused_is_not_told_what_a_worker_has_printed_and_the_owner_is() -> None:
+    world, key = _kept()
+    said = "app.f: its process ended while it loaded (exit status 3). Its output until then:\na secret\nof two lines"
+    for _ in range(2):
+        world.step(e.WorkerRefused(next(iter(world.plane.state.workers)), ErrorInfo("StartupError", said)))
+        world.workers.clear()
+    pool = world.plane.state.pools[key]
+    refused = crash_loops.refusal(world.plane.state, key, now=world.now)
+    assert refused is not None and refused.message.endswith("its process ended while it loaded (exit status 3).")
+    assert crash_loops.told(pool, world.now).endswith("Its output until then: a secret · of two lines")

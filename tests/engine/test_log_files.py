@@ -66,6 +66,41 @@ def test_the_last_lines_are_for_the_error_that_says_how_it_ended(tmp_path: Path)
     assert [line.text for line in last_lines(path)] == [str(number) for number in range(4990, 5000)]
 
 
+CRASH = """before
+Fatal Python error: Segmentation fault
+
+Thread 0x00007f7b352006c0 (most recent call first):
+  File "/h/worker-path/0.1.0/stoker/runner/control.py", line 161 in _sleep
+  File "/usr/lib/python3.11/threading.py", line 982 in run
+
+Current thread 0x00007f7b36fd9b80 (most recent call first):
+  File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at
+  File "/h/bundles/ddf8/app.py", line 8 in deeper
+""" + "".join(f'  File "/h/worker-path/0.1.0/stoker/runner/inline.py", line {line} in _run\n' for line in range(40))
+
+
+def test_of_a_crash_the_calls_of_the_user_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "w1.log"
+    create_log(path, HEADER)
+    write(path, CRASH.encode() + b"Extension modules: numpy.core (total: 1)\n")
+    assert [line.text for line in last_lines(path)] == [
+        "before",
+        "Fatal Python error: Segmentation fault",
+        "Current thread 0x00007f7b36fd9b80 (most recent call first):",
+        '  File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at',
+        '  File "/h/bundles/ddf8/app.py", line 8 in deeper',
+    ]
+
+
+def test_of_a_crash_deep_in_a_library_the_innermost_calls_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "w1.log"
+    create_log(path, HEADER)
+    frames = "".join(f'  File "/site-packages/deep.py", line {line} in f\n' for line in range(50))
+    write(path, f"x\nFatal Python error: Aborted\n\nCurrent thread 0x1 (most recent call first):\n{frames}".encode())
+    found = [line.text for line in last_lines(path)]
+    assert found[0] == "Fatal Python error: Aborted" and len(found) == 10 and found[-1].endswith("line 7 in f")
+
+
 def test_nothing_is_said_to_be_gone_of_what_is_whole(tmp_path: Path) -> None:
     create_log(tmp_path / "w1.log", HEADER)
     for count in (10, 500, 5000):  # less than a block, than what is read at once, and more

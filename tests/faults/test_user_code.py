@@ -72,8 +72,9 @@ def test_an_exit_with_status_zero_is_no_success() -> None:
 
 
 def test_a_crash_is_a_lost_worker_that_says_how() -> None:
-    with pytest.raises(stoker.WorkerLost, match="signal 11"):
+    with pytest.raises(stoker.WorkerLost, match="signal 11") as caught:
         badly.crashes.remote()
+    assert "in crashes" in str(caught.value) and "runner" not in str(caught.value)
 
 
 def test_memory_has_a_limit_and_neighbours_are_unharmed() -> None:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from stoker.errors import StokerError
+from stoker.errors import InvalidRequest, StokerError
 from stoker.protocol.web_calls import (
     SOCKET_MESSAGE_BYTES,
     SocketMessage,
@@ -116,6 +116,48 @@ async def test_an_answer_of_an_app_that_returns_is_its_value() -> None:
         await answer_at_once(send)
 
     assert bytes(decode_answer(await ask(app, exchange)).body) == b"done" and not exchange.sent
+
+
+async def test_an_app_of_the_other_kind_is_named_with_its_decorator() -> None:
+    def of_wsgi(environ: Any, start_response: Any) -> list[bytes]:
+        return []
+
+    async def of_asgi(scope: Any, receive: Any, send: Any) -> None: ...
+
+    def of_any(*_: Any) -> list[bytes]:
+        return []
+
+    with pytest.raises(InvalidRequest, match=r"apps.site has returned an app of WSGI .*Put @stoker.wsgi_app\(\)"):
+        await AsgiApp(lambda: of_wsgi, label="apps.site").start()
+    with pytest.raises(InvalidRequest, match=r"apps.site has returned an app of ASGI .*Put @stoker.asgi_app\(\)"):
+        WsgiApp(lambda: of_asgi, label="apps.site").start()
+    WsgiApp(lambda: of_wsgi, label="apps.site").start()
+    WsgiApp(lambda: of_any, label="apps.site").start()
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "starlette/routing.py", line 694, in lifespan
+    async with self.lifespan_context(app) as maybe_state:
+  File "app.py", line 8, in lifespan
+    raise ConnectionError("no database")
+ConnectionError: no database
+"""
+
+
+@pytest.mark.parametrize(
+    ("message", "first"),
+    [(TRACEBACK, "ConnectionError: no database"), ("no luck", "no luck"), ("", "no reason given"), ("a\nb", "a")],
+)
+async def test_a_lifespan_that_fails_says_first_what_it_was(message: str, first: str) -> None:
+    async def app(_: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": message})
+
+    with pytest.raises(RuntimeError) as failed:
+        await AsgiApp(lambda: app, label="apps.site").start()
+    told, _, rest = str(failed.value).partition("\n")
+    assert told == f"its lifespan says that startup has failed: {first}"
+    assert not rest or rest == message.rstrip()
 
 
 async def test_a_client_that_has_gone_stays_gone() -> None:

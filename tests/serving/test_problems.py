@@ -22,3 +22,32 @@ def test_a_worker_that_does_not_start_may_the_next_time() -> None:
     problem = problem_of(Outcome.ERROR, told)
     assert (problem.status, problem.headers["retry-after"]) == (503, "1")
     assert str(problem) == "app.f: its enter() hook load() raised OSError: no"
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "message", "told"),
+    [
+        ("WorkerLost", 500, "It ended.\nIts last output:\n  a secret", "It ended."),
+        ("stoker.errors.WorkerLost", 500, "It ended.\nIts last output:\n  a secret", "It ended."),
+        ("StartupError", 503, "f: it ended (3). Its output until then:\na secret", "f: it ended (3)."),
+        ("stoker.errors.StartupError", 500, "f: it is late. It was here:\n  File", "f: it is late."),
+        ("StokerError", 500, "There is no room. The details:\n/home/me", "There is no room."),
+        (
+            "builtins.ValueError",
+            500,
+            "a text\nof the user's own:\n  all of it",
+            "a text\nof the user's own:\n  all of it",
+        ),
+    ],
+)
+def test_of_an_error_of_stoker_s_own_the_first_line_is_told_and_of_the_user_s_all(
+    kind: str, status: int, message: str, told: str
+) -> None:
+    problem = problem_of(Outcome.ERROR, ErrorInfo(kind, message))
+    assert (problem.status, str(problem)) == (status, told)
+
+
+@pytest.mark.parametrize("kind", ["StoreError", "StoreUnavailable", "stoker.errors.StoreError"])
+def test_where_the_store_is_stays_in_the_server_s_log(kind: str) -> None:
+    problem = problem_of(Outcome.ERROR, ErrorInfo(kind, "postgresql://db.corp:5432/stoker does not answer"))
+    assert "corp" not in str(problem) and "Its log says why" in str(problem)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from stoker.core.calls import Call, stoker_error
+from stoker.core.disclosure import PLACE, public
 from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.state import State
 from stoker.types import ErrorInfo
@@ -23,9 +24,9 @@ DEATHS_BACKOFF_MAX_SECONDS = 5.0  # for those that start well: the next call, wh
 FIRST_PAUSE_SECONDS = 0.25  # after the second in a row, and twice as much after each that follows
 STEADY_SECONDS = 30.0  # of a worker that lives for so long after its start nobody says that it does not start
 REFUSED_FROM = 2  # the first may have had any reason: it is tried again at once
-_PLACE = " It was here:"  # ends the first line of what a hook or an import did, before the stacks of the threads
 WAITED_SECONDS = 1.0  # for a start after workers that ended in their calls: to wait so long is no worse than to retry
 WORDS_MAX = 600  # characters of a reason, for people: what a resolver says of a version that is not there fits
+KEPT_CHARS = 16_000  # of a whole one, of which people are told the beginning
 
 
 def of_start(error: ErrorInfo, *, label: str) -> ErrorInfo:
@@ -50,7 +51,7 @@ def failed(st: State, pool: Pool, why: str, *, kind: str = "StartupError") -> No
     """Let the next start wait, longer with each that failed in a row; ``kind`` is the error's type."""
     pool.bad_starts += 1
     pool.trouble_kind = kind
-    pool.trouble = in_short(why, label=pool.spec.label)
+    pool.trouble = why[:KEPT_CHARS]
     _put_off(st, pool, pool.bad_starts, BACKOFF_MAX_SECONDS)
 
 
@@ -64,7 +65,7 @@ def died(st: State, pool: Pool, calls: Iterable[Call], why: str) -> None:
     pool.suspects = ran
     pool.deaths += 1
     pool.trouble_kind = "StartupError"
-    pool.trouble = in_short(why, label=pool.spec.label)
+    pool.trouble = why[:KEPT_CHARS]
     _put_off(st, pool, pool.deaths, DEATHS_BACKOFF_MAX_SECONDS)
 
 
@@ -75,8 +76,8 @@ def in_short(why: str, *, label: str) -> str:
     and so is the function's label at the beginning, since whoever shows a reason names it first.
     """
     first, _, rest = why.removeprefix(label).removeprefix(":").lstrip(" ").partition("\n")
-    if first.endswith(_PLACE):
-        first = first.removesuffix(_PLACE)
+    if first.endswith(PLACE):
+        first = first.removesuffix(PLACE)
     elif first.endswith(":"):
         lines = [" ".join(line.split()) for line in rest.splitlines() if line.strip()]
         first = f"{first} {' · '.join(lines)}"
@@ -136,7 +137,7 @@ def told(pool: Pool, now: float) -> str:
         when = "another one starts"
     elif any(worker.state is WorkerState.READY for worker in pool.workers.values()):
         when = "another one has just started"
-    return f"{_what_they_did(pool)}, {when}: {pool.trouble}"
+    return f"{_what_they_did(pool)}, {when}: {in_short(pool.trouble, label=pool.spec.label)}"
 
 
 def _what_they_did(pool: Pool) -> str:
@@ -149,7 +150,10 @@ def _what_they_did(pool: Pool) -> str:
 
 
 def refusal(st: State, key: str, *, now: float) -> ErrorInfo | None:
-    """Return why a request is not even queued: nothing could run it before the next start, which waits."""
+    """Return why a request is not even queued: nothing could run it before the next start, which waits.
+
+    It goes to whoever has sent that, so what workers have printed is not in it.
+    """
     pool = st.pools.get(key)
     if pool is None or max(pool.bad_starts, pool.deaths) < REFUSED_FROM or not pause(pool, now):
         return None
@@ -163,6 +167,6 @@ def refusal(st: State, key: str, *, now: float) -> ErrorInfo | None:
         return None
     message = (
         f"{pool.spec.label} cannot answer: {_what_they_did(pool)}. The next one is "
-        f"tried in {left:.1f} s. The last one: {pool.trouble}"
+        f"tried in {left:.1f} s. The last one: {in_short(public(pool.trouble), label=pool.spec.label)}"
     )
     return stoker_error(pool.trouble_kind, message, {"function": pool.spec.label, "retry_after": round(left, 3)})

@@ -23,6 +23,7 @@ from stoker.protocol.web_calls import (
     encode_answer,
     encode_message,
 )
+from stoker.runner.app_kinds import check_kind
 from stoker.runner.exchanges import PIECE_BYTES, ClientGone, TaskExchange
 from stoker.runner.loading import PACKAGE_DIR
 from stoker.web.answers import is_header
@@ -49,6 +50,7 @@ class AsgiApp:
             raise InvalidRequest(
                 f"{self._label} is to return an ASGI app, such as FastAPI(), and has returned {app!r:.100}."
             )
+        check_kind(app, "asgi", label=self._label)
         self._app = app
         self._lifespan = Lifespan(app)
         await self._lifespan.start()
@@ -329,9 +331,18 @@ class Lifespan:
         await self._to_app.put({"type": f"lifespan.{what}"})
         said = await self._said.get()
         if said["type"] == f"lifespan.{what}.failed":
-            raise RuntimeError(
-                f"its lifespan says that {what} has failed: {said.get('message', '') or 'no reason given'}"
-            )
+            message = str(said.get("message") or "")
+            told = f"its lifespan says that {what} has failed: {_cause_in(message) or 'no reason given'}"
+            raise RuntimeError(told if told.endswith(message) else f"{told}\n{message.rstrip()}")
+
+
+def _cause_in(message: str) -> str:
+    """Return what a message says in one line: of a traceback, as most frameworks send it, what was raised."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    if not any(line.startswith("Traceback (most recent call last):") for line in lines):
+        return lines[0] if lines else ""
+    frames = [at for at, line in enumerate(lines) if line.startswith((" ", "Traceback "))]
+    return lines[min(frames[-1] + 1, len(lines) - 1)].strip()
 
 
 def _status(status: Any) -> int:

@@ -42,8 +42,8 @@ def enter_directory(config: ZygoteConfig) -> None:
             os.chdir(config.workdir)
         except OSError as error:
             raise StartupError(
-                f"{config.label}: its workdir {config.workdir} cannot be entered ({error.strerror}). Create it, or "
-                "leave `workdir` out to run in the client's own directory.",
+                f"{config.label}: its workdir cannot be entered ({error.strerror}). Create it, or leave `workdir` out "
+                f"to run in the client's own directory. The details:\n{config.workdir}",
                 function=config.label,
             ) from error
     elif config.cwd and os.path.isdir(config.cwd):  # noqa: PTH112
@@ -75,9 +75,9 @@ def _attribute(module: types.ModuleType, config: ZygoteConfig) -> Any:
             found = getattr(found, name)
         except AttributeError:
             raise StartupError(
-                f"{config.label}: the module {config.code.module} ({module.__file__}) has no {config.code.qualname!r} "
-                "when it is imported. A function that is only defined under `if __name__ == '__main__'` is not seen "
-                "by workers: define it at the module's top.",
+                f"{config.label}: the module {config.code.module} has no {config.code.qualname!r} when it is imported. "
+                "A function that is only defined under `if __name__ == '__main__'` is not seen by workers: define it "
+                f"at the module's top. The details:\n{module.__file__}",
                 function=config.label,
             ) from None
     return found

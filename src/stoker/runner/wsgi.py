@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 from stoker.errors import InvalidRequest
 from stoker.protocol.web_calls import WebAnswer, WebRequest, encode_answer
+from stoker.runner.app_kinds import check_kind
 from stoker.runner.exchanges import PIECE_BYTES, ThreadExchange
 from stoker.web.answers import is_header
 
@@ -28,6 +29,7 @@ class WsgiApp:
             raise InvalidRequest(
                 f"{self._label} is to return a WSGI app, such as Flask(__name__), and has returned {app!r:.100}."
             )
+        check_kind(app, "wsgi", label=self._label)
         self._app = app
 
     def stop(self) -> None:

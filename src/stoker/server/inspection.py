@@ -308,6 +308,13 @@ def _stored_timeline(record: CallRecord) -> list[tuple[float, str, str]]:
     return found
 
 
+def public_why(server: Server, call: Call) -> str:
+    """Return why a call is not running, for whoever has made it over HTTP: without what a failed start has said."""
+    if call.state is CallState.QUEUED and call.pool.refusal:
+        return "it waits for a worker to start"
+    return why_waiting(server, call)
+
+
 def why_waiting(server: Server, call: Call) -> str:
     """Return why a call is not running, in a sentence; empty if it is, or has ended."""
     pool = call.pool

@@ -104,8 +104,8 @@ class Spool:
             self._release()
             self._path.unlink(missing_ok=True)
             self.failure = StokerError(
-                f"The server has no room for a payload of {self.size} bytes: {error.strerror} ({self._path.parent}). "
-                "Free space there, or send less at a time."
+                f"The server has no room for a payload of {self.size} bytes: {error.strerror}. Free space there, or "
+                f"send less at a time. The details:\n{self._path.parent}"
             )
 
     def _open(self) -> None:

@@ -92,8 +92,8 @@ class SegmentDir:
             else:
                 return
         raise StokerError(
-            f"There is no room for a payload of {size} bytes ({'; '.join(problems)}). "
-            "Free space there, or send less at a time."
+            f"There is no room for a payload of {size} bytes. Free space, or send less at a time. The details:\n"
+            f"{'; '.join(problems)}"
         )
 
     def local(self, name: str) -> memoryview:
@@ -273,4 +273,4 @@ def _write_all(descriptor: int, views: Sequence[memoryview]) -> None:
 
 
 def _failed(what: str, error: OSError) -> StokerError:
-    return StokerError(f"{what}: {error.strerror} ({error.filename}).")
+    return StokerError(f"{what}: {error.strerror}. The details:\n{error.filename}")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stoker.engine.local.crash_reports import shortened
 from stoker.engine.local.log_lines import META, RECORD, STAMP, UNIT, Joiner, Line, parse_lines
 from stoker.engine.local.processes import libc
 from stoker.quantities import format_size
@@ -32,7 +33,7 @@ TOTAL_AGE_SECONDS = 7 * 86400.0
 REPLY_BYTES = 4 << 20  # of text in one answer: a frame's header holds 16 MiB
 ROW_BYTES = 200  # of the rest of a line's row
 LAST_LINES = 10  # of a worker's output in an error
-LAST_BYTES = 4096  # looked through for them
+LAST_BYTES = 32 << 10  # looked through for them: with the stacks of some threads, where native code has crashed
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 
 
@@ -135,7 +136,7 @@ def read_logs(directory: Path, query: LogQuery) -> list[dict[str, Any]]:
 
 
 def last_lines(path: Path) -> list[Line]:
-    """Return the last lines of a worker's file, a few, for an error that says how it ended."""
+    """Return the last lines of a worker's file, a few, for an error that says how it ended; see `crash_reports`."""
     try:
         with path.open("rb") as file:
             start = _data_start(file.fileno(), len(file.readline(HEAD_BYTES)))
@@ -150,7 +151,7 @@ def last_lines(path: Path) -> list[Line]:
     joiner = Joiner()
     lines = [line for raw in whole for line in joiner.join(parse_lines(raw)) if line.text]
     lines += joiner.rest()
-    return lines[-LAST_LINES:]
+    return shortened(lines, most=LAST_LINES)
 
 
 def _newest(lines: list[dict[str, Any]], room: int) -> list[dict[str, Any]]:

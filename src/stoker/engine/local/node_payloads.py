@@ -94,8 +94,8 @@ class NodePayloads:
                 self._brought[name] = size
         except OSError as error:
             raise StokerError(
-                f"Payload {name} could not be kept on node {self._links.node}: {error.strerror} ({self.directory}). "
-                "Free space there."
+                f"Payload {name} could not be kept on node {self._links.node}: {error.strerror}. Free space there. "
+                f"The details:\n{self.directory}"
             ) from error
         finally:
             draft.unlink(missing_ok=True)

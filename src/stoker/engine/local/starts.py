@@ -148,7 +148,8 @@ class Starter:
                 text, fields = f"{order.function.label}: {text}", {**fields, "function": order.function.label}
             return StartFailed(order.worker, ErrorInfo(type(error).__name__, text, fields=fields))
         except OSError as error:
-            message = f"{order.function.label} could not be started on this machine: {error}."
+            why = error.strerror or type(error).__name__
+            message = f"{order.function.label} could not be started on this machine: {why}. The details:\n{error}"
             return StartFailed(order.worker, ErrorInfo("StartupError", message))
         return None
 

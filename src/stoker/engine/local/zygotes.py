@@ -21,6 +21,7 @@ from typing import Any
 
 from stoker.engine.local import processes
 from stoker.engine.local.config import RUN_MARKER, WORKER_MARKER
+from stoker.engine.local.log_files import last_lines
 from stoker.engine.local.marks import BLANK
 from stoker.engine.local.standby import Standby, spawn_runner
 from stoker.errors import ProtocolError, StartupError
@@ -143,8 +144,9 @@ class RunnerProcess:
             raise StartRefusal(
                 ErrorInfo(
                     "StartupError",
-                    f"{launch.config.label}: its interpreter {launch.python} does not start ({error}). If the "
-                    "environment was removed by hand, `stoker images prune` forgets it and the next start builds it.",
+                    f"{launch.config.label}: its interpreter does not start. If the environment was removed by hand, "
+                    "`stoker images prune` forgets it and the next start builds it. The details:\n"
+                    f"{launch.python}: {error}",
                 )
             ) from error
 
@@ -268,12 +270,7 @@ class RunnerProcess:
         return ErrorInfo("StartupError", f"{self.launch.config.label}: {message}")
 
     def _last_output(self) -> str:
-        try:
-            lines = self.log.read_bytes()[-4096:].decode("utf-8", "replace").splitlines()
-        except OSError:
-            return "(none)"
-        shown = [line for line in lines if not line.startswith("\x1e\x1fm")]
-        return "\n".join(line.rpartition("\x1f")[2] for line in shown[-20:]) or "(none)"
+        return "\n".join(line.text for line in last_lines(self.log)) or "(none)"
 
     def _take(self, message: ZygoteMessage) -> None:
         if isinstance(message, Ready | Failed):

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from stoker.core.calls import Payload
+from stoker.core.disclosure import public
 from stoker.errors import StokerError
 from stoker.protocol.web_calls import WebAnswer, WebRequest, encode_request
 from stoker.server.gateway import pages, versions
@@ -479,7 +480,7 @@ class Gateway:
                     spool.add(whole, memoryview(piece))
             spool.complete(memoryview(b""))
             if spool.failure is not None:
-                raise Problem(507, type(spool.failure).__name__, str(spool.failure))
+                raise Problem(507, type(spool.failure).__name__, public(str(spool.failure)))
             return spool.keep()
 
     # Answers

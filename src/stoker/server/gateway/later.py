@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 from stoker.core import events as e
 from stoker.core.calls import Payload, Result, Segment
 from stoker.errors import InvalidRequest, NotFound, Overloaded, PermissionDenied, StokerError
-from stoker.server.execution import WebOrigin
-from stoker.server.gateway.problems import Problem
+from stoker.server.execution import WebOrigin, error_info
+from stoker.server.gateway.problems import Problem, told_of
 from stoker.server.gateway.request_digests import digest_of, digest_of_file
 from stoker.server.gateway.routing import Route
 from stoker.server.gateway.web_calls import PUBLIC, WebCalls, session_name
-from stoker.server.inspection import call_details
+from stoker.server.inspection import call_details, public_why
 from stoker.server.watching import stored_delivery
 from stoker.server.web_records import PATH_CHARACTERS
 
@@ -147,7 +147,8 @@ class LaterCalls:
                 await self._server.callbacks.ask(call_id, wanted.callback, holder=holder)
             except StokerError as error:
                 self._server.discard([payload])
-                raise Problem(503, type(error).__name__, str(error), headers={"retry-after": "1"}) from None
+                told = told_of(error_info(error))
+                raise Problem(503, type(error).__name__, told, headers={"retry-after": "1"}) from None
         call = self._calls.submit(
             *(route.spec, route.key, payload),
             holder=holder,
@@ -232,9 +233,22 @@ class LaterCalls:
             **told,
             **({"status": status} if status else {}),
             **({"callback": {name: callback[name] for name in shown}} if callback is not None else {}),
-            **({"why": found["why"]} if found.get("why") else {}),
-            **({"error": found["error"]} if found.get("error") else {}),
+            **({"why": why} if (why := self._why(call_id)) else {}),
+            **({"error": await self._error(call_id)} if found.get("error") else {}),
         }
+
+    def _why(self, call_id: str) -> str:
+        call = self._server.plane.state.calls.get(call_id)
+        return public_why(self._server, call) if call is not None else ""
+
+    async def _error(self, call_id: str) -> str:
+        """Return what a call has failed with, as its result says it."""
+        record = self._server.records.get(call_id)
+        error = record.error if record is not None else None
+        if error is None:
+            stored = await asyncio.to_thread(self._server.store.call, call_id)
+            error = stored.settled.error if stored is not None and stored.settled is not None else None
+        return f"{error.name}: {told_of(error)}" if error is not None else ""
 
     async def result(self, call_id: str, holder: str) -> Result | None:
         """Return how a call has ended; None if it has not.

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from stoker.core.disclosure import public
 from stoker.types import ErrorInfo, Outcome
 
 STATUSES = {
@@ -25,6 +26,10 @@ STATUSES = {
 
 # Their words are paths of this machine, and a resolver's: for the owner. Not 503, since to ask again does not help.
 NO_ENVIRONMENT = frozenset({"ImageBuildError", "InterpreterNotFound"})
+NO_STORE = frozenset({"StoreError", "StoreUnavailable", "Fenced"})  # their words name its place, and a driver's advice
+OWN_MODULE = (
+    "stoker.errors."  # of an error of Stoker's own that user code has raised, or let pass: of another call, say
+)
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -69,13 +74,20 @@ def problem_of(outcome: Outcome, error: ErrorInfo | None) -> Problem:
     headers = {}
     if status == 503:
         headers["retry-after"] = str(max(1, math.ceil(float(error.fields.get("retry_after", 1.0)))))
-    message = error.message
-    if error.type_name in NO_ENVIRONMENT:
+    return Problem(status, error.name.removeprefix(OWN_MODULE), told_of(error), headers=headers)
+
+
+def told_of(error: ErrorInfo) -> str:
+    """Return the message of an error as anybody may read it: a user's own whole, of Stoker's what happened."""
+    kind = error.type_name.removeprefix(OWN_MODULE)
+    if "." in kind:
+        return error.message
+    if kind in NO_ENVIRONMENT:
         label = error.fields.get("function") or "The function"
-        message = (
+        return (
             f"{label} cannot be run: its environment could not be built, or is not what it was. Whoever deployed it "
             "finds the cause by `stoker apps list` and in its logs."
         )
-    if error.type_name == "StartupError":  # what a hook or an import raised, without the traceback that follows it
-        message = message.partition("\n")[0].removesuffix(" It was here:")
-    return Problem(status, error.name.removeprefix("stoker.errors."), message, headers=headers)
+    if kind in NO_STORE:
+        return "What the server keeps could not be read or written just now. Its log says why."
+    return public(error.message)

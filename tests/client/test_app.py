@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import stoker
 from stoker.client import session as sessions
+from stoker.client.session import Session
 from tests.client.fake_server import FakeServer
 from tests.client.test_remote import serve
 
@@ -215,3 +218,49 @@ def test_a_forked_child_has_a_session_of_its_own(server: FakeServer, app: stoker
         os.close(writing)
         assert f.remote(3) == 3
     assert len({s.ids[0].partition(".")[0] for s in server.submits}) == 2
+
+
+def test_a_slip_in_an_app_names_what_was_meant(app: stoker.App) -> None:
+    wrong: Any = app.deploy
+    with pytest.raises(stoker.InvalidOption, match="Did you mean 'canary'"):
+        wrong(cannary=10)
+    kind: Any = stoker.App
+    with pytest.raises(stoker.InvalidOption, match=r"App\(max_workers=….*It takes: name, image"):
+        kind("test", max_workers=1)
+
+
+def test_what_is_deployed_is_called_by_name_and_says_so(server: FakeServer, app: stoker.App) -> None:
+    @app.function
+    def f(x: int) -> int:
+        return x
+
+    serve(server, app)
+    app.deploy()
+    with pytest.raises(
+        stoker.NotRunning, match=r"is deployed, in version 1, .*stoker.Function.from_name\('test', 'f'\)"
+    ):
+        f.remote(1)
+    with app.run():
+        assert f.remote(1) == 1
+
+
+def test_a_deploy_warns_of_what_does_not_start_and_of_what_may_not_later(
+    server: FakeServer, app: stoker.App, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    @app.function
+    def f() -> None: ...
+
+    @app.function(image=stoker.Image.python())
+    def g() -> None: ...
+
+    serve(server, app)
+    answer = {"version": 2, "waits": {"f": "its enter() hook load() raised OSError: no"}, "untried": {"g": "no room"}}
+    request = Session.request
+    monkeypatch.setattr(
+        Session, "request", lambda self, verb, params: answer if verb == "deploy" else request(self, verb, params)
+    )
+    assert app.deploy() == 2
+    told = capfd.readouterr().err
+    assert "stoker: test.f is not ready in version 2, " in told and "OSError: no" in told
+    assert "stoker: test: g took over untried: no room" in told
+    assert f"stoker: test: f: runs in your own environment ({sys.prefix})" in told

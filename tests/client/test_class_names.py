@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -162,3 +163,9 @@ def test_what_others_still_use_stays_when_a_program_ends(server: PersistentServe
 def _workers(session: sessions.Session, name: str) -> int:
     rows = session.request("functions", {"app": "named"})
     return sum(row["workers"] for row in rows if row["name"] == name)
+
+
+def test_a_method_of_a_class_by_name_is_one_of_an_instance() -> None:
+    found: Any = stoker.Cls.from_name("shop", "Model")
+    with pytest.raises(AttributeError, match=r"write stoker.Cls.from_name\('shop', 'Model'\)\(…\).score.remote\(…\)"):
+        found.score.remote(1)

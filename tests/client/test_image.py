@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 import sys
 import time
@@ -125,3 +126,16 @@ def test_missing_files_are_errors_at_once(tmp_path: Path) -> None:
     for declare in declarations:
         with pytest.raises(InvalidRequest):
             declare()
+
+
+def test_a_slip_names_what_was_meant() -> None:
+    kind: Any = Image
+    with pytest.raises(InvalidOption, match=r"no image to begin with. Write Image.python\(\).pip_install"):
+        kind.pip_install("numpy")
+    with pytest.raises(AttributeError, match="Did you mean 'pip_install'"):
+        kind.python().pip_instal("numpy")
+    with pytest.raises(AttributeError, match=r"begins with Image.python\(\); it has: local, python, pip_install"):
+        kind.debian_slim()
+    with pytest.raises(InvalidOption, match=r"pip_install\(index=….*Did you mean 'index_url'"):
+        kind.python().pip_install("numpy", index="https://example.org")
+    assert not hasattr(kind.python(), "_nothing") and copy.deepcopy(kind.python()) == kind.python()

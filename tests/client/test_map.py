@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import itertools
 import random
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -163,6 +164,33 @@ def test_an_abandoned_map_is_cancelled(server: FakeServer, app: stoker.App, how:
             del results
             gc.collect()
         until(lambda: bool(server.cancels))
+        assert {one.reason for one in server.cancels} == {"its map was left before its end"}
+        gate.set()
+
+
+def test_ctrl_c_in_a_map_is_why_its_calls_are_cancelled(server: FakeServer, app: stoker.App) -> None:
+    gate = Gate()
+
+    @app.function
+    def wait(x: int) -> int:
+        gate.wait(10)
+        return x
+
+    serve(server, app)
+    main = threading.main_thread().ident or 0
+
+    def interrupt() -> None:
+        until(lambda: bool(server.ran))
+        signal.pthread_kill(main, signal.SIGINT)
+
+    with app.run():
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            list(wait.map(range(3)))
+        thread.join()
+        until(lambda: bool(server.cancels))
+        assert {one.reason for one in server.cancels} == {"the program that maps was interrupted, by Ctrl-C"}
         gate.set()
 
 

@@ -119,6 +119,8 @@ def test_lookup_finds_runs_versions_and_current(client: Peer, key: str) -> None:
         client.ask("lookup", app="other", name="f")
     with pytest.raises(NotFound, match=r"no deployed app 'apq'. Did you mean 'app'\?"):
         client.ask("lookup", app="apq", name="f")
+    with pytest.raises(NotFound, match=r"no deployed app 'pea'. Deployed"):
+        client.ask("lookup", app="pea", name="f")
     with pytest.raises(NotFound, match=r"has no function 'ff'. It has: f. Did you mean 'f'\?"):
         client.ask("lookup", app="app", name="ff")
     with pytest.raises(NotFound, match="no deployed version 7"):

@@ -154,6 +154,11 @@ def test_nor_is_who_fetches_the_answer_later(leaks: Serving) -> None:
     assert "SECRET of native code" in leaks.stoker("calls", "show", place.rpartition("/")[2])
 
 
+def test_a_slip_in_a_path_is_told_with_the_class_that_it_meant(leaks: Serving) -> None:
+    with httpx.Client(base_url=leaks.url, timeout=60) as client:
+        assert "Did you mean 'Plain'?" in client.get("/leaks/plain").json()["error"]["message"]
+
+
 def test_nor_is_who_finds_that_nothing_starts_at_once_or_in_the_pauses_between_tries(leaks: Serving) -> None:
     with httpx.Client(base_url=leaks.url, timeout=60) as client:
         found = [client.get("/leaks/Loads/now") for _ in range(6)]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
-from stoker.cli.environments import in_own, prepare
+from stoker.cli.environments import prepare
 from stoker.cli.interrupts import saying_that_it_goes_on
 from stoker.cli.loading import by_name, load, split_target
 from stoker.cli.screen import say, show_json, warn
@@ -15,6 +14,7 @@ from stoker.cli.server_requests import persistent_session
 from stoker.cli.usage import WrongUsage
 from stoker.cli.versions import say_ended, say_untried, tell_not_ready, tell_replaced, telling_that_it_waits
 from stoker.client.app import STRATEGIES, App, Plan
+from stoker.client.deploy_warnings import in_own, of_own_environment
 from stoker.errors import InvalidRequest
 
 
@@ -136,12 +136,8 @@ def _say(item: dict[str, Any], wanted: str = "") -> None:
             f"the endpoints of {app} are not reached, because the server has no door for HTTP: {item['no_http']}\n"
             "Start it again with one: `stoker server stop`, then `stoker server start --http 127.0.0.1:7411`."
         )
-    if own := item.get("own_environment"):
-        who = "runs" if len(own) == len(item["functions"]) else f"{', '.join(sorted(own))}: runs"
-        say(
-            f"  {who} in your own environment ({sys.prefix}): a change of that stops it until it is deployed again; "
-            "Image.python().pip_install(…) pins what it needs"
-        )
+    for told in of_own_environment(item.get("own_environment", []), count=len(item["functions"])):
+        say(f"  {told}")
     if item["urls"]:
         url = next(iter(item["urls"].values()))
         say(f"  {url.partition('/' + app + '/')[0]}/{app}/docs")

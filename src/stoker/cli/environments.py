@@ -43,11 +43,6 @@ def wanted_by(functions: Sequence[tuple[str, ImageSpec]]) -> list[Wanted]:
     return list(found.values())
 
 
-def in_own(functions: Sequence[FunctionSpec]) -> list[str]:
-    """Return the names of those that run in the caller's environment, and no more once that has changed."""
-    return [one.name for one in functions if one.image.local is not None and not one.image.local.frozen]
-
-
 def prepare(
     functions: Sequence[FunctionSpec], blobs: Mapping[str, bytes], *, source: str, builds: bool, silent: bool
 ) -> None:

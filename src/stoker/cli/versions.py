@@ -14,6 +14,7 @@ from stoker.cli.interrupts import saying_that_it_goes_on
 from stoker.cli.screen import Column, ago, count, escape, fail, say, show_facts, show_json, show_rows, since
 from stoker.cli.server_requests import ask, ask_until_ready
 from stoker.cli.usage import WrongUsage
+from stoker.client.deploy_warnings import of_not_ready, of_replaced, of_untried
 from stoker.client.seen_versions import seen_versions
 from stoker.errors import NotFound
 from stoker.quantities import format_duration
@@ -224,31 +225,22 @@ def say_ended(ended: Mapping[str, Any] | None) -> None:
 
 def say_untried(untried: Mapping[str, str]) -> None:
     """Say of which functions nobody knows yet whether the new version of them starts."""
-    for why in sorted({*untried.values()}):
-        names = ", ".join(sorted(name for name, one in untried.items() if one == why))
-        say(f"  {names} took over untried: {why}")
+    for told in of_untried(untried):
+        say(f"  {told}")
 
 
 def tell_not_ready(app: str, version: int, not_ready: Mapping[str, str]) -> bool:
     """Tell whether a version cannot take over, and say so: the one before goes on, and nobody else would."""
-    for name, told in not_ready.items():
-        fail(
-            f"{app}.{name} is not ready in version {version}, and the version before goes on until it is: {told}\n"
-            f"`stoker logs --app {app}` has its output; `stoker apps rollback {app}` calls it off."
-        )
+    for told in of_not_ready(app, version, not_ready):
+        fail(told)
     return bool(not_ready)
 
 
 def tell_replaced(app: str, version: int, by: int | None) -> bool:
     """Tell whether a version was replaced before anybody has seen that it is ready, and say so."""
-    if by is None:
-        return False
-    what = f"version {by} of {app} has replaced version {version}" if by else f"{app} was stopped"
-    fail(
-        f"{what} before that was seen to be ready: it answers no calls. `stoker apps history {app}` shows who deployed "
-        "what."
-    )
-    return True
+    for told in of_replaced(app, version, by):
+        fail(told)
+    return by is not None
 
 
 @contextmanager

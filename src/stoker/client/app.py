@@ -18,11 +18,13 @@ from stoker.client import notices
 from stoker.client import session as sessions
 from stoker.client.at_import import check_not_at_import
 from stoker.client.classes import Cls, Configured, check_options
+from stoker.client.deploy_warnings import in_own, of_not_ready, of_own_environment, of_replaced, of_untried
 from stoker.client.frames import trimmed
 from stoker.client.function import Function
 from stoker.client.ids import stamped_id
 from stoker.client.image import Image
 from stoker.client.lifecycle import check_no_method, parameter
+from stoker.client.names import fields_checked, names_checked
 from stoker.client.options import FunctionOptions
 from stoker.client.registration import Shipment, check_python, end_run, register, ship, travels_by_value
 from stoker.client.seen_versions import seen_versions
@@ -136,6 +138,7 @@ class Run:
     shipment: Shipment = field(default_factory=Shipment)
 
 
+@fields_checked
 class App:
     """A named set of functions; ``image``, ``env`` and ``tags`` are defaults for them.
 
@@ -167,7 +170,8 @@ class App:
         self.functions: dict[str, Function[..., Any] | Cls[Any]] = _Functions()
         self.registered_entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
         self.current_run: Run | None = None
-        self.deployed_anew = False  # the last `deploy` has made a version
+        self.deployed_version = 0  # of the last `deploy`
+        self.deployed_anew = False  # that has made a version
         self.urls: dict[str, str] = {}  # where the last `deploy` has put its endpoints, by function
         self.no_http = ""  # why they are at none, where the server has no door for HTTP
         self.not_ready: dict[str, str] = {}  # functions of the last `deploy` that do not start yet, and why
@@ -260,6 +264,7 @@ class App:
         """
         return AppRun(self, None, served=True)
 
+    @names_checked
     def deploy(
         self,
         *,
@@ -274,7 +279,10 @@ class App:
         before is in use and a start may take long, it goes on until the new one is ready, which is waited for here;
         ``app.not_ready`` says what does not start, by name: there the version before goes on. ``app.untried`` says what
         has taken over before a worker of it was ready, and why. ``app.replaced_by`` is the version that has replaced
-        the new one before it was ready; 0 if the app was stopped; else None.
+        the new one before it was ready; 0 if the app was stopped; else None. All this is printed to stderr as well, and
+        which functions run in the caller's own environment.
+
+        What is deployed is called by name, here as in any other program: `Function.from_name`, `Cls.from_name`.
 
         With ``canary`` the new version stands beside the current one and answers so many percent of the calls; with
         ``shadow`` so many percent of the calls are made by it as well, and compared, while the current one answers all.
@@ -287,7 +295,21 @@ class App:
                 or a worker that imports the module would deploy it again.
         """
         how = self._how(canary, shadow, strategy)  # what is wrong with it is told before anything is bundled
-        return self._deploy(self.plan(), tags, how)
+        plan = self.plan()
+        version = self._deploy(plan, tags, how)
+        self._warn_of(plan, version)
+        return version
+
+    def _warn_of(self, plan: Plan, version: int) -> None:
+        """Print, to stderr, what the version's number does not say."""
+        for told in (
+            *of_not_ready(self.name, version, self.not_ready),
+            *of_replaced(self.name, version, self.replaced_by),
+        ):
+            notices.warn(told)
+        own = of_own_environment(in_own(plan.functions), count=len(plan.functions))
+        for told in (*of_untried(self.untried), *own):
+            notices.warn(f"{self.name}: {told}")
 
     def plan(self) -> Plan:
         """Return what `deploy` would deploy; nothing is sent yet."""
@@ -327,7 +349,8 @@ class App:
         self.not_ready = dict(answer.get("waits", {}))
         self.untried = dict(answer.get("untried", {}))
         self.replaced_by = answer.get("replaced_by")
-        return int(answer["version"])
+        self.deployed_version = int(answer["version"])
+        return self.deployed_version
 
     def undeploy(self) -> None:
         """Remove the deployed app; calls that were accepted are finished.

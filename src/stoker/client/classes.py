@@ -204,6 +204,11 @@ class Cls(Generic[T]):
                 raise AttributeError(f"{name} is a method of an instance: write {shown}(…).{name}.remote(…).")
             near = [] if name.startswith("_") else difflib.get_close_matches(name, [*methods, *dir(Cls)], n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
+            if not near and not name.startswith("_") and vars(self).get("_raw", self) is None:
+                made = f"stoker.Cls.from_name({self.app_name!r}, {self.name!r})(…)"  # what it has is not known here
+                hint = (
+                    f" A method is one of an instance: write {made}.{name}.remote(…), its parameters in place of (…)."
+                )
             raise AttributeError(f"The class {vars(self).get('name', '')!r} has no attribute {name!r}.{hint}")
 
 

@@ -6,6 +6,8 @@ Nothing is built here. `Image.to_spec` turns the declaration into an `ImageSpec`
 
 from __future__ import annotations
 
+import difflib
+import functools
 import hashlib
 import inspect
 import json
@@ -15,9 +17,10 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from stoker.client.bundle import module_files
+from stoker.client.names import names_checked
 from stoker.client.packing import pack, walk
 from stoker.client.relative import beside_caller, hint, stays_behind
 from stoker.client.requirements import check_requirement, read_requirements
@@ -30,6 +33,7 @@ NEWEST_PLAUSIBLE_MINOR = 30  # "3.110" is a typo, not a version
 MAX_LOCAL_BYTES = 1 << 30  # one add_local_*; what is larger belongs in a volume, not in each image
 _APT_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9]+)?(?:=\S+)?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+K = TypeVar("K")
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 
 
@@ -55,8 +59,47 @@ class _Step:
     origin: Path | Callable[..., Any] | None = None
 
 
+class _OfImages(type):
+    """What is no attribute of the class is told with the nearest that is."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(cls, name: str) -> NoReturn:
+            raise AttributeError(_no_attribute("Image", name))
+
+
+def _begun(kind: type[K]) -> type[K]:
+    """Have its methods say, where one is called on the class, that an image begins otherwise."""
+    for name, method in list(vars(kind).items()):
+        if not name.startswith("_") and inspect.isfunction(method):
+            setattr(kind, name, _begun_method(name, method))
+    return kind
+
+
+def _begun_method(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    checked = names_checked(method)
+
+    @functools.wraps(method)
+    def begun(*args: Any, **kwargs: Any) -> Any:
+        if not args or not isinstance(args[0], Image):
+            raise InvalidOption(f"Image.{name}(…) has no image to begin with. Write Image.python().{name}(…).")
+        return checked(*args, **kwargs)
+
+    return begun
+
+
+def _no_attribute(of: str, name: str) -> str:
+    if name.startswith("_"):
+        return f"{of} has no attribute {name!r}."
+    known = [one for one in vars(Image) if not one.startswith("_")]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"One begins with Image.python(); it has: {', '.join(known)}."
+    return f"{of} has no attribute {name!r}. {hint}"
+
+
+@_begun
 @dataclass(frozen=True)
-class Image:
+class Image(metaclass=_OfImages):
     """The recipe of an environment. Immutable: each method returns a new image.
 
     Start with `Image.local()` or `Image.python()`. Packages of all steps are resolved together and installed first; the
@@ -66,6 +109,11 @@ class Image:
     _python: str
     _is_local: bool = False
     _steps: tuple[_Step, ...] = ()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(_no_attribute("An image", name))
 
     @classmethod
     def local(cls) -> Image:

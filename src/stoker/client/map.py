@@ -28,6 +28,8 @@ T_co = TypeVar("T_co", covariant=True)
 
 OUTSTANDING_MAX_BYTES = 256 << 20  # of inputs that are not settled; they are kept for sending them again
 NO_KEYWORDS: dict[str, Any] = {}
+UNREAD = "its map was left before its end"  # why a call is cancelled, for people
+INTERRUPTED = "the program that maps was interrupted, by Ctrl-C"
 
 _flusher = Flusher()
 
@@ -40,8 +42,8 @@ class MapRun(Waiter):
     """
 
     __slots__ = (
-        "_arrived", "_batch", "_bell", "_bytes_sent", "_bytes_settled", "_closed", "_delivered", "_exhausted",
-        "_failed", "_failed_at", "_input_error", "_inputs", "_open", "_ordered", "_progress", "_queue",
+        "_arrived", "_batch", "_bell", "_bytes_sent", "_bytes_settled", "_closed", "_delivered", "_ended_by",
+        "_exhausted", "_failed", "_failed_at", "_input_error", "_inputs", "_open", "_ordered", "_progress", "_queue",
         "_return_exceptions", "_room", "_route", "_session", "_starved", "_submitted", "_total", "_unshown",
     )  # fmt: skip
 
@@ -71,6 +73,7 @@ class MapRun(Waiter):
         self._submitted = self._delivered = self._bytes_sent = self._bytes_settled = 0
         self._failed: dict[int, str] = {}  # ids of calls whose errors were not read yet
         self._failed_at: int | None = None
+        self._ended_by = UNREAD
         self._input_error: BaseException | None = None
         self._exhausted = self._closed = self._starved = False
         self._room = threading.Event()
@@ -123,7 +126,7 @@ class MapRun(Waiter):
 
     def _cancel_after(self, index: int) -> None:
         beyond = [pending for at, pending in list(self._open.items()) if at > index]
-        self._session.abandon(beyond, reason="sibling")
+        self._session.abandon(beyond, reason="sibling" if self._failed_at is not None else self._ended_by)
 
     # The feeder.
 
@@ -227,9 +230,10 @@ class MapRun(Waiter):
         self._unshown = set()  # before it is asked for: what ends meanwhile is waited for on its own
         self._session.await_output()
 
-    def close(self) -> None:
-        """Stop pulling inputs, cancel what is open, drop what is unread."""
+    def close(self, reason: str = UNREAD) -> None:
+        """Stop pulling inputs, cancel what is open, for this reason, drop what is unread."""
         if not self._closed:
+            self._ended_by = reason
             self._closed = True
             self._room.set()
             self._cancel_after(-1)
@@ -279,8 +283,8 @@ class MapResults(Generic[T_co], Iterator[T_co]):
     def _wait(self) -> None:
         try:
             self._run.wait()
-        except BaseException:
-            self._run.close()
+        except BaseException as error:
+            self._run.close(INTERRUPTED if isinstance(error, KeyboardInterrupt) else UNREAD)
             raise
 
     def __del__(self) -> None:

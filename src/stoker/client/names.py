@@ -37,7 +37,7 @@ def names_checked(function: Callable[P, R], *, label: str = "") -> Callable[P, R
 
 
 def fields_checked(kind: type[K]) -> type[K]:
-    """Make a dataclass raise `InvalidOption` for a keyword that is none of its fields."""
+    """Make a class, a dataclass say, raise `InvalidOption` for a keyword that is none of its fields."""
     kind.__init__ = names_checked(kind.__init__, label=kind.__name__)  # type: ignore[method-assign]
     return kind
 

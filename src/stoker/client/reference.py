@@ -126,6 +126,12 @@ class Reference:
             return self._own_target(session, run, key)._replace(deadline=self._options.to_spec().deadline)
         if self._key and not self._changed:
             return self._own_target(sessions.current(), run, self._key)
+        if app is not None and APP_VARIABLE not in os.environ and app.deployed_version:
+            raise NotRunning(
+                f"{self.label} is deployed, in version {app.deployed_version}, and what is deployed is called by its "
+                f"name: {self._by_name}({app.name!r}, {self.name!r}). To run it for this program alone, wrap the "
+                f"call in `with app.run():`. {self._here}"
+            )
         if app is not None and APP_VARIABLE not in os.environ:
             raise NotRunning(
                 f"{self.label} cannot be called remotely: its app is not running. Wrap the call in `with app.run():`, "

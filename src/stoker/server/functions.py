@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +9,7 @@ from stoker.core import events as e
 from stoker.core.pools import Pool
 from stoker.core.traffic import Turns
 from stoker.errors import NotFound
+from stoker.server.near_names import nearest
 from stoker.store.base import Deployment, Rollout, Store
 from stoker.types import FunctionSpec
 
@@ -577,8 +577,8 @@ class Functions:
 
 
 def _near(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    found = nearest(name, names)
+    return f" Did you mean {found!r}?" if found else ""
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from stoker.errors import NotFound
 from stoker.server.gateway.problems import Pairs, Problem
 from stoker.server.metrics.tally import Labels
+from stoker.server.near_names import nearest
 from stoker.types import FunctionSpec, WebSpec
 
 if TYPE_CHECKING:
@@ -200,9 +200,8 @@ class Routes:
         """Say what there is not; of an app that is there it tells those alone that HTTP reaches, as its page does."""
         if self._functions.names_of(app) is None:
             return self._functions.missing(app, "")
-        reached = [route.path for route in self.of_app(app)]
-        near = difflib.get_close_matches(name, reached, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"/{app}/docs lists what it has."
+        found = nearest(name, {route.spec.name for route in self.of_app(app)})
+        hint = f"Did you mean {found!r}?" if found else f"/{app}/docs lists what it has."
         return f"App {app!r} has no function {name!r} here. {hint}"
 
 

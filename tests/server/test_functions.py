@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from stoker.core import events as e
+from stoker.core.pools import Pool
 from stoker.server.functions import Functions
 from stoker.store.base import Deployment
 from stoker.store.memory import MemoryBacking, MemoryStore
@@ -193,6 +194,20 @@ def test_what_nobody_claims_after_a_restart_is_let_go_until_it_is_called_again()
     decided.clear()
     assert known.newest(large) == large and known.ensure(large) == specs[large]
     assert [event.key for event in decided if isinstance(event, e.FunctionDeclared)] == [large]
+    known, decided = next_term(backing)
+    assert known.known(large) == known.ensure(large) == specs[large]
+    assert large in [event.key for event in decided if isinstance(event, e.FunctionDeclared)]
+
+
+def test_an_instance_first_asked_for_of_a_version_that_goes_on_is_that_versions() -> None:
+    known, _ = next_term(MemoryBacking())
+    (first,) = deploy_in(known, a_class())
+    deploy_in(known, a_class(is_async=True))
+    going_on = Pool(first, known.specs[first])
+    going_on.goes_on_for = "the next one, which is not ready"
+    known.pools = {first: going_on}
+    large = configured(known, first, size="large")
+    assert known.newest(large) == large
 
 
 def test_what_was_made_of_an_app_that_is_stopped_is_not_there_again_after_a_restart() -> None:

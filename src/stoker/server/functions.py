@@ -55,6 +55,7 @@ class Functions:
     keep: Callable[[FunctionSpec], None]
     is_used: Callable[[str], bool]
     specs: dict[str, FunctionSpec] = field(default_factory=dict)
+    undeclared: set[str] = field(default_factory=set)  # keys of specs that the core was not told of, or nobody claimed
     runs: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)  # (app, run id) → name → key
     variants: dict[tuple[str, str], set[str]] = field(default_factory=dict)  # (app, run id) → keys of `with_options`
     current: dict[str, Deployment] = field(default_factory=dict)
@@ -100,6 +101,7 @@ class Functions:
         spec = self.specs.get(key)
         if spec is None and (spec := self.store.function(key)) is not None:
             self.specs[key] = spec
+            self.undeclared.add(key)
         return spec
 
     def in_version(self, app: str, version: int, name: str) -> FunctionSpec | None:
@@ -108,8 +110,8 @@ class Functions:
 
     def ensure(self, key: str) -> FunctionSpec | None:
         """Return a spec by its pool's key, from what an earlier term of this server knew if need be."""
-        spec = self.specs.get(key)
-        if spec is None and (spec := self.store.function(key)) is not None:
+        spec = self.known(key)
+        if spec is not None and key in self.undeclared:
             self._note_outdated(spec)
             self.declare(spec)
         return spec
@@ -123,7 +125,7 @@ class Functions:
         key, app, version = spec.key, spec.app, spec.version
         if spec.run_id or not version or any(made.app == app and made.version == version for made in self._there()):
             return False
-        if key not in self.outdated and app in self.current:
+        if key not in self.outdated and app in self.current and not self._version_goes_on(app, version):
             base = next((one for one in self._functions_of(app, version) if one.name == spec.name), None)
             if base is not None and replace(spec, parameters=base.parameters) == base:
                 self.outdated[key] = (app, spec.name)
@@ -214,7 +216,7 @@ class Functions:
                 continue
             self.retire(key)
             if not spec.run_id and all(key != one.key for made in self._there() for one in made.functions):
-                del self.specs[key]
+                self.undeclared.add(key)
 
     def deployed(self, deployment: Deployment) -> None:
         """Make this version the current one; the pools of the one before drain, and of one that stood beside it."""
@@ -357,8 +359,11 @@ class Functions:
     def _goes_on(self, key: str) -> bool:
         """Tell whether any function of this one's version answers because the next version is not ready."""
         spec = self.specs[key]
+        return self._version_goes_on(spec.app, spec.version, run_id=spec.run_id)
+
+    def _version_goes_on(self, app: str, version: int, *, run_id: str = "") -> bool:
         same = (pool.spec for pool in self.pools.values() if pool.goes_on_for)
-        return any((one.app, one.version, one.run_id) == (spec.app, spec.version, spec.run_id) for one in same)
+        return any((one.app, one.version, one.run_id) == (app, version, run_id) for one in same)
 
     def end_lingering(self) -> None:
         """Retire what has lingered for versions that go on no more."""
@@ -414,8 +419,10 @@ class Functions:
 
     def newest(self, key: str) -> str:
         """Return the key to use now: of an app that was served, or deployed, anew it is of what has replaced it."""
-        if key not in self.specs and key not in self.outdated and self.ensure(key) is not None and key in self.outdated:
-            self.retire(key)  # of an earlier term, as is who calls
+        if key not in self.outdated and (key not in self.specs or key in self.undeclared):
+            self.ensure(key)
+            if key in self.outdated:
+                self.retire(key)  # of an earlier term, as is who calls
         if key in self.replaced:
             app, name = self.replaced[key]
             return self._configured(self._served(app).get(name, key), as_in=key)
@@ -540,6 +547,7 @@ class Functions:
                 self.keep(self.specs[key])
             else:
                 spec = self.specs.pop(key, None)
+                self.undeclared.discard(key)
                 self.replaced.pop(key, None)
                 self.outdated.pop(key, None)
                 names = self.versions.get((spec.app, spec.version), {}) if spec is not None else {}
@@ -550,6 +558,7 @@ class Functions:
         """Have the core know a function, and return its pool's key."""
         key = spec.key
         self.specs[key] = spec
+        self.undeclared.discard(key)
         if not spec.is_template:
             self.decide(e.FunctionDeclared(spec, key, *self._standing(spec)))
         return key

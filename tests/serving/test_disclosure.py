@@ -43,6 +43,8 @@ class Plain:
         die()
         yield 1
 
+@app.cls(**ONCE)
+class Others:
     @stoker.endpoint(method="GET", requires_token=False)
     def second(self):
         yield 1
@@ -130,7 +132,7 @@ def test_who_asks_is_told_how_a_worker_ended_and_not_what_it_said(
 
 def test_nor_is_who_reads_a_stream(leaks: Serving) -> None:
     with httpx.Client(base_url=leaks.url, timeout=60) as client:
-        found = asked_until_it_dies(client, "/leaks/Plain/second")
+        found = asked_until_it_dies(client, "/leaks/Others/second")
     assert found.status_code == 200 and "WorkerLost" in found.text and "SECRET" not in found.text
 
 
@@ -145,7 +147,7 @@ def test_nor_is_who_holds_a_websocket(leaks: Serving) -> None:
 
 def test_nor_is_who_fetches_the_answer_later(leaks: Serving) -> None:
     with leaks.client(prefer="respond-async") as client:
-        place = client.post("/leaks/Plain/later").json()["path"]
+        place = client.post("/leaks/Others/later").json()["path"]
         wait_until(lambda: client.get(place).json()["state"] == "failed", timeout=60)
         state, result = client.get(place), client.get(f"{place}/result")
     assert state.json()["error"].startswith("WorkerLost: ") and "exit status 3" in state.json()["error"]

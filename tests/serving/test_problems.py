@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from stoker.server.callback_messages import message_of
 from stoker.server.gateway.problems import problem_of
-from stoker.types import ErrorInfo, Outcome
+from stoker.server.payloads import PayloadFiles
+from stoker.store.base import AcceptedRow, CallRecord, SettledRow
+from stoker.types import CallState, ErrorInfo, Outcome
 
 
 @pytest.mark.parametrize("kind", ["ImageBuildError", "InterpreterNotFound"])
@@ -51,3 +55,11 @@ def test_of_an_error_of_stoker_s_own_the_first_line_is_told_and_of_the_user_s_al
 def test_where_the_store_is_stays_in_the_server_s_log(kind: str) -> None:
     problem = problem_of(Outcome.ERROR, ErrorInfo(kind, "postgresql://db.corp:5432/stoker does not answer"))
     assert "corp" not in str(problem) and "Its log says why" in str(problem)
+
+
+def test_a_callback_says_no_more_than_the_answer_that_is_fetched(tmp_path: Path) -> None:
+    error = ErrorInfo("WorkerLost", "It ended.\nIts last output:\n  a secret")
+    settled = SettledRow(1, "h-1", CallState.FAILED, 2.0, 1, error=error)
+    record = CallRecord(AcceptedRow(1, "h-1", "key", "web", 0, 1.0), 0, 1, settled)
+    said = json.loads(message_of(record, None, PayloadFiles(tmp_path / "segments", tmp_path / "spill")))
+    assert (said["type"], said["data"]["error"]) == ("call.failed", {"type": "WorkerLost", "message": "It ended."})

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from stoker.core.calls import Call, stoker_error
-from stoker.core.disclosure import PLACE, public
+from stoker.core.disclosure import DETAILS, PLACE, public
 from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.state import State
 from stoker.types import ErrorInfo
@@ -43,7 +43,7 @@ def of_start(error: ErrorInfo, *, label: str) -> ErrorInfo:
         why = "Files that it needs could not be read or written."
     else:
         why = f"That failed with {error.type_name}."
-    message = f"{label} could not be started. {why} The details:\n{error.message}"
+    message = f"{label} could not be started. {why}{DETAILS}\n{error.message}"
     return replace(error, type_name="StartupError", message=message, mro=["StartupError"])
 
 

@@ -148,7 +148,7 @@ class Connection(HttpToolsProtocol):
             return
         if not self._in_head:
             self._since = self._now()  # of a head its first byte counts: a trickle of them would go on for ever
-        last = self._last
+        last: Any = self.cycle
         if last is None or not last.more_body:
             self._in_head = True
             self._head_bytes += len(data)

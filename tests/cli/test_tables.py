@@ -500,10 +500,11 @@ def test_a_rollback_says_what_it_ended_and_what_does_not_start(server: FakeSessi
     server.answers["rollback"] = {"version": 4, "same_as": 1, "ended": ended, "untried": {"f": "no room"}}
     out = stoker_command("apps", "rollback", "digits", "1").out
     assert "version 3, which was a canary, is none any more" in out and "f took over untried: no room" in out
-    server.answers["rollback"] = {"version": 4, "same_as": 1, "waits": {"f": "no weights"}}
+    server.answers["rollback"] = {"version": 4, "same_as": 1, "waits": {"f": "no weights"}, "goes_on": {"f": 3}}
     outcome = stoker_command("apps", "rollback", "digits")
     assert "is now" not in outcome.out and "digits is deployed as version 4, the same as version 1" in outcome.out
-    assert outcome.status == 1 and "digits.f is not ready in version 4" in outcome.err and "no weights" in outcome.err
+    assert outcome.status == 1 and "digits.f is not ready in version 4, and version 3 goes on" in outcome.err
+    assert "no weights" in outcome.err and "version 3 goes on answering for it: f" in outcome.out
     told = stoker_command("apps", "rollback", "digits", "--json")
     assert (told.status, told.json["not_ready"]) == (1, {"f": "no weights"})
     server.answers["rollback"] = {"version": 4, "same_as": 1, "replaced_by": 5}

@@ -165,7 +165,7 @@ def test_after_a_restart_an_instance_goes_on_with_the_newest_version_once_its_pr
     assert known.register([wanted], app="app", run_id="") == {"C": large}
     now = known.specs[known.newest(large)]
     assert (now.parameters, now.version) == ({"size": "large"}, 2)
-    assert e.FunctionReplaced(large, now.key) in decided
+    assert e.FunctionReplaced(large, now.key, is_older=True) in decided
     decided.clear()
     known.retire_unclaimed()
     assert not decided

@@ -243,13 +243,63 @@ def test_what_a_version_has_run_is_known_once_it_is_gone(running: Running, clien
     assert (row["state"], row["done"], row["failed"]) == ("", 1, 0)
 
 
-def test_whoever_deploys_is_told_what_has_taken_over_untried(client: Peer) -> None:
-    assert "untried" not in client.ask("deploy", app="app", functions=functions())
-    told = client.ask("deploy", app="app", functions=functions(cpu=0.5))
-    assert told["untried"] == {"f": "no worker of the version before was running"}
-    assert "untried" not in client.ask("deploy", app="app", functions=functions(cpu=0.5)), "nothing new took over"
-    told = client.ask("deploy", app="app", functions=functions(cpu=0.75), strategy="recreate")
-    assert "strategy=recreate" in told["untried"]["f"]
+def test_whoever_deploys_is_told_what_has_taken_over_untried(running: Running, client: Peer) -> None:
+    for cpu in (0.25, 0.5):
+        told = client.ask("deploy", app="app", functions=functions(cpu=cpu))
+        assert "untried" not in told, "nobody has seen that the version before starts"
+    key = client.ask("lookup", app="app", name="f")["key"]
+    client.submit(key, ["c-1.1"])
+    good = worker_of(running, 2)
+    good.finish(good.leased(1))
+    assert client.result_of("c-1.1")[0] == 0
+    for cpu in (0.75, 1.0):  # neither is ever ready
+        told = client.ask("deploy", app="app", functions=functions(cpu=cpu), strategy="recreate")
+        assert "strategy=recreate" in told["untried"]["f"]
+    told = client.ask("deploy", app="app", functions=functions(cpu=1.0), strategy="recreate")
+    assert "untried" not in told, "nothing new took over"
+    assert client.ask("history", app="app")[1]["state"] == "never ready"
+    assert client.ask("rollback", app="app")["same_as"] == 2, "what was never ready is passed over"
+
+
+def test_from_zero_a_version_that_does_not_start_replaces_none_that_was_ready(start: Callable[..., Running]) -> None:
+    """Also where the server has seen none of its workers, having been started since."""
+    backing = MemoryBacking()
+    running = start(store=MemoryStore(backing))
+    running.client().ask("deploy", app="app", functions=functions())
+    running = start(store=MemoryStore(backing))
+    client, other = running.client("c-1"), running.client("c-2")
+    with ThreadPoolExecutor(1) as pool:
+        deploying = pool.submit(other.ask, "deploy", app="app", functions=functions(cpu=0.5))
+        seen: set[str] = set()
+        for _ in range(FAILED_STARTS):
+            seen.add(end_worker(running, 2, but=seen))
+        told = deploying.result(30)
+        assert "exit status 3" in told["waits"]["f"] and told["goes_on"] == {"f": 1}
+        new, before = client.ask("history", app="app")
+        assert (new["state"], before["state"], before["percent"]) == ("not ready", "answers", 100.0)
+        assert "exit status 3" in new["why"]
+        rolling = pool.submit(other.ask, "rollback", app="app")
+        worker_of(running, 3)
+        told = rolling.result(30)
+    assert (told["version"], told["same_as"]) == (3, 1) and "waits" not in told
+
+
+def test_whoever_deploys_what_is_to_be_warm_waits_for_it(running: Running, client: Peer) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        deploying = pool.submit(client.ask, "deploy", app="app", functions=functions(min_workers=1))
+        seen: set[str] = set()
+        for _ in range(FAILED_STARTS):
+            seen.add(end_worker(running, 1, but=seen))
+        told = deploying.result(30)
+    assert "exit status 3" in told["waits"]["f"] and told["goes_on"] == {}
+    (row,) = client.ask("history", app="app")
+    assert (row["state"], row["percent"]) == ("not ready", 100.0) and "exit status 3" in row["why"]
+
+
+def test_whoever_deploys_is_told_which_functions_are_gone(client: Peer) -> None:
+    client.ask("deploy", app="app", functions=functions("f", "g", "h"))
+    assert client.ask("deploy", app="app", functions=functions("g", "i"))["gone"] == ["f", "h"]
+    assert "gone" not in client.ask("deploy", app="app", functions=functions("g", "i", "j"))
 
 
 def test_a_canary_that_fails_as_it_is_aborted_leaves_no_call_behind(running: Running, client: Peer) -> None:
@@ -480,9 +530,11 @@ def test_a_shadow_that_cannot_run_is_stopped_and_its_calls_are_nobodys(running: 
 
 
 def test_a_version_with_a_warm_minimum_takes_turns_as_well(running: Running, client: Peer) -> None:
-    for cpu in (1.0, 0.5):
-        client.ask("deploy", app="app", functions=functions(min_workers=1, cpu=cpu), strategy="recreate")
-        wait_until(lambda: running.engine.specs, message="a worker was ordered")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.ask, "deploy", app="app", functions=functions(min_workers=1), strategy="recreate")
+        worker_of(running, 1)
+        first.result(30)
+    client.ask("deploy", app="app", functions=functions(min_workers=1, cpu=0.5), strategy="recreate")
     assert {one.function.version for one in running.engine.specs.values()} == {1}
     (old,) = running.engine.specs
     running.on_loop(

@@ -93,8 +93,8 @@ def test_a_version_that_does_not_start_takes_nothing_over(steps: Serving) -> Non
         done = subprocess.run(
             [*STOKER, "deploy", "steps.py"], env=steps.env, cwd=steps.root, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 1 and "deployed steps, version" in done.stdout
-        assert "the version before goes on until it is: its last 2 workers did not start or stay" in done.stderr
+        assert done.returncode == 1 and "deployed steps" not in done.stdout and "has not taken over" in done.stdout
+        assert "goes on until it is: its last 2 workers did not start or stay" in done.stderr
         assert "OSError: no weights" in done.stderr and "stoker apps rollback steps" in done.stderr
         assert client.get("/steps/Model/version").json() == before
         assert "no weights" in steps.stoker("apps", "list")

@@ -12,7 +12,15 @@ from stoker.cli.loading import by_name, load, split_target
 from stoker.cli.screen import say, show_json, warn
 from stoker.cli.server_requests import persistent_session
 from stoker.cli.usage import WrongUsage
-from stoker.cli.versions import say_ended, say_untried, tell_not_ready, tell_replaced, telling_that_it_waits
+from stoker.cli.versions import (
+    say_ended,
+    say_goes_on,
+    say_gone,
+    say_untried,
+    tell_not_ready,
+    tell_replaced,
+    telling_that_it_waits,
+)
 from stoker.client.app import STRATEGIES, App, Plan
 from stoker.client.deploy_warnings import in_own, of_own_environment
 from stoker.errors import InvalidRequest
@@ -80,7 +88,9 @@ def deploy(
             for call in by_name(item["app"], name_of_one, found):
                 say(f"  {call}")
     replaced = [item for item in done if tell_replaced(item["app"], item["version"], item["replaced_by"])]
-    unready = [item for item in done if tell_not_ready(item["app"], item["version"], item["not_ready"])]
+    unready = [
+        item for item in done if tell_not_ready(item["app"], item["version"], item["not_ready"], item["goes_on"])
+    ]
     if replaced or unready:
         raise typer.Exit(1)
 
@@ -99,6 +109,8 @@ def _deploy_one(app: App, plan: Plan, **how: Any) -> dict[str, Any]:
         "beside": app.beside,
         "ended": app.ended,
         "not_ready": app.not_ready,
+        "goes_on": app.goes_on,
+        "gone": app.gone,
         "untried": app.untried,
         "replaced_by": app.replaced_by,
         "own_environment": in_own(plan.functions),
@@ -126,8 +138,14 @@ def _say(item: dict[str, Any], wanted: str = "") -> None:
         )
     else:
         unchanged = " (unchanged: its functions are what is deployed)" if item["unchanged"] else ""
-        say(f"deployed {app}, version {item['version']}{unchanged}")
+        if waits := item.get("goes_on", {}):
+            some = "" if len(waits) == len(item["functions"]) else " for all of its functions"
+            say(f"version {item['version']} of {app} has not taken over{some}{unchanged}")
+        else:
+            say(f"deployed {app}, version {item['version']}{unchanged}")
+        say_goes_on(waits)
     say_ended(item.get("ended"))
+    say_gone(item.get("gone", []))
     say_untried(item.get("untried", {}))
     for url in item["urls"].values():
         say(f"  {url}")

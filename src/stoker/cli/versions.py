@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from stoker.cli.interrupts import saying_that_it_goes_on
 from stoker.cli.screen import Column, ago, count, escape, fail, say, show_facts, show_json, show_rows, since
 from stoker.cli.server_requests import ask, ask_until_ready
 from stoker.cli.usage import WrongUsage
-from stoker.client.deploy_warnings import of_not_ready, of_replaced, of_untried
+from stoker.client.deploy_warnings import of_gone, of_not_ready, of_replaced, of_untried
 from stoker.client.seen_versions import seen_versions
 from stoker.errors import NotFound
 from stoker.quantities import format_duration
@@ -80,7 +80,7 @@ def history(name: AppName, as_json: AsJson = False) -> None:
     if as_json:
         return
     for row in rows:
-        if row["why"] and row["state"] in ENDED:
+        if row["why"] and (row["state"] in ENDED or row["percent"] or row.get("current")):
             say(f"\nv{row['version']} {row['state']}: {row['why']}")
 
 
@@ -102,9 +102,11 @@ def rollback(
         made = ask_until_ready("rollback", app=name, version=wanted, seen=versions)
     replaced_by = made.get("replaced_by")
     ended, not_ready, untried = made.get("ended"), made.get("waits", {}), made.get("untried", {})
+    goes_on, gone = made.get("goes_on", {}), made.get("gone", [])
     if as_json:
         told = {"app": name, "version": made["version"], "same_as": made["same_as"]}
-        show_json({**told, "ended": ended, "not_ready": not_ready, "untried": untried, "replaced_by": replaced_by})
+        told |= {"ended": ended, "not_ready": not_ready, "goes_on": goes_on, "gone": gone, "untried": untried}
+        show_json({**told, "replaced_by": replaced_by})
     elif made["version"] == made["same_as"]:
         already = f" already, as it {ended['already']}" if ended.get("already") else ""
         say(
@@ -115,9 +117,11 @@ def rollback(
     else:
         begins = "is deployed as" if not_ready or replaced_by is not None else "is now"
         say(f"{name} {begins} version {made['version']}, the same as version {made['same_as']}")
+        say_goes_on(goes_on)
         say_ended(ended)
+        say_gone(gone)
         say_untried(untried)
-    if tell_replaced(name, made["version"], replaced_by) or tell_not_ready(name, made["version"], not_ready):
+    if tell_replaced(name, made["version"], replaced_by) or tell_not_ready(name, made["version"], not_ready, goes_on):
         raise typer.Exit(1)
 
 
@@ -223,15 +227,28 @@ def say_ended(ended: Mapping[str, Any] | None) -> None:
         say(f"  version {ended['version']}, which was a {ended['was']}, is none any more")
 
 
+def say_goes_on(goes_on: Mapping[str, int]) -> None:
+    """Say which version answers in the place of one that is not ready."""
+    for version in sorted({*goes_on.values()}):
+        names = ", ".join(sorted(name for name, one in goes_on.items() if one == version))
+        say(f"  version {version} goes on answering for it: {names}")
+
+
+def say_gone(gone: Sequence[str]) -> None:
+    """Say which functions the version before had that are no more."""
+    for told in of_gone(gone):
+        say(f"  {told}")
+
+
 def say_untried(untried: Mapping[str, str]) -> None:
     """Say of which functions nobody knows yet whether the new version of them starts."""
     for told in of_untried(untried):
         say(f"  {told}")
 
 
-def tell_not_ready(app: str, version: int, not_ready: Mapping[str, str]) -> bool:
-    """Tell whether a version cannot take over, and say so: the one before goes on, and nobody else would."""
-    for told in of_not_ready(app, version, not_ready):
+def tell_not_ready(app: str, version: int, not_ready: Mapping[str, str], goes_on: Mapping[str, int]) -> bool:
+    """Tell whether a version cannot take over, or answer at all, and say so: nobody else would."""
+    for told in of_not_ready(app, version, not_ready, goes_on):
         fail(told)
     return bool(not_ready)
 
@@ -246,7 +263,7 @@ def tell_replaced(app: str, version: int, by: int | None) -> bool:
 @contextmanager
 def telling_that_it_waits(app: str) -> Iterator[Callable[[], None]]:
     """Say so where a version does not take over at once, from when what is yielded is called."""
-    text = f"deploying {app} … where the last version has workers, the new one starts some before it takes over"
+    text = f"deploying {app} … where the last version was ever ready, the new one is before it takes over"
     telling = threading.Timer(PATIENCE_SECONDS, lambda: print(text, file=sys.stderr))
     telling.daemon = True
     try:

@@ -18,7 +18,14 @@ from stoker.client import notices
 from stoker.client import session as sessions
 from stoker.client.at_import import check_not_at_import
 from stoker.client.classes import Cls, Configured, check_options
-from stoker.client.deploy_warnings import in_own, of_not_ready, of_own_environment, of_replaced, of_untried
+from stoker.client.deploy_warnings import (
+    in_own,
+    of_gone,
+    of_not_ready,
+    of_own_environment,
+    of_replaced,
+    of_untried,
+)
 from stoker.client.frames import trimmed
 from stoker.client.function import Function
 from stoker.client.ids import stamped_id
@@ -175,6 +182,8 @@ class App:
         self.urls: dict[str, str] = {}  # where the last `deploy` has put its endpoints, by function
         self.no_http = ""  # why they are at none, where the server has no door for HTTP
         self.not_ready: dict[str, str] = {}  # functions of the last `deploy` that do not start yet, and why
+        self.goes_on: dict[str, int] = {}  # the version that goes on in the place of those, where there is one
+        self.gone: list[str] = []  # functions, and methods, that the version before had, and the last `deploy` has not
         self.replaced_by: int | None = (
             None  # the version that took its place before it was ready; 0: the app was stopped
         )
@@ -276,11 +285,12 @@ class App:
         """Deploy the app's functions to the persistent server and return the version.
 
         Where they are what is deployed already, that is the current version, and no new one is made. Where the version
-        before is in use and a start may take long, it goes on until the new one is ready, which is waited for here;
-        ``app.not_ready`` says what does not start, by name: there the version before goes on. ``app.untried`` says what
-        has taken over before a worker of it was ready, and why. ``app.replaced_by`` is the version that has replaced
-        the new one before it was ready; 0 if the app was stopped; else None. All this is printed to stderr as well, and
-        which functions run in the caller's own environment.
+        before has ever been ready, it goes on until the new one is, which is waited for here, and so are functions with
+        ``min_workers``; ``app.not_ready`` says what does not start, by name, and ``app.goes_on`` which version answers
+        in its place, if any. ``app.untried`` says what has taken over before a worker of it was ready, and why;
+        ``app.gone`` what the version before had and this one has not. ``app.replaced_by`` is the version that has
+        replaced the new one before it was ready; 0 if the app was stopped; else None. All this is printed to stderr as
+        well, and which functions run in the caller's own environment.
 
         What is deployed is called by name, here as in any other program: `Function.from_name`, `Cls.from_name`.
 
@@ -303,12 +313,12 @@ class App:
     def _warn_of(self, plan: Plan, version: int) -> None:
         """Print, to stderr, what the version's number does not say."""
         for told in (
-            *of_not_ready(self.name, version, self.not_ready),
+            *of_not_ready(self.name, version, self.not_ready, self.goes_on),
             *of_replaced(self.name, version, self.replaced_by),
         ):
             notices.warn(told)
         own = of_own_environment(in_own(plan.functions), count=len(plan.functions))
-        for told in (*of_untried(self.untried), *own):
+        for told in (*of_gone(self.gone), *of_untried(self.untried), *own):
             notices.warn(f"{self.name}: {told}")
 
     def plan(self) -> Plan:
@@ -347,6 +357,8 @@ class App:
         self.beside = answer.get("beside")
         self.ended = answer.get("ended")
         self.not_ready = dict(answer.get("waits", {}))
+        self.goes_on = dict(answer.get("goes_on", {}))
+        self.gone = list(answer.get("gone", []))
         self.untried = dict(answer.get("untried", {}))
         self.replaced_by = answer.get("replaced_by")
         self.deployed_version = int(answer["version"])

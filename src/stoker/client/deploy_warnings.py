@@ -8,12 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from stoker.types import FunctionSpec
 
 
-def of_not_ready(app: str, version: int, not_ready: Mapping[str, str]) -> Iterator[str]:
-    """Yield why a version cannot take over, for each function that does not start."""
+def of_not_ready(app: str, version: int, not_ready: Mapping[str, str], goes_on: Mapping[str, int]) -> Iterator[str]:
+    """Yield why a version cannot answer, for each function that does not start; ``goes_on`` is what does meanwhile."""
     for name, told in not_ready.items():
+        if before := goes_on.get(name):
+            what, then = f", and version {before} goes on until it is", f"`stoker apps rollback {app}` calls it off"
+        else:
+            what, then = "", "it is tried again, less and less often, until the next deploy"
         yield (
-            f"{app}.{name} is not ready in version {version}, and the version before goes on until it is: {told}\n"
-            f"`stoker logs --app {app}` has its output; `stoker apps rollback {app}` calls it off."
+            f"{app}.{name} is not ready in version {version}{what}: {told}\n"
+            f"`stoker logs --app {app}` has its output; {then}."
         )
 
 
@@ -25,6 +29,12 @@ def of_replaced(app: str, version: int, by: int | None) -> Iterator[str]:
             f"{what} before that was seen to be ready: it answers no calls. `stoker apps history {app}` shows who "
             "deployed what."
         )
+
+
+def of_gone(gone: Sequence[str]) -> Iterator[str]:
+    """Yield which functions the version before had that are no more."""
+    if gone:
+        yield f"gone, as this version has {'it' if len(gone) == 1 else 'them'} no more: {', '.join(gone)}"
 
 
 def of_untried(untried: Mapping[str, str]) -> Iterator[str]:

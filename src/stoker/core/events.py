@@ -42,10 +42,16 @@ class PoolReplaced(NamedTuple):
 
 
 class FunctionReplaced(NamedTuple):
-    """A newer version is current: the pool drains and goes once a worker of the pool ``by`` that key is ready."""
+    """A newer version is current: the pool drains and goes once a worker of the pool ``by`` that key is ready.
+
+    ``same_as`` is the version that the newer one is the same as, all of it; 0 for none. ``is_older``: an earlier term
+    of the server had the version before, so it may have been ready without this one having seen that.
+    """
 
     key: str
     by: str
+    same_as: int = 0
+    is_older: bool = False
 
 
 class Submitted(NamedTuple):

@@ -166,8 +166,9 @@ def _wait_for_room(st: State, pool: Pool) -> None:
         return  # nothing that ends here would help, or it is not to
     trials.give_way(st, pool)
     if pool.awaits:
-        pool.untried = handover.NO_ROOM
-        handover.finish(st, pool)  # what the version before has is the room that this one needs
+        if not (_make_room(st, pool) or handover.may_wait(pool) or _may_fit_soon(st, pool)):
+            pool.untried = handover.NO_ROOM
+            handover.finish(st, pool)  # what the version before has is the room that this one needs
         return
     channels.reclaim_all(st)
     if not _make_room(st, pool) and not any(w.state is not WorkerState.STOPPING for w in pool.workers.values()):
@@ -206,7 +207,7 @@ def _make_room(st: State, pool: Pool) -> bool:
         rooms = _coming_free(st, nodes, of_busy=False)
         if _fits(pool, rooms):
             return True
-        idle = [w for w in st.workers.values() if w.node in rooms and w.idle and _may_go(w, pool)]
+        idle = [w for w in st.workers.values() if w.node in rooms and w.idle and _may_go(st, w, pool)]
         chosen = []
         for worker in sorted(idle, key=lambda w: w.idle_since):
             chosen.append(worker)
@@ -218,7 +219,28 @@ def _make_room(st: State, pool: Pool) -> bool:
     return False
 
 
-def _may_go(worker: Worker, pool: Pool) -> bool:
+def _may_fit_soon(st: State, pool: Pool) -> bool:
+    """Tell whether a version to be tried would fit once others have been tried, or once idle ones may end for it."""
+    waits_briefly = st.now - pool.wanted_since < handover.ROOM_SECONDS
+    if waits_briefly:
+        channels.reclaim_all(st)
+    for nodes in _sites(st, pool):
+        rooms = _coming_free(st, nodes, of_busy=False)
+        for worker in st.workers.values():
+            is_free = waits_briefly and not worker.leased and worker.state is WorkerState.READY
+            ends = (is_free or (worker.idle and not worker.done)) and _is_spare(worker, pool)
+            if worker.node in rooms and ((ends and not handover.is_kept(worker, pool)) or handover.is_tried(worker)):
+                rooms[worker.node] += worker.capacity
+        if _fits(pool, rooms):
+            return True
+    return False
+
+
+def _may_go(st: State, worker: Worker, pool: Pool) -> bool:
+    return _is_spare(worker, pool) and (not pool.awaits or handover.may_end(st, worker, pool))
+
+
+def _is_spare(worker: Worker, pool: Pool) -> bool:
     other = worker.pool
     return other is not pool and not len(other.queue) and len(other.workers) > other.options.min_workers
 
@@ -425,7 +447,9 @@ def worker_gone(st: State, event: e.WorkerGone) -> None:
             )
             _fail_queue(st, pool, ErrorInfo("StartupError", message, mro=["StartupError"]))
     for other in st.pools.values():
-        if len(other.queue) or other is pool or other.is_alone:  # that may have waited for this one's end
+        if (
+            len(other.queue) or other is pool or other.is_alone or other.awaits
+        ):  # that may have waited for this one's end
             st.touch(other)
 
 

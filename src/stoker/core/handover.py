@@ -1,7 +1,8 @@
 """A new version of a function takes over once a worker of it is ready; until then the one before goes on.
 
-So it is where the version before has a worker, and the new one has none although it was waited for: its start takes
-long, or fails. Where nothing runs, or where there is no room for both, the new one takes over at once.
+So it is where the version before is known to start: it has a worker, or had one. The new one has none although it was
+waited for while its start takes long, or fails. Where nobody has ever seen the one before ready, or where there is no
+room for both, the new one takes over at once.
 """
 
 from __future__ import annotations
@@ -9,52 +10,58 @@ from __future__ import annotations
 from stoker.core import channels
 from stoker.core import commands as c
 from stoker.core import events as e
-from stoker.core.pools import Pool, WorkerState
+from stoker.core.pools import Pool, Worker, WorkerState
 from stoker.core.state import State
 
+TRIAL_IDLE_SECONDS = 1.0  # for which a worker of another function has had nothing to do that ends for a trial
+ROOM_SECONDS = 2.0  # for which a trial waits for such a worker: more than they need to have been idle for
 NO_ROOM = "there was no room to start it beside the version before"
-IDLE = "no worker of the version before was running"
 GANG = "a gang takes over without a trial"
 RECREATE = "with strategy=recreate it starts only once the version before has ended"
-ENDED = "the last worker of the version before ended meanwhile"
 
 
 def replace(st: State, event: e.FunctionReplaced) -> None:
     """Let a version take the place of the one before: now, or once it is ready."""
     old, new = st.pools.get(event.key), st.pools.get(event.by)
     if old is None:  # one that takes turns comes after what it replaces has been retired, which may be gone by then
-        if new is not None and new.is_alone and not _is_warm(new):
+        if new is not None and new.is_alone and not is_warm(new):
             new.untried = RECREATE
         return
     before = st.pools.get(old.awaits)
     if before is not None:  # it has never been ready: what it was to take over from goes on for the newest
         old.awaits = before.goes_on_for = ""
         retire(st, old)
+        _call_off(st, old)
         old = before
-    if new is None or not _waits(old, new):
-        if new is not None and not _is_warm(new):
-            new.untried = RECREATE if new.is_alone else GANG if _is_warm(old) else IDLE
+    was_good = before is not None or old.was_ready or is_warm(old) or (event.is_older and not old.bad_starts)
+    if new is None or new.is_alone or not was_good or is_warm(new) or old.options.gang or new.options.gang:
+        if new is not None and not is_warm(new) and (was_good or old.untried):
+            new.untried = RECREATE if new.is_alone else GANG if was_good else old.untried
         retire(st, old)
         return
     new.awaits, old.goes_on_for = old.key, new.key
+    new.is_back = bool(event.same_as) and event.same_as == old.spec.version
     st.touch(new)
 
 
-def _waits(old: Pool, new: Pool) -> bool:
-    if new.is_alone or old.options.gang is not None or new.options.gang is not None:
-        return False
-    return _is_warm(old) and not _is_warm(new)
-
-
-def _is_warm(pool: Pool) -> bool:
+def is_warm(pool: Pool) -> bool:
     """Tell whether a worker of it takes calls."""
     return any(worker.state in {WorkerState.READY, WorkerState.AWAY} for worker in pool.workers.values())
+
+
+def _call_off(st: State, pool: Pool) -> None:
+    """Stop the starts of a version that nobody waits for any more: the one that is waited for may need their room."""
+    for worker in pool.workers.values() if not pool.waiting_calls else ():
+        if worker.state is WorkerState.STARTING:
+            worker.state = WorkerState.STOPPING
+            worker.stop_reason = "its version was called off before it was ready"
+            st.emit(c.StopWorker(worker.id, st.limits.stop_grace, worker.stop_reason))
 
 
 def finish(st: State, new: Pool) -> None:
     """Have a version take over: its calls go to it from now on, and the one before drains."""
     old = st.pools.get(new.awaits)
-    new.awaits = ""
+    new.awaits, new.is_back = "", False
     if old is not None and old.goes_on_for == new.key:
         old.goes_on_for = ""
         retire(st, old)
@@ -76,8 +83,30 @@ def retire(st: State, pool: Pool) -> None:
 
 
 def look(st: State, new: Pool) -> None:
-    """Let a version take over from one that nobody uses any more, unless it cannot be started itself."""
-    old = st.pools.get(new.awaits)
-    if old is None or (not old.workers and not old.waiting_calls and not new.bad_starts):
-        new.untried = ENDED
+    """Let a version take over where the one before is gone."""
+    if new.awaits not in st.pools:
         finish(st, new)
+
+
+def may_wait(new: Pool) -> bool:
+    """Tell whether a version is no better than the one that goes on: without room it waits, and takes nothing over."""
+    return new.is_back or new.bad_starts > 0
+
+
+def may_end(st: State, worker: Worker, trial: Pool) -> bool:
+    """Tell whether an idle worker may end for a version to be tried in its place: it had nothing to do for a while, so
+    that calls do not find it gone."""
+    return st.now - worker.idle_since >= TRIAL_IDLE_SECONDS and not is_kept(worker, trial)
+
+
+def is_kept(worker: Worker, trial: Pool) -> bool:
+    """Tell whether it is the one worker that the version before goes on with, whatever is tried."""
+    if worker.pool.goes_on_for != trial.key:
+        return False
+    ready = [other for other in worker.pool.workers.values() if other.state is WorkerState.READY]
+    return worker is max(ready, key=lambda other: (not other.idle, other.idle_since), default=worker)
+
+
+def is_tried(worker: Worker) -> bool:
+    """Tell whether a version waits for this worker to be ready: it may end then, for the next one to be tried."""
+    return worker.state is WorkerState.STARTING and bool(worker.pool.awaits)

@@ -241,7 +241,8 @@ class Pool:
     retired: bool = False
     awaits: str = ""  # the pool of the version before, which goes on until this one is ready
     goes_on_for: str = ""  # the other way about
-    untried: str = ""  # why it has taken over before a worker of it was ready; until one is
+    is_back: bool = False  # the version that goes on is the same as its own, so there is no haste to take over
+    untried: str = ""  # why it has taken over from one that was ready before a worker of it was; until one is
     schedulable: bool = False  # some node there is could hold a worker; asked again when nodes change
     role: str = ""  # "canary" or "shadow" of a version on trial: see `stoker.core.trials`
     is_divided: bool = False  # its calls are divided between versions: none may go past the server
@@ -259,6 +260,11 @@ class Pool:
     @property
     def options(self) -> OptionsSpec:
         return self.spec.options
+
+    @property
+    def was_ready(self) -> bool:
+        """Tell whether a worker of it has ever been, as far as this term knows."""
+        return self.start_seconds is not None or bool(self.done)
 
     @property
     def needs(self) -> Capacity:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from stoker.core import events as e
 from stoker.core.intake import unschedulable
-from stoker.core.pools import Pool
+from stoker.core.pools import Pool, WorkerState
 from stoker.core.traffic import PARTS, version_before
 from stoker.core.trials import CANARY, SHADOW
 from stoker.errors import InvalidOption, InvalidRequest, NotFound, StoreError, Unschedulable
 from stoker.server import version_rows
 from stoker.server.functions import ACTIVE, FAILED, RECREATE, STRATEGY, Beside
-from stoker.server.inspection import trouble
 from stoker.server.request_parameters import Params, get
 from stoker.server.reserved_names import check_names, is_reached
 from stoker.server.sessions import Session
@@ -69,25 +68,29 @@ class DeploymentVerbs:
     async def _once_ready(self, app: str, told: Params) -> Params:
         """Wait until a version that takes over has workers, or until it is seen that it gets none for now.
 
-        What does not start is told: the version before goes on in its place. So is what has replaced it meanwhile; 0 if
-        the app was stopped.
+        What does not start is told, and which version goes on in its place, if any does. So is what has replaced it
+        meanwhile; 0 if the app was stopped.
         """
         until = self._server.now() + READY_SECONDS_MAX
-        while waits := self._waiting(app, told["version"]):
+        is_beside = "beside" in told
+        while waits := [] if is_beside else self._waiting(app, told["version"]):
             failing = any(pool.bad_starts >= FAILED_STARTS for pool in waits)
             if failing or self._server.now() >= until:
-                now = self._server.now()
-                return {**told, "waits": {x.spec.name: trouble(x, now) or "it is still starting" for x in waits}}
+                found = version_rows.troubles(self._server, waits)
+                known = self._server.plane.state.pools
+                before = {x.spec.name: known[x.awaits].spec.version for x in waits if x.awaits in known}
+                unready = {x.spec.name: found.get(x.spec.name, version_rows.STILL) for x in waits}
+                return {**told, "waits": unready, "goes_on": before}
             await asyncio.sleep(READY_POLL_SECONDS)
         current = self._server.functions.current.get(app)
-        if "beside" not in told and (current is None or current.version > told["version"]):
+        if not is_beside and (current is None or current.version > told["version"]):
             return {**told, "replaced_by": current.version if current is not None else 0}
         pools = version_rows.pools_of(self._server, app, told["version"])
         untried = {x.spec.name: x.untried for x in pools if x.untried}
         return {**told, "untried": untried} if untried and not told.get("unchanged") else told
 
     def _waiting(self, app: str, version: int) -> list[Pool]:
-        return [pool for pool in version_rows.pools_of(self._server, app, version) if pool.awaits]
+        return [pool for pool in version_rows.pools_of(self._server, app, version) if _is_waited_for(pool)]
 
     async def _deploy(self, session: Session, params: Params, *, same_as: int = 0) -> Params:
         app, specs = get(params, "app", str), get(params, "functions", list[FunctionSpec])
@@ -116,6 +119,8 @@ class DeploymentVerbs:
             self._server.functions.rollouts[app] = ended
         self._take_up(made, rollout)
         told = self._told(made)
+        if made.current and current is not None and (gone := version_rows.gone(current.functions, made.functions)):
+            told["gone"] = gone
         return {**told, "ended": {"version": ended.version, "was": ended.kind}} if ended is not None else told
 
     def _check_ready(self, wanted: Rollout, current: Deployment) -> None:
@@ -141,8 +146,7 @@ class DeploymentVerbs:
         found = version_rows.why_unready(self._server, current) if current is not None else {}
         if current is None or not found:
             return None
-        why = "; ".join(f"{name}: {told}" for name, told in sorted(found.items()))
-        return Rollout(app, current.version, "", 0, UNREADY, time.time(), why)
+        return Rollout(app, current.version, "", 0, UNREADY, time.time(), version_rows.in_a_line(found))
 
     def _never_ready(self, unready: Rollout | None) -> list[Rollout]:
         """Return that a version was never ready as it is to be written, unless it has been found good as a canary."""
@@ -186,7 +190,7 @@ class DeploymentVerbs:
     def _take_up(self, deployment: Deployment, rollout: Rollout | None) -> None:
         current = self._server.functions.current.get(deployment.app)
         if deployment.current and (current is None or current.version != deployment.version):
-            self._server.functions.deployed(deployment)
+            self._server.functions.deployed(deployment, same_as=version_rows.same_as(deployment))
         elif not deployment.current and rollout is not None and rollout.state == ACTIVE:
             self._server.functions.stand_beside(rollout, deployment)
         self._server.shadows.look()
@@ -307,7 +311,8 @@ class DeploymentVerbs:
         """Return the version before, or the one that goes on because the current one is not ready."""
         store = self._server.store
         row = version_rows.awaits_row(self._server, current) if current is not None else None
-        if current is None or row is None or all(made.version != row["version"] for made in history):
+        is_back = row is not None and current is not None and row["version"] == version_rows.same_as(current)
+        if current is None or row is None or is_back or all(made.version != row["version"] for made in history):
             rollouts = await asyncio.to_thread(lambda: store.rollouts(app=app))
             return _version_before(app, current, history, rollouts)
         goes_on: int = row["version"]
@@ -532,6 +537,18 @@ def _tags(params: Params) -> dict[str, str]:
     if taken := OWN_TAGS & tags.keys():
         raise InvalidOption(f"A deployment's tags cannot be named {', '.join(sorted(taken))}: the server has those.")
     return tags
+
+
+def _is_waited_for(pool: Pool) -> bool:
+    """Tell whether whoever deploys waits for a worker of it: it takes over then, or is to be warm from the start.
+
+    What is to be warm, or goes back to the version that answers, is not waited for while that waits for room.
+    """
+    starts = any(worker.state is WorkerState.STARTING for worker in pool.workers.values())
+    if pool.awaits:
+        return starts or not pool.is_back
+    is_new = bool(pool.options.min_workers) and not pool.retired and not pool.was_ready
+    return is_new and (starts or pool.bad_starts > 0)
 
 
 def _strategy(params: Params) -> str:

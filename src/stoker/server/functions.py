@@ -67,12 +67,14 @@ class Functions:
     versions: dict[tuple[str, int], dict[str, str]] = field(default_factory=dict)  # app, version → name → key
     lingering: dict[str, dict[str, str]] = field(default_factory=dict)  # app → key of an earlier version → name
     pools: Mapping[str, Pool] = field(default_factory=dict)
+    older: set[tuple[str, int]] = field(default_factory=set)  # app, version: current ones of an earlier term
     generation: int = 0  # another one where a name may lead elsewhere than before
 
     def load(self) -> None:
         """Declare what is deployed."""
         versions = self.store.deployments()
         self.current = {deployment.app: deployment for deployment in versions if deployment.current}
+        self.older = {(made.app, made.version) for made in self.current.values()}
         latest = {one.app: one for one in reversed(self.store.rollouts()) if one.kind}
         for deployment in versions:
             rollout = latest.get(deployment.app)
@@ -218,8 +220,11 @@ class Functions:
             if not spec.run_id and all(key != one.key for made in self._there() for one in made.functions):
                 self.undeclared.add(key)
 
-    def deployed(self, deployment: Deployment) -> None:
-        """Make this version the current one; the pools of the one before drain, and of one that stood beside it."""
+    def deployed(self, deployment: Deployment, *, same_as: int = 0) -> None:
+        """Make this version the current one; the pools of the one before drain, and of one that stood beside it.
+
+        ``same_as`` is the version that it is the same as, if a rollback has made it.
+        """
         self.generation += 1
         self._note(deployment)
         beside = self.beside.pop(deployment.app, None)
@@ -250,7 +255,7 @@ class Functions:
         successors = {key: self._successor(before, key) for key in replaced}
         for key in sorted(replaced, key=lambda key: not successors[key]):  # what has none may be called by what goes on
             if successors[key] or not self._goes_on(key):
-                self.retire(key, by=successors[key])
+                self.retire(key, by=successors[key], same_as=same_as)
             else:
                 self.lingering.setdefault(deployment.app, {})[key] = old[key]
         self.end_lingering()
@@ -577,12 +582,16 @@ class Functions:
     def _there(self) -> list[Deployment]:
         return [*self.current.values(), *(beside.deployment for beside in self.beside.values())]
 
-    def retire(self, key: str, *, by: str = "") -> None:
-        """Let a pool go; with ``by``, once that one is ready to take its place."""
+    def retire(self, key: str, *, by: str = "", same_as: int = 0) -> None:
+        """Let a pool go; with ``by``, once that one, of a version that is the ``same_as`` one, is ready to take its
+        place."""
         in_use = any(key in keys.values() for keys in self.runs.values())
         deployed = any(spec.key == key for d in self._there() for spec in d.functions)
-        if not in_use and not deployed:
-            self.decide(e.FunctionReplaced(key, by) if by else e.FunctionRetired(key))
+        if in_use or deployed:
+            return
+        spec = self.specs.get(key)
+        is_older = spec is not None and (spec.app, spec.version) in self.older
+        self.decide(e.FunctionReplaced(key, by, same_as, is_older) if by else e.FunctionRetired(key))
 
 
 def _near(name: str, names: Iterable[str]) -> str:

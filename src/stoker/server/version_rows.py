@@ -22,6 +22,8 @@ Row = dict[str, Any]
 
 FAILED_STARTS = 2  # in a row: the first may be a coincidence
 PROMOTED, ABORTED, REPLACED, UNREADY = "promoted", "aborted", "replaced", "never ready"
+STILL = "it is still starting"
+NOT_READY = "not ready"
 STARTING = "starting"  # the state of a version that is waited for, and did not fail to start
 REQUEST = "request"  # the tag of a deployment that says which request has made it
 BY = "by"  # who
@@ -47,26 +49,39 @@ def pools_of(server: Server, app: str, version: int) -> list[Pool]:
 
 def _is_unready(pool: Pool) -> bool:
     """Tell whether a worker of it has yet to be ready, although one was, or is, to be."""
-    return bool(pool.awaits) or (pool.bad_starts >= FAILED_STARTS and not _was_ready(pool))
+    return bool(pool.awaits) or does_not_start(pool)
 
 
-def _was_ready(pool: Pool) -> bool:
-    return pool.start_seconds is not None or bool(pool.done)
+def does_not_start(pool: Pool) -> bool:
+    """Tell whether no worker of it has ever been ready, though several were to be."""
+    return pool.bad_starts >= FAILED_STARTS and not pool.was_ready
+
+
+def troubles(server: Server, pools: Sequence[Pool]) -> dict[str, str]:
+    """Return what is wrong with pools, by function."""
+    return {x.spec.name: told for x in pools if (told := trouble(x, server.now()))}
+
+
+def in_a_line(found: Mapping[str, str]) -> str:
+    """Return what is wrong, by function, as one text."""
+    return "; ".join(f"{name}: {told}" for name, told in sorted(found.items()))
 
 
 def why_unready(server: Server, made: Deployment) -> dict[str, str]:
     """Return why a version was never ready, by function; nothing where it was, or where nobody knows.
 
     It was where any of its functions was, and a class with any of its parameters: others may be at fault by themselves.
-    Nobody knows of a version from before this server has started, unless it still waits to take over.
+    One that has taken over untried was not until a worker of it is. Nobody knows of a version from before this server
+    has started, unless it still waits to take over.
     """
     pools = pools_of(server, made.app, made.version)
     done, _ = server.plane.state.ran.get((made.app, made.version), (0, 0))
-    if done or any(map(_was_ready, pools)):
+    if done or any(pool.was_ready for pool in pools):
         return {}
     is_known = made.created >= server.started
-    found = [pool for pool in pools if pool.awaits or (is_known and _is_unready(pool))]
-    return {x.spec.name: trouble(x, server.now()) or "it is still starting" for x in found}
+    found = [pool for pool in pools if pool.awaits or pool.untried or (is_known and _is_unready(pool))]
+    never = "it took over untried, and no worker of it was ever ready"
+    return {x.spec.name: trouble(x, server.now()) or (never if x.untried else STILL) for x in found}
 
 
 async def history(server: Server, app: str) -> list[Row]:
@@ -98,7 +113,7 @@ def _history_row(server: Server, made: Deployment, rollout: Rollout | None) -> R
         "state": state,
         "percent": share if answers else 0.0,
         "answers": answers,
-        "why": rollout.why if rollout is not None and not made.current else "",
+        "why": _why(server, made, rollout, pools),
         "strategy": made.tags.get(STRATEGY, STRATEGIES[0]),
         "same_as": same_as(made),
         "tags": {name: text for name, text in made.tags.items() if name not in OWN_TAGS},
@@ -119,11 +134,30 @@ def _standing(
     if not made.current:
         return ("" if rollout is None or rollout.state == PROMOTED else _state(rollout)), []
     waits = [pool for pool in pools if pool.awaits]
-    return _readiness(waits) if waits else "current", sorted({*names} - {pool.spec.name for pool in waits})
+    answers = sorted({*names} - {pool.spec.name for pool in waits})
+    if not waits and any(map(does_not_start, pools)):
+        return NOT_READY, answers
+    return _readiness(waits) if waits else "current", answers
+
+
+def _why(server: Server, made: Deployment, rollout: Rollout | None, pools: Sequence[Pool]) -> str:
+    """Return what is wrong with the current version, or one that goes on; of others why they ended."""
+    if made.current or any(pool.goes_on_for for pool in pools):
+        return in_a_line(troubles(server, pools))
+    return rollout.why if rollout is not None else ""
 
 
 def _readiness(waits: Sequence[Pool]) -> str:
-    return "not ready" if any(pool.bad_starts >= FAILED_STARTS for pool in waits) else STARTING
+    return NOT_READY if any(pool.bad_starts >= FAILED_STARTS for pool in waits) else STARTING
+
+
+def gone(before: Sequence[FunctionSpec], after: Sequence[FunctionSpec]) -> list[str]:
+    """Return the functions that a version has no more, and the methods of classes that it still has."""
+    methods = {spec.name: {*spec.methods} for spec in after}
+    found = {spec.name for spec in before} - methods.keys()
+    for spec in before:
+        found |= {f"{spec.name}.{name}" for name in {*spec.methods} - methods.get(spec.name, {*spec.methods})}
+    return sorted(found)
 
 
 def _state(rollout: Rollout) -> str:
@@ -206,7 +240,7 @@ def _app_row(
         "queued": sum(len(pool.queue) + pool.backoff for pool in pools),
         "running": sum(pool.running for pool in pools),
         "workers": sum(len(pool.workers) for pool in pools),
-        "trouble": {x.spec.name: told for x in pools if (told := trouble(x, server.now()))},
+        "trouble": troubles(server, pools),
     }
 
 

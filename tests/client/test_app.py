@@ -254,13 +254,18 @@ def test_a_deploy_warns_of_what_does_not_start_and_of_what_may_not_later(
     def g() -> None: ...
 
     serve(server, app)
-    answer = {"version": 2, "waits": {"f": "its enter() hook load() raised OSError: no"}, "untried": {"g": "no room"}}
+    answer = {
+        "version": 2,
+        "waits": {"f": "its enter() hook load() raised OSError: no"},
+        "goes_on": {"f": 1},
+        "untried": {"g": "no room"},
+    }
     request = Session.request
     monkeypatch.setattr(
         Session, "request", lambda self, verb, params: answer if verb == "deploy" else request(self, verb, params)
     )
     assert app.deploy() == 2
     told = capfd.readouterr().err
-    assert "stoker: test.f is not ready in version 2, " in told and "OSError: no" in told
+    assert "stoker: test.f is not ready in version 2, and version 1 goes on" in told and "OSError: no" in told
     assert "stoker: test: g took over untried: no room" in told
     assert f"stoker: test: f: runs in your own environment ({sys.prefix})" in told

@@ -41,7 +41,15 @@ def test_one_that_was_chosen_it_must_have(taken: int) -> None:
 
 
 def test_whoever_deploys_endpoints_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    item = {"app": "shop", "version": 1, "unchanged": False, "urls": {}, "beside": None, "no_http": "it is taken."}
+    item = {
+        "app": "shop",
+        "version": 1,
+        "unchanged": False,
+        "functions": [],
+        "urls": {},
+        "beside": None,
+        "no_http": "it is taken.",
+    }
     deploy._say(item)
     told = capsys.readouterr().err
     assert "no door for HTTP: it is taken." in told

@@ -235,7 +235,7 @@ def say_goes_on(goes_on: Mapping[str, int]) -> None:
 
 
 def say_gone(gone: Sequence[str]) -> None:
-    """Say which functions the version before had that are no more."""
+    """Say which functions only the version before has."""
     for told in of_gone(gone):
         say(f"  {told}")
 

@@ -32,9 +32,9 @@ def of_replaced(app: str, version: int, by: int | None) -> Iterator[str]:
 
 
 def of_gone(gone: Sequence[str]) -> Iterator[str]:
-    """Yield which functions the version before had that are no more."""
+    """Yield which functions only the version before has."""
     if gone:
-        yield f"gone, as this version has {'it' if len(gone) == 1 else 'them'} no more: {', '.join(gone)}"
+        yield f"what the version before has, and this one has not: {', '.join(gone)}"
 
 
 def of_untried(untried: Mapping[str, str]) -> Iterator[str]:

@@ -64,3 +64,14 @@ def test_a_start_of_a_version_that_is_to_take_over_goes_on_although_no_call_wait
     world.step(e.FunctionReplaced(old, new))
     (worker,) = [x.worker for x in world.log if isinstance(x, c.StartWorker) and x.key == new]
     assert _stopped(world.step(e.WorkerProgress(worker, "building", "numpy"))) == []
+
+
+def test_a_start_of_a_version_that_is_over_does_not_keep_the_next_one_waiting() -> None:
+    world = World()
+    old = world.declare(replace(spec(), kind="class", version=1))
+    world.submit(["a"], key=old)
+    (worker,) = world.plane.state.workers
+    world.step(e.WorkerProgress(worker, "entering", "a hook that hangs"))
+    assert _stopped(world.step(e.CancelAsked(["a"], "user", False))) == [], "the next call may be glad of it"
+    new = world.declare(replace(spec(), kind="class", version=2))
+    assert worker in _stopped(world.step(e.FunctionReplaced(old, new)))

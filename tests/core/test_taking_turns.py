@@ -107,11 +107,10 @@ def test_a_warm_minimum_waits_too_and_what_has_other_options_does_not_count() ->
     assert sorted(keys(world)) == sorted([old, varied])
     world.step(e.FunctionRetired(old))
     new = version(world, 2, min_workers=1)
-    world.connect_all()
     world.sleep(1.0)
     assert new not in keys(world)
     (worker,) = [w for w in world.workers.values() if w.key == old]
-    assert worker.draining
+    assert worker.stopped, "nobody waits for its start"
     world.kill(worker.id, cause="exit")
     world.sleep(1.0)
     assert new in keys(world)

@@ -19,7 +19,7 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self.epoch = 1
         self.sessions: dict[str, Any] = {}
-        self.functions = SimpleNamespace(beside={})
+        self.functions = SimpleNamespace(beside={}, specs={})
         self.plane = SimpleNamespace(state=SimpleNamespace(pools={}))
         self.decided: list[list[e.Event]] = []
 

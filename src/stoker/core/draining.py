@@ -56,11 +56,14 @@ def drain_one(st: State, worker: Worker, reason: str) -> None:
 
 
 def call_off_builds(st: State, pool: Pool) -> None:
-    """Stop starts that wait for an environment which nothing wants any more: a build may take minutes."""
+    """Stop starts that wait for an environment which nothing wants any more: a build may take minutes.
+
+    Of a version that is over all of them: a hook may hang, and with ``strategy="recreate"`` the next one waits for it.
+    """
     if pool.waiting_calls or pool.awaits or (pool.options.min_workers and not pool.retired):
         return
     for worker in pool.workers.values():
-        if worker.state is WorkerState.STARTING and worker.phase == "building":
+        if worker.state is WorkerState.STARTING and (worker.phase == "building" or pool.retired):
             worker.state = WorkerState.STOPPING
             worker.stop_reason = "nobody waits for it any more"
             if worker.gang is not None:

@@ -150,3 +150,57 @@ def test_of_a_mixture_too() -> None:
     assert held(world) == [["q1", "q2", "q3"]]
     world.settle_everything()
     assert len(world.results) == 7
+
+
+def test_a_hung_call_is_not_forgotten_because_others_go_on_beside_it() -> None:
+    world = World(cpus=2)
+    key = declared(world, concurrency=2, timeout=5.0, max_workers=1)
+    world.submit(["hung"], key=key, method="slow")
+    world.connect_all()
+    (worker,) = world.workers
+    for n in range(40):
+        world.submit([f"q{n}"], key=key, method="quick")
+        world.sleep(0.5)
+        if f"q{n}" in world.workers[worker].leases:
+            world.finish(worker, f"q{n}", VALUE)
+    assert world.workers[worker].draining or world.workers[worker].stopped
+
+
+def test_one_that_waited_for_a_place_has_its_time_from_when_it_has_one() -> None:
+    world = World(cpus=1)
+    methods = {name: MethodSpec(batch=BATCH) for name in ("a", "b", "c")}
+    key = world.declare(
+        replace(spec("f", batch=BATCH, concurrency=2, timeout=5.0, max_workers=1, min_workers=1), methods=methods)
+    )
+    world.connect_all()
+    for method in methods:
+        world.submit([method + "1"], key=key, method=method)
+    (worker,) = world.workers
+    assert held(world) == [["a1", "b1", "c1"]], "the third method waits for a place"
+    world.sleep(4.5)
+    world.finish(worker, "a1", VALUE)
+    world.finish(worker, "b1", VALUE)
+    world.sleep(9.0)
+    assert not world.workers[worker].draining and not world.workers[worker].stopped
+    world.finish(worker, "c1", VALUE)
+    assert len(world.results) == 3
+
+
+def test_of_calls_that_must_not_run_again_none_waits_behind_another_method() -> None:
+    world = World(cpus=1)
+    key = declared(world, lost_retries=0)
+    world.submit(["q0", "q1"], key=key, method="quick")
+    world.submit(["s0"], key=key, method="small")
+    world.connect_all()
+    assert held(world) == [["q0", "q1"]]
+    world.settle_everything()
+    assert len(world.results) == 3
+
+
+def test_calls_of_small_batches_fill_the_workers() -> None:
+    world = World(cpus=2)
+    sizes = {"a": MethodSpec(batch=BatchSpec(4, 0.0)), "b": MethodSpec(batch=BatchSpec(16, 0.0))}
+    key = world.declare(replace(spec("f", batch=BatchSpec(16, 0.0), min_workers=2, max_workers=2), methods=sizes))
+    world.connect_all()
+    world.submit([f"a{n}" for n in range(8)], key=key, method="a")
+    assert sorted(map(len, held(world))) == [4, 4]

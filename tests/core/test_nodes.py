@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core.placement import Capacity
@@ -229,3 +231,15 @@ def test_a_gang_that_gathers_is_lost_with_a_node_that_has_two_of_its_ranks() -> 
     lose(world, OTHER)
     assert not set(ranks) & set(world.plane.state.workers)
     assert world.plane.state.calls["a"].state is CallState.QUEUED
+
+
+def test_a_version_that_is_to_take_over_has_room_asked_for_although_no_call_waits_there() -> None:
+    world = World(cpus=2)
+    world.plane.state.growth = Growth.BY_ITSELF
+    old = world.declare(replace(spec(), kind="class", version=1))
+    world.submit(["a"], key=old)
+    world.connect_all()
+    world.finish(next(iter(world.workers)), "a")
+    new = world.declare(replace(spec(cpu=8.0), kind="class", version=2))
+    world.step(e.FunctionReplaced(old, new))
+    assert unmet(world.plane.state) == [Capacity(8.0, 0)]

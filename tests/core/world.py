@@ -329,7 +329,7 @@ class World:
         for worker in state.workers.values():
             pool = worker.pool
             if pool.options.concurrency > 1:
-                assert len(worker.leased) <= pool.options.concurrency
+                assert worker.load <= pool.per_worker
             if worker.state is WorkerState.STARTING:
                 assert not worker.leased
         for node in state.nodes.values():

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stoker.protocol.messages import Lease
+from stoker.protocol.messages import Lease, Revoke
 from stoker.protocol.payload import encode_call
 from stoker.protocol.web_calls import WebRequest, encode_request
 from stoker.runner.attempts import Attempt
@@ -178,3 +178,50 @@ def test_a_batch_waits_for_nobody_while_a_call_of_another_method_does() -> None:
     (first,) = attempts(1)
     gathering = Gathering(worker, first, size=4, patience=Patience(BatchSpec(max_size=4, max_wait=60.0)))
     assert gathering.look(100.0) == 0.0
+
+
+@pytest.mark.parametrize("options", [{"is_async": True}, {}, {"concurrency": 2}], ids=["tasks", "inline", "threads"])
+def test_one_that_is_cancelled_while_gathered_for_costs_no_other(stage: Stage, options: dict[str, Any]) -> None:
+    source = "async def f(x):\n    return x\n" if options.get("is_async") else "def f(x):\n    return x\n"
+    worker = stage.worker(source, **options, batch=BatchSpec(max_size=3, max_wait=60.0), timeout=60.0)
+    worker.calls([("a", (1,)), ("b", (5,))])
+    worker.cancel("a", grace=30.0)
+    worker.control.send(Revoke(["none"], [1]))
+    worker.revoked()  # the cancellation, which came before, was heard
+    worker.call("c", 7)  # what the batch waits for, unless the first had gone before it was gathered
+    worker.call("d", 9)
+    worker.call("e", 11)
+    assert worker.result("b").value == 5 and worker.result("c").value == 7
+    assert worker.result("a").outcome is Outcome.CANCELLED
+
+
+@pytest.mark.parametrize("options", [{"is_async": True}, {}, {"concurrency": 2}], ids=["tasks", "inline", "threads"])
+def test_a_part_of_a_batch_that_nobody_wants_any_more_is_not_run(stage: Stage, options: dict[str, Any]) -> None:
+    source = """
+        import asyncio, os, time
+
+        def gate(y):
+            open("runs-" + y, "w").close()
+            deadline = time.monotonic() + 20
+            while not os.path.exists("go") and time.monotonic() < deadline:
+                time.sleep(0.005)
+
+        PREFIX f(x, y=("a",), z=None):
+            AWAIT(gate, y[0])
+            return x
+    """
+    is_async = "is_async" in options
+    source = source.replace("PREFIX", "async def" if is_async else "def")
+    source = source.replace("AWAIT(gate, y[0])", "await asyncio.to_thread(gate, y[0])" if is_async else "gate(y[0])")
+    worker = stage.worker(source, **options, batch=BatchSpec(max_size=2, max_wait=60.0), timeout=60.0)
+    given = [{"x": 1, "y": "a"}, {"x": 2, "y": "b", "z": 1}]
+    bodies = [encode_call((), kwargs).to_bytes() for kwargs in given]
+    worker.lease.send(Lease(["a", "b"], [1, 1], [len(body) for body in bodies]), bodies)
+    eventually((stage.directory / "runs-a").exists)
+    worker.cancel("b", grace=30.0)
+    worker.control.send(Revoke(["none"], [1]))
+    worker.revoked()
+    (stage.directory / "go").touch()
+    assert worker.result("a").value == 1
+    assert worker.result("b").outcome is Outcome.CANCELLED
+    assert not (stage.directory / "runs-b").exists()

@@ -288,3 +288,23 @@ def test_the_endpoints_are_those_of_the_version_that_answers(running: Running, c
     status, told, _ = http.ask("GET", "/app/Model/ask").result(10)
     assert (status, told["allow"]) == (405, "POST")
     assert http.ask("GET", "/app/Model/old").result(10)[0] == http.ask("GET", "/app/gone").result(10)[0] == 404
+
+
+def test_a_call_inside_the_version_that_goes_on_hands_nothing_over(running: Running, client: Peer) -> None:
+    key, old = warm_then_broken(running, client)
+    asker(running, old).submit(key, ["w.1"])
+    client.submit(key, ["c-1.7"])
+    assert versions_of(running, ["c-1.7"]) == {1: 1}
+
+
+def test_what_comes_late_with_recreate_does_not_run_beside_the_next_version(running: Running, client: Peer) -> None:
+    client.ask("deploy", app="app", functions=functions())
+    key = client.ask("lookup", app="app", name="f")["key"]
+    client.ask("deploy", app="app", functions=functions(cpu=0.5), strategy="recreate")
+    client.submit(client.ask("lookup", app="app", name="f")["key"], ["c-1.0"])
+    worker_of(running, 2).leased(1)
+    asked_late(running, key)
+    workers = running.server.plane.state.workers
+    assert running.on_loop(lambda: [worker.pool.spec.version for worker in workers.values()]) == [2], (
+        "the old one starts once the new one has let it go"
+    )

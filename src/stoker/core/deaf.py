@@ -54,6 +54,6 @@ def is_overdue(st: State, worker: Worker, call: Call) -> bool:
 
 def began(worker: Worker, call: Call) -> float:
     """Return when an attempt was started, as far as is known here."""
-    if worker.pool.options.concurrency > 1 and worker.pool.mixture is None:
-        return call.leased_at
+    if worker.pool.options.concurrency > 1:
+        return call.leased_at  # of one that had to wait for a place: since it has one, see `stoker.core.reports`
     return max(call.leased_at, worker.head_since)

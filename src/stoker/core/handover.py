@@ -93,6 +93,13 @@ def may_wait(new: Pool) -> bool:
     return new.is_back or new.bad_starts > 0
 
 
+def has_no_room(new: Pool, now: float) -> bool:
+    """Tell whether a version that has failed to start gets no room for another try in the time that it is given."""
+    starts = any(worker.state is WorkerState.STARTING for worker in new.workers.values())
+    is_put_off = bool(new.wanted_since) and now - new.wanted_since > ROOM_SECONDS
+    return new.bad_starts > 0 and is_put_off and not starts
+
+
 def may_end(st: State, worker: Worker, trial: Pool) -> bool:
     """Tell whether an idle worker may end for a version to be tried in its place: it had nothing to do for a while, so
     that calls do not find it gone."""

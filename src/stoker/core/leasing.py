@@ -63,7 +63,7 @@ def _lease_to_all(st: State, pool: Pool, limit: int) -> None:
     if len(open_workers) > 1:
         open_workers.sort(key=lambda w: w.load)
     for i, worker in enumerate(open_workers):
-        share = -(-len(pool.queue) // (len(open_workers) - i))
+        share = -(-pool.waiting_units // (len(open_workers) - i))
         room = limit - worker.load - len(worker.unknown)
         _lease_to(st, pool, worker, room, share=share)
         if not len(pool.queue):
@@ -147,6 +147,9 @@ def _take_mixed(st: State, pool: Pool, worker: Worker, room: int, share: int) ->
         units = pool.mixture.units(call)
         if used + units > room:
             _take_back(worker, call)
+            break
+        if _gives_one_batch(pool) and len(pool.mixture.begun(worker.leased.values())) < len(worker.leased):
+            _take_back(worker, call)  # it would wait for the others
             break
         used += units
         calls.append(call)

@@ -310,6 +310,12 @@ class Pool:
         return len(self.queue) + self.backoff + self.accepting
 
     @property
+    def waiting_units(self) -> int:
+        """What the calls of the queue would take up of workers: see `Worker.load`."""
+        mixture, by_method = self.mixture, self.queue.by_method
+        return len(self.queue) if mixture is None or by_method is None else mixture.waiting(by_method)
+
+    @property
     def is_plain(self) -> bool:
         """Tell whether the pool needs no worker that its queue does not ask for."""
         options = self.spec.options
@@ -328,8 +334,7 @@ class Pool:
     def demand(self, now: float) -> Demand:
         if self.options.gang is not None:
             return self._demand_in_gangs()
-        mixture, waiting = self.mixture, self.queue.by_method
-        queued = len(self.queue) if mixture is None or waiting is None else mixture.waiting(waiting)
+        mixture, queued = self.mixture, self.waiting_units
         running = workers = starting = 0
         oldest = 0.0
         concurrency = self.per_worker

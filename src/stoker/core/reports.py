@@ -15,6 +15,8 @@ def attempts_ended(st: State, event: e.AttemptsEnded) -> None:
         gangs.attempts_ended(st, worker, event)
         return
     now = st.now
+    is_shared = worker is not None and worker.pool.mixture is not None and worker.pool.options.concurrency > 1
+    begun = {call.id for call in worker.running} if is_shared and worker is not None else set()
     for call_id, attempt, result in zip(event.ids, event.attempts, event.results, strict=True):
         call = worker.leased.pop(call_id, None) if worker is not None else None
         if call is None or worker is None:
@@ -29,6 +31,9 @@ def attempts_ended(st: State, event: e.AttemptsEnded) -> None:
         settling.finish(st, call, result)
     if worker is not None:
         worker.head_since = now
+        for call in worker.running if is_shared else ():
+            if call.id not in begun and call.worker is worker:
+                call.leased_at = now  # it has a place now
         pool = worker.pool
         pool.pace.ended(len(event.ids), now=now, others_wait=len(pool.queue) > 0, slots=lambda: pool.slots)
         crash_loops.worked(worker.pool)

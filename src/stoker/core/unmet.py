@@ -14,11 +14,14 @@ def unmet(st: State) -> list[Capacity]:
     """Return what each worker would hold that pools want and cannot have now, at most `ROOMS_MAX` of them."""
     rooms: list[Capacity] = []
     for pool in st.pools.values():
-        if not len(pool.queue) or st.now < pool.start_after or st.recovering_until is not None:
+        if st.now < pool.start_after or st.recovering_until is not None:
+            continue
+        is_tried = bool(pool.awaits) and not pool.is_back
+        if not len(pool.queue) and not is_tried:
             continue
         demand = pool.demand(st.now)
         options = gangs.in_gangs(pool.options)
-        wanted = desired_workers(demand, options)
+        wanted = max(desired_workers(demand, options), 1 if is_tried else 0)
         if options.max_workers is not None:
             wanted = min(wanted, options.max_workers)
         missing = max(0, wanted - demand.workers - demand.starting)

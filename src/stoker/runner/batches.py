@@ -128,6 +128,10 @@ class Batches:
             for attempt in group.attempts:
                 attempt.started = 0.0
         for group in groups:
+            interrupts = [attempt.interrupt for attempt in group.attempts]
+            if all(interrupts) and (first := interrupts[0]) is not None:  # nobody wants it any more
+                self.fail(group, first.exception())
+                continue
             for attempt in group.attempts:
                 attempt.started = attempt.started or time.monotonic()
             yield group

@@ -359,6 +359,8 @@ class TasksLoop:
             self.interrupt(attempt)  # it was just about to go there
         elif together is not None:
             self._cancel_batch(together)
+        elif self._batches is not None:
+            self._came.set()  # its batch is being gathered: that looks who still wants it
         elif task is not None and not attempt.raised:
             attempt.raised = True
             task.cancel()

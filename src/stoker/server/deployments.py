@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from stoker.core import events as e
+from stoker.core import handover
 from stoker.core.intake import unschedulable
 from stoker.core.pools import Pool, WorkerState
 from stoker.core.traffic import PARTS, version_before
@@ -74,7 +75,8 @@ class DeploymentVerbs:
         until = self._server.now() + READY_SECONDS_MAX
         is_beside = "beside" in told
         while waits := [] if is_beside else self._waiting(app, told["version"]):
-            failing = any(pool.bad_starts >= FAILED_STARTS for pool in waits)
+            now = self._server.now()
+            failing = any(pool.bad_starts >= FAILED_STARTS or handover.has_no_room(pool, now) for pool in waits)
             if failing or self._server.now() >= until:
                 found = version_rows.troubles(self._server, waits)
                 known = self._server.plane.state.pools

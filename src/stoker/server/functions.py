@@ -357,8 +357,10 @@ class Functions:
 
     def let_go(self, key: str) -> None:
         """Have a pool that was revived go once that is done, unless it lingers."""
-        spec = self.specs.get(key)
-        if spec is not None and key not in self.lingering.get(spec.app, {}):
+        spec, pool = self.specs.get(key), self.pools.get(key)
+        if spec is None or key not in self.outdated or key in self.lingering.get(spec.app, {}):
+            return
+        if pool is None or not pool.goes_on_for:
             self.retire(key)
 
     def _goes_on(self, key: str) -> bool:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
@@ -146,6 +147,7 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._ack_timer: asyncio.TimerHandle | None = None
+        self._held: list[e.Event] | None = None  # events that are decided together
         self._pool_timer: asyncio.TimerHandle | None = None
         self._new_agent = True
 
@@ -162,7 +164,20 @@ class Server:
 
     def decide(self, *events: e.Event) -> None:
         """Feed events to the core and carry out what it decides; frames go out with the next `flush`."""
+        if self._held is not None:
+            self._held.extend(events)
+            return
         self.executor.execute(self.plane.handle(events, self.loop.time()))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Feed what is decided within to the core at once, at the end: it starts nothing in between."""
+        self._held = held = list[e.Event]()
+        try:
+            yield
+        finally:
+            self._held = None
+            self.decide(*held)
 
     def later(self, *events: e.Event) -> None:
         """Feed events once the present one is dealt with."""

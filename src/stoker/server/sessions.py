@@ -234,9 +234,10 @@ class ClientPeer:
         if function not in functions.outdated:
             self._submit_to(function, message, ids, loads)
             return
-        pool = functions.revive(function)
-        self._submit_to(pool, message, ids, loads)
-        functions.let_go(pool)
+        with self._server.together():
+            pool = functions.revive(function)
+            self._submit_to(pool, message, ids, loads)
+            functions.let_go(pool)
 
     def _submit_to(self, function: str, message: m.Submit, ids: Sequence[str], loads: Sequence[Payload]) -> None:
         server, spec = self._server, self._server.functions.specs.get(function)

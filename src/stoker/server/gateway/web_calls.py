@@ -10,7 +10,7 @@ import itertools
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from stoker.core import crash_loops
 from stoker.core import events as e
@@ -323,14 +323,25 @@ class WebCalls:
         if not events:
             return
         server, pools = self._server, self._server.plane.state.pools
-        revived = []
-        for at, event in enumerate(events):
-            if type(event) is e.Submitted and event.function not in pools and self._is_there(event.function):
-                # Its version was replaced after the request was let in, as while its body came.
-                key = server.functions.revive(event.function)
-                events[at] = event._replace(function=key)
-                revived.append(key)
-        server.decide(*events)
-        for key in revived:
-            server.functions.let_go(key)
+        late = [
+            at
+            for at, event in enumerate(events)
+            if type(event) is e.Submitted and event.function not in pools and self._is_there(event.function)
+        ]
+        if late:
+            self._decide_late(events, late)
+        else:
+            server.decide(*events)
         server.flush()
+
+    def _decide_late(self, events: list[e.Event], late: Sequence[int]) -> None:
+        """Decide these, some of which are for versions that were replaced after the request was let in, as while its
+        body came."""
+        functions = self._server.functions
+        with self._server.together():
+            revived = [functions.revive(cast("e.Submitted", events[at]).function) for at in late]
+            for at, key in zip(late, revived, strict=True):
+                events[at] = cast("e.Submitted", events[at])._replace(function=key)
+            self._server.decide(*events)
+            for key in revived:
+                functions.let_go(key)

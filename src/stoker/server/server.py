@@ -96,8 +96,7 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self.started = time.time()
         now = self.loop.time()
-        # What to add to the core's times to have Unix ones. Not by the loop's time, which stands still within a turn:
-        # this one has taken a while, and every call would seem to have come by so much later.
+        # Added to the core's times it makes Unix ones. Not by the loop's time: that stands still within this long turn.
         self.wall_offset = time.time() - time.monotonic()
         self.plane = CallPlane(prefix=f"w{self.epoch}-", growth=self.engine.growth, now=now)
         self.client_processes = ClientProcesses(self.client_ended)
@@ -128,15 +127,13 @@ class Server:
         )
         self.functions = Functions(self.store, self.decide, keep=self._keep_function, is_used=self._is_used)
         self.functions.pools = self.plane.state.pools
-        self.tally = Tally(self)
+        self.tally, self.news = Tally(self), News(self)
         self.traffic, self.shadows = Traffic(self), Shadows(self)
-        self.news = News(self)
         self.copies, self.locks = NodeCopies(), AgreedLocks(self.blobs)
         self.feeds = Feeds(self)
         self.records, self.web_records, self.hosts = Records(), WebRecords(), Hosts(self.engine)
         self.early_cancels = EarlyCancels()
-        self.watches = Watches(self)
-        self.callbacks = Callbacks(self)
+        self.watches, self.callbacks = Watches(self), Callbacks(self)
         self.verbs = Verbs(self)
         self._resubmissions_end = now + self.plane.state.limits.client_grace if self.epoch > 1 else 0.0
         self._links: dict[str, WorkerLinks] = {}

@@ -291,7 +291,7 @@ def test_interrupted_calls_leave_nothing_open() -> None:
         finally:
             timer.join()
     wait_until(lambda: not len(session.connection.calls), message="no call to be open")
-    # One that did not last is asked for again after ever more calls in a row, some thousand at last: a busy machine makes
-    # pauses between them, and would never come to that.
+    # One that did not last is asked for again after ever more calls in a row, some thousand at last: a busy machine
+    # makes pauses between them, and would never come to that.
     session.channels._uses.clear()
     wait_until(lambda: [double.remote(1) for _ in range(500)] and opened(), timeout=60, message="a channel again")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from stoker.core import commands as c
 from stoker.core import events as e
 from stoker.core import handover
+from stoker.core.pools import Pool, Worker
 from stoker.types import ErrorInfo
 
 from .world import World, spec
@@ -261,3 +262,17 @@ def test_one_that_takes_turns_takes_over_untried_whether_or_not_the_one_before_i
         world.step(e.FunctionDeclared(made, made.key, is_alone=True))
         world.step(e.FunctionReplaced(old, made.key))
         assert world.plane.state.pools[made.key].untried == handover.RECREATE
+
+
+def test_whoever_deploys_waits_no_longer_for_room_after_a_failed_start_than_room_is_waited_for() -> None:
+    pool = Pool("k", spec())
+    now = 100.0
+    assert not handover.has_no_room(pool, now), "it has not been put off"
+    pool.wanted_since = now
+    assert not handover.has_no_room(pool, now + handover.ROOM_SECONDS + 1), "it has not failed: its turn may come"
+    pool.bad_starts = 1
+    assert not handover.has_no_room(pool, now + handover.ROOM_SECONDS)
+    assert handover.has_no_room(pool, now + handover.ROOM_SECONDS + 1)
+    worker = Worker("w", pool, node="n", capacity=pool.needs, now=now)
+    pool.workers["w"] = worker
+    assert not handover.has_no_room(pool, now + handover.ROOM_SECONDS + 1), "it is being tried"

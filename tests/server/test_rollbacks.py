@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +14,6 @@ from stoker.server import deployments
 from stoker.server.version_rows import FAILED_STARTS
 from stoker.store.base import Deployment, Rollout, no_others
 from stoker.store.memory import MemoryBacking, MemoryStore
-from stoker.types import FunctionSpec
 from tests.waiting import wait_until
 
 from .harness import Peer, Running, ScriptedWorker
@@ -47,24 +46,14 @@ class FullStore(MemoryStore):
 
     full = False
 
-    def deploy(
-        self,
-        epoch: int,
-        app: str,
-        functions: Sequence[FunctionSpec],
-        *,
-        now: float,
-        tags: dict[str, str] | None = None,
-        rollout: Rollout | None = None,
-        others: Callable[[int], Iterable[Rollout]] = no_others,
-    ) -> Deployment:
+    def deploy(self, *args: Any, others: Callable[[int], Iterable[Rollout]] = no_others, **more: Any) -> Deployment:
         def until_full(version: int) -> list[Rollout]:
             rollouts = [*others(version)]
             if self.full:
                 raise StoreError("disk full")
             return rollouts
 
-        return super().deploy(epoch, app, functions, now=now, tags=tags, rollout=rollout, others=until_full)
+        return super().deploy(*args, others=until_full, **more)
 
 
 def test_a_rollback_that_is_said_again_to_a_server_of_a_later_term_goes_back_once(

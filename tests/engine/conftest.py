@@ -12,6 +12,7 @@ import pytest
 
 from stoker.engine.local import processes
 from stoker.engine.local.config import RUN_MARKER, AgentConfig
+from stoker.runner import marks
 from stoker.types import FunctionSpec, ImageSpec
 from tests.engine import fake_server
 from tests.engine.fake_server import AgentProcess, FakeServer, local_image
@@ -65,6 +66,7 @@ async def bench(short_path: Path, image: ImageSpec, monkeypatch: pytest.MonkeyPa
     runner = short_path / "runner" / "stoker" / "runner"
     runner.mkdir(parents=True)
     (runner / "bootstrap.py").symlink_to(Path(__file__).with_name("stub_runner.py"))
+    (runner / "marks.py").symlink_to(str(marks.__file__))
     config = AgentConfig(run, short_path / "state", run / "server.sock", runner=str(short_path / "runner"))
     server = FakeServer(config.server_socket)
     await server.listen()

@@ -6,6 +6,7 @@ without one sleeps. ``STUB_FORKABLE=no`` makes a zygote that cannot fork.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import select
@@ -90,6 +91,10 @@ def reap(link: socket.socket, workers: dict[int, str]) -> None:
 def become_worker(order: dict[str, Any], *, own_process: bool) -> None:
     if own_process:
         os.setsid()
+        spec = importlib.util.spec_from_file_location("marks", os.path.join(os.path.dirname(__file__), "marks.py"))  # noqa: PTH118, PTH120
+        marks = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+        spec.loader.exec_module(marks)  # type: ignore[union-attr]
+        assert marks.show("STOKER_WORKER", str(order["worker"]), blank="_" * 64)
         log = os.open(str(order["log"]), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)

@@ -31,6 +31,10 @@ THREAD_VARIABLES = (
 """What a zygote has at 1 from its start, so that libraries leave one OS thread. Workers get their grant's cores."""
 
 
+WORKER_MARKER = "STOKER_WORKER"  # in the environment of a worker and all that it starts
+MARK_BLANK = "_" * 64  # where a zygote has room for the name of what it forks: longer than any worker's id
+
+
 @dataclass(frozen=True)
 class Fork:
     """Start a worker. The child joins the cgroups, sets the limits, and only then touches user code.

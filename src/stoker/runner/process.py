@@ -14,8 +14,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from stoker.protocol.zygotes import Fork, ZygoteConfig
-from stoker.runner import pools
+from stoker.protocol.zygotes import MARK_BLANK, WORKER_MARKER, Fork, ZygoteConfig
+from stoker.runner import marks, pools
 from stoker.runner.config import EXIT_SETUP
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -26,6 +26,8 @@ def become_worker(order: Fork) -> None:
     with contextlib.suppress(PermissionError):  # we lead a session already: the agent started us in one
         os.setsid()
     _open_log(order.log)
+    with contextlib.suppress(OSError):  # where the kernel keeps us from our own memory, its agent goes by less
+        marks.show(WORKER_MARKER, order.worker, blank=MARK_BLANK)
     try:
         for path in order.cgroups:
             Path(path).write_text(str(os.getpid()))

@@ -16,7 +16,6 @@ BLOBS_VARIABLE = "STOKER_BLOBS"  # never an argument: addresses may hold secrets
 TOKEN_VARIABLE = "STOKER_AGENT_TOKEN"  # never arguments, as above
 FINGERPRINT_VARIABLE = "STOKER_FINGERPRINT"
 RUN_MARKER = "STOKER_RUN"  # in the environment of all that an agent starts: whose it is
-WORKER_MARKER = "STOKER_WORKER"  # in the environment of a worker and all that it starts
 
 
 @dataclass(frozen=True)

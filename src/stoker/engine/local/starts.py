@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from stoker.blobs.base import BlobStore
-from stoker.engine.local import marks
 from stoker.engine.local.bundles import ensure_code, names_of
 from stoker.engine.local.capacity import CapacityBusy, CapacityLedger
-from stoker.engine.local.config import RUN_MARKER, WORKER_MARKER, AgentConfig
+from stoker.engine.local.config import RUN_MARKER, AgentConfig
 from stoker.engine.local.ledger import WorkerEntry
 from stoker.engine.local.limits import Group, Limits
 from stoker.engine.local.log_files import Header, append_note
@@ -31,7 +30,7 @@ from stoker.images.halts import Wish
 from stoker.images.worker_path import ensure_worker_path
 from stoker.paths import SCRATCH_VARIABLE
 from stoker.protocol.messages import Phase, StartFailed, StartWorker, WorkerStarted
-from stoker.protocol.zygotes import THREAD_VARIABLES, Fork, ZygoteConfig
+from stoker.protocol.zygotes import THREAD_VARIABLES, WORKER_MARKER, Fork, ZygoteConfig
 from stoker.types import ErrorInfo, FunctionSpec
 
 DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -316,8 +315,6 @@ class Starter:
         order, stock, group, hold, code = attempt.order, self._stock, attempt.group, attempt.hold, attempt.code
         assert group is not None and hold is not None and code is not None
         group.add(pid)
-        if parent is not None and not group.complete:
-            marks.mark(pid, order.worker)
         entry = WorkerEntry(
             worker=order.worker,
             function=header.function,

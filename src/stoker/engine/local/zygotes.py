@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from stoker.engine.local import processes
-from stoker.engine.local.config import RUN_MARKER, WORKER_MARKER
+from stoker.engine.local.config import RUN_MARKER
 from stoker.engine.local.log_files import last_lines
-from stoker.engine.local.marks import BLANK
 from stoker.engine.local.standby import Standby, spawn_runner
 from stoker.errors import ProtocolError, StartupError
 from stoker.protocol.zygotes import (
+    MARK_BLANK,
     THREAD_VARIABLES,
+    WORKER_MARKER,
     Exited,
     Failed,
     Fork,
@@ -96,7 +97,7 @@ def clean_environ(environ: Mapping[str, str]) -> dict[str, str]:
 
 def first_environment(base: Mapping[str, str], *, run: str) -> dict[str, str]:
     """Return what a zygote is started with whose function asks for no variables of its own."""
-    return {**base, **dict.fromkeys(THREAD_VARIABLES, "1"), RUN_MARKER: run, WORKER_MARKER: BLANK}
+    return {**base, **dict.fromkeys(THREAD_VARIABLES, "1"), RUN_MARKER: run, WORKER_MARKER: MARK_BLANK}
 
 
 class RunnerProcess:
@@ -128,7 +129,7 @@ class RunnerProcess:
         else:
             self._socket, theirs = socket.socketpair()
             with theirs:
-                self.pid = self._spawn(theirs.fileno(), fresh.worker if fresh else BLANK)
+                self.pid = self._spawn(theirs.fileno(), fresh.worker if fresh else MARK_BLANK)
         self._writer: asyncio.StreamWriter | None = None
         self._protocol_error = ""
         self._watch = processes.Watch(self.pid)
@@ -320,7 +321,7 @@ class Zygotes:
     def take_standby(self, launch: Launch) -> Standby | None:
         """Return the process that waits for a first function, if this launch's would be the same."""
         standby = self.standby
-        environment = launch.environment(worker=BLANK)
+        environment = launch.environment(worker=MARK_BLANK)
         if standby is None or not standby.fits(
             launch.python, launch.worker_path, environment=environment, told=launch.config.env
         ):
